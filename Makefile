@@ -1,0 +1,59 @@
+# `make help` lists what there is. Everything runs in .venv, which `make setup` fills from constraints.txt.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# PyPI's torch for Linux brings 3 GB of CUDA libraries. Machines without an NVIDIA driver can do without them:
+# make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system demo test test-slow lint types bench cuda clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## create .venv and install the package with all extras, at the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --timeout 20 --retries 1 -c constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX)) torch
+	$(BIN)/pip install -c constraints.txt -e '.[all,dev]'
+	$(BIN)/pip check
+	touch $@
+
+system:  ## install the system packages that Memory Maze renders with (root), or name them
+	.ci/system-packages
+
+demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/demo/report/index.html
+	OMP_WAIT_POLICY=passive $(BIN)/python train_agent.py --preset demo --out runs/demo
+
+test: setup system lint types  ## lint, types and all tests that take seconds
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup system  ## the tests that take minutes
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m slow
+
+lint: setup  ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup  ## mypy in strict mode on the three packages
+	$(BIN)/mypy
+
+bench: setup  ## run every benchmark
+	set -e; shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+# mamba-ssm is built for the torch that is installed, so without isolation and without its dependencies; only its
+# Triton kernels are used, so its CUDA extension is skipped.
+cuda: setup  ## add the Triton kernels of mamba-ssm (needs an NVIDIA GPU)
+	$(BIN)/pip install -c constraints.txt -e '.[cuda]' 'setuptools>=77' wheel
+	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE \
+	  $(BIN)/pip install --no-deps --no-build-isolation "mamba-ssm>=2.3.2,<2.4"
+
+clean:  ## remove caches and build outputs; .venv and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

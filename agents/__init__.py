@@ -1,0 +1,1 @@
+"""Agents: policies for real and learned environments, learning in dreams, evaluation."""

@@ -1,0 +1,62 @@
+"""Environments: the real worlds and the learned simulator, all through Gymnasium.
+
+Importing this package registers the ids (`gymnasium.make("envs:lssvwm/MemoryMaze-9x9-v0")`) and nothing else; public
+names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+if TYPE_CHECKING:
+    from envs.dream import DreamEnv as DreamEnv
+    from envs.dream import DreamVectorEnv as DreamVectorEnv
+    from envs.factory import EnvConfig as EnvConfig
+    from envs.factory import make as make
+    from envs.factory import make_vec as make_vec
+    from envs.memory_maze import MemoryMaze as MemoryMaze
+    from envs.policy import Policy as Policy
+
+_EXPORTS = {
+    "DreamEnv": "envs.dream",
+    "DreamVectorEnv": "envs.dream",
+    "EnvConfig": "envs.factory",
+    "make": "envs.factory",
+    "make_vec": "envs.factory",
+    "MemoryMaze": "envs.memory_maze",
+    "Policy": "envs.policy",
+}
+
+__all__ = ["DreamEnv", "DreamVectorEnv", "EnvConfig", "MemoryMaze", "Policy", "make", "make_vec"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'envs' has no attribute '{name}'")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])
+
+
+def _register() -> None:
+    for size, steps in {"9x9": 1000, "11x11": 2000, "13x13": 3000, "15x15": 4000}.items():
+        gym.register(
+            f"lssvwm/MemoryMaze-{size}-v0",
+            entry_point="envs.memory_maze:MemoryMaze",
+            max_episode_steps=steps,
+            kwargs={"size": size},
+        )
+    gym.register(
+        "lssvwm/Dream-v0",
+        entry_point="envs.dream:DreamEnv",
+        vector_entry_point="envs.dream:DreamVectorEnv",
+        max_episode_steps=64,
+    )
+
+
+_register()

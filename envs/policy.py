@@ -1,0 +1,36 @@
+"""What an environment asks of a policy. `envs` plays any policy and knows none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+"""Actions, row numbers or seeds, one per row."""
+
+FrameArray = NDArray[np.uint8]
+"""Frames of N rows: (N, h, w, 3), 0..255, RGB."""
+
+
+class Policy(Protocol):
+    """Chooses one discrete action for each of N rows that play at once."""
+
+    def reset(self, rows: IntArray, seeds: IntArray) -> None:
+        """Start new episodes in `rows` (k,), all other rows go on.
+
+        All randomness of an episode comes from its entry of `seeds` (k,), so what a row does depends neither on its
+        row number nor on how many rows play at once.
+        """
+        ...
+
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
+        """The next action of every row, (N,).
+
+        `frames` (N, h, w, 3) are the current ones. `info` is what the vector environment gave with them: arrays over
+        rows, each with its mask `_key` of the rows that have it. Environments of `envs.make_vec` keep the entries of
+        all rows when only some are reset.
+        """
+        ...

@@ -1,0 +1,97 @@
+"""The rules of the house that can be read off the source: who imports whom, what is lazy, how long a file is."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("worldmodel", "envs", "agents")
+SCRIPTS = {"train_wm", "train_agent"}
+FORBIDDEN = {
+    "worldmodel": {"envs", "agents", "gymnasium"} | SCRIPTS,
+    "envs": {"agents"} | SCRIPTS,
+    "agents": SCRIPTS,
+}
+HEAVY = (
+    "mujoco",
+    "dm_control",
+    "memory_maze",
+    "minigrid",
+    "stable_baselines3",
+    "minerl",
+    "mamba_ssm",
+    "av",
+    "matplotlib",
+)
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(source: str) -> set[str]:
+    """Top-level names of everything that `source` imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_run_one_way(package: str) -> None:
+    files = sources(package)
+    assert files
+    against = {str(f.relative_to(ROOT)): bad for f in files if (bad := imported(f.read_text()) & FORBIDDEN[package])}
+    assert not against
+
+
+def test_the_rule_sees_imports_inside_functions() -> None:
+    source = (
+        "import os.path\ndef f():\n    from envs.factory import make\n    if 1:\n        import agents.dreamer as d\n"
+    )
+    assert imported(source) == {"os", "envs", "agents"}
+
+
+def test_core_dependencies_are_enough_to_import() -> None:
+    blocked = python(f"import sys\nfor name in {HEAVY}: sys.modules[name] = None\nimport worldmodel, envs, agents")
+    assert blocked.returncode == 0, blocked.stderr
+    loaded = python(f"import sys, worldmodel, envs, agents\nprint([n for n in {HEAVY} if n in sys.modules])")
+    assert loaded.stdout.strip() == "[]", loaded.stdout + loaded.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "env_id", "extra"),
+    [
+        ("minigrid", "MiniGrid-MemoryS7-v0", "minigrid"),
+        ("memory_maze", "lssvwm/MemoryMaze-9x9-v0", "memory-maze"),
+    ],
+)
+def test_missing_extra_says_what_to_install(missing: str, env_id: str, extra: str) -> None:
+    code = f"import sys; sys.modules['{missing}'] = None\nimport envs\nenvs.make(envs.EnvConfig('{env_id}'))"
+    result = python(code)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert "MissingExtraError" in last
+    assert f"the package '{missing}" in last
+    assert f"not installed: pip install 'lssvwm[{extra}]'" in last
+
+
+def test_files_can_be_read_in_one_sitting() -> None:
+    limits = {file: 350 for package in PACKAGES for file in sources(package)}
+    limits |= {file: 140 for name in SCRIPTS if (file := ROOT / f"{name}.py").exists()}
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in limits}
+    assert not {file: n for (file, n), limit in zip(lengths.items(), limits.values(), strict=True) if n > limit}

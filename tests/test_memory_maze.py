@@ -1,0 +1,170 @@
+"""The real Memory Maze: the contract of Gymnasium, seeds, and the fast touch test against the stock one."""
+
+from __future__ import annotations
+
+import ctypes.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from agents.policies import MazeOracle
+from envs.factory import EnvConfig, make_vec
+from envs.memory_maze import MemoryMaze, _choose_renderer
+from worldmodel.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def maze() -> Iterator[MemoryMaze]:
+    env = MemoryMaze("9x9", extra_obs=True)
+    yield env
+    env.close()
+
+
+def oracle_action(observation: dict[str, Any]) -> np.int64:
+    info = {key: value[None] for key, value in observation.items()}
+    masks = {f"_{key}": np.ones(1, np.bool_) for key in observation}
+    return MazeOracle().act(info["image"], {**info, **masks})[0]
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_passes_the_checker_of_gymnasium() -> None:
+    env = gym.make("envs:lssvwm/MemoryMaze-9x9-v0", extra_obs=True, render_mode="rgb_array")
+    check_env(env.unwrapped, skip_render_check=True)
+    frame = env.unwrapped.render()
+    assert isinstance(frame, np.ndarray)
+    assert frame.shape == (64, 64, 3)
+    env.close()
+    env.close()
+
+
+def test_passes_the_checker_of_stable_baselines() -> None:
+    env = MemoryMaze("9x9", render_mode="rgb_array")
+    sb3_check_env(env, skip_render_check=False)
+    env.close()
+
+
+def test_fast_contacts_are_bit_identical_to_stock() -> None:
+    fast, stock = (MemoryMaze("9x9", extra_obs=True, fast_contacts=flag) for flag in (True, False))
+    observation, _ = fast.reset(seed=11)
+    expected, _ = stock.reset(seed=11)
+    touched = 0.0
+    for _ in range(160):
+        assert same(observation, expected)
+        action = oracle_action(expected)
+        expected, reward, *ends, _ = stock.step(action)
+        observation, fast_reward, *fast_ends, _ = fast.step(action)
+        assert (reward, ends) == (fast_reward, fast_ends)
+        touched += reward
+    assert touched >= 2  # so balls were touched, vanished and came back
+    # What was replaced belongs to these balls alone.
+    assert "_update_activation" in vars(fast._world.task._targets[0])
+    assert "_update_activation" not in vars(stock._world.task._targets[0])
+    fast.close()
+    stock.close()
+
+
+def test_world_follows_from_the_seed(maze: MemoryMaze) -> None:
+    first = maze.reset(seed=5)[0]
+    stepped = maze.step(np.int64(4))[0]
+    second = maze.reset()[0]
+    assert not np.array_equal(first["maze_layout"], second["maze_layout"])
+    assert same(maze.reset(seed=5)[0], first)
+    assert same(maze.step(np.int64(4))[0], stepped)
+    assert same(maze.reset()[0], second)
+    assert not same(maze.reset(seed=6)[0], first)
+
+
+def test_positions_mean_what_they_say(maze: MemoryMaze) -> None:
+    observation = maze.reset(seed=1)[0]
+    layout, (x, y) = observation["maze_layout"], observation["agent_pos"]
+    assert layout[int(y), int(x)] == 1
+    for x, y in observation["targets_pos"]:
+        assert layout[int(y), int(x)] == 1
+        assert (x % 1, y % 1) == (0.5, 0.5)
+    assert (observation["target_pos"] == observation["targets_pos"]).all(1).sum() == 1
+    np.testing.assert_allclose(np.linalg.norm(observation["agent_dir"]), 1, atol=1e-6)
+    # The frame has the color of the wanted ball around it, at 70 %.
+    border = np.floor(observation["target_color"] * 255 * 0.7)
+    np.testing.assert_array_equal(observation["image"][0], np.tile(border, (64, 1)))
+    # Forward goes where agent_dir points, left turns left; the sky is above the floor.
+    turned = maze.step(np.int64(2))[0]
+    (x0, y0), (x1, y1) = observation["agent_dir"], turned["agent_dir"]
+    assert x0 * y1 - y0 * x1 > 0.1
+    assert observation["image"][3, 3:-3].mean() > observation["image"][-4, 3:-3].mean()
+
+
+def test_ends_by_truncation_at_its_time_limit(maze: MemoryMaze) -> None:
+    maze.reset(seed=2)
+    ends = [maze.step(np.int64(0))[2:4] for _ in range(1000)]
+    assert ends == [(False, False)] * 999 + [(False, True)]
+    with pytest.raises(gym.error.ResetNeeded, match="call reset"):
+        maze.step(np.int64(0))
+
+
+@pytest.mark.parametrize(("size", "steps", "cells", "balls"), [("11x11", 2000, 11, 4), ("15x15", 4000, 15, 6)])
+def test_sizes(size: str, steps: int, cells: int, balls: int) -> None:
+    spec = gym.spec(f"lssvwm/MemoryMaze-{size}-v0")
+    assert spec.max_episode_steps == steps
+    env = gym.make(spec, extra_obs=True, camera_resolution=32)
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    assert observation["image"].shape == (32, 32, 3)
+    assert observation["maze_layout"].shape == (cells, cells)
+    assert observation["targets_pos"].shape == (balls, 2)
+    env.close()
+
+
+def test_processes_render_although_this_one_did(maze: MemoryMaze) -> None:
+    expected = maze.reset(seed=4)[0]
+    envs = make_vec(EnvConfig("lssvwm/MemoryMaze-9x9-v0", extra_obs=True), 2)
+    frames, info = envs.reset(seed=3)
+    np.testing.assert_array_equal(frames[1], expected["image"])
+    np.testing.assert_array_equal(info["agent_pos"][1], expected["agent_pos"])
+    envs.close()
+
+
+def test_import_leaves_no_trace() -> None:
+    program = """
+import os, sys, gymnasium, envs
+assert not {"mujoco", "dm_control", "memory_maze", "PIL"} & set(sys.modules)
+before = set(gymnasium.registry)
+os.environ.pop("MUJOCO_GL", None)
+envs.MemoryMaze("9x9").close()
+assert set(gymnasium.registry) == before
+assert not [name for name in sys.modules if name == "gym" or name.startswith("gym.")]
+assert os.environ["MUJOCO_GL"] in ("osmesa", "egl")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_missing_renderer_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    monkeypatch.delenv("MUJOCO_GL")
+    with pytest.raises(InputError, match="apt-get install libosmesa6"):
+        _choose_renderer()
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    with pytest.raises(InputError, match=r"EGL .*libegl1"):
+        _choose_renderer()
+
+
+def test_bad_input_is_named(maze: MemoryMaze) -> None:
+    with pytest.raises(InputError, match="'10x10' does not exist: choose one of 9x9"):
+        MemoryMaze("10x10")
+    with pytest.raises(InputError, match="render mode 'human'"):
+        MemoryMaze(render_mode="human")
+    with pytest.raises(InputError, match="camera_resolution"):
+        MemoryMaze(camera_resolution=0)
+    maze.reset()
+    with pytest.raises(gym.error.InvalidAction, match=r"0\.\.5, got -1"):
+        maze.step(np.int64(-1))

@@ -1,0 +1,90 @@
+"""Random, scripted and oracle policies; the last two in the real Memory Maze."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agents.policies import MazeOracle, RandomPolicy, ScriptedMazePolicy, make_policy, shortest_path
+from envs.factory import EnvConfig, FrameVectorEnv, make_vec
+from envs.policy import IntArray, Policy
+from worldmodel.errors import InputError
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (40, 3, 64, 64, 3), np.uint8)
+
+
+def actions_of(policy: Policy, rows: list[int], seeds: list[int]) -> IntArray:
+    """Actions (40, rows) of a policy that sees always the same frames."""
+    policy.reset(np.arange(len(rows)), np.array(seeds))
+    return np.stack([policy.act(frames[rows], {}) for frames in FRAMES])
+
+
+@pytest.mark.parametrize("name", ["random", "scripted"])
+def test_a_row_depends_on_its_seed_and_frames_alone(name: str) -> None:
+    together = actions_of(make_policy(name, 6), [0, 1, 2], [7, 8, 7])
+    alone = actions_of(make_policy(name, 6), [1], [8])
+    swapped = actions_of(make_policy(name, 6), [2, 1], [7, 8])
+    np.testing.assert_array_equal(together[:, 1:2], alone)
+    np.testing.assert_array_equal(together[:, [2, 1]], swapped)
+    assert (together[:, 0] != together[:, 1]).any()
+    assert together.dtype == np.int64
+
+
+def test_reset_of_a_row_leaves_the_others_alone() -> None:
+    policy, undisturbed = RandomPolicy(5), RandomPolicy(5)
+    for one in (policy, undisturbed):
+        one.reset(np.arange(3), np.array([1, 2, 3]))
+    policy.act(FRAMES[0], {})
+    undisturbed.act(FRAMES[0], {})
+    policy.reset(np.array([1]), np.array([1]))
+    after = np.stack([policy.act(FRAMES[0], {}) for _ in range(20)])
+    expected = np.stack([undisturbed.act(FRAMES[0], {}) for _ in range(20)])
+    np.testing.assert_array_equal(after[:, [0, 2]], expected[:, [0, 2]])
+    assert (after[:, 1] != expected[:, 1]).any()
+
+
+def test_random_uses_every_action() -> None:
+    actions = actions_of(RandomPolicy(3), [0, 1, 2], [0, 1, 2])
+    assert set(actions.flat) == {0, 1, 2}
+
+
+def test_shortest_path() -> None:
+    layout = np.array([[1, 1, 1], [1, 0, 0], [1, 1, 1]], np.uint8)
+    around = [(2, 2), (1, 2), (0, 2), (0, 1), (0, 0), (1, 0), (2, 0)]
+    assert shortest_path(layout, (2, 2), (2, 0)) == around
+    assert shortest_path(layout, (1, 0), (1, 0)) == [(1, 0)]
+    layout[1, 0] = 0
+    assert shortest_path(layout, (2, 2), (2, 0)) == []
+
+
+def test_what_cannot_be_played_is_named() -> None:
+    with pytest.raises(InputError, match="no policy 'clever': choose one of random, scripted, oracle"):
+        make_policy("clever", 6)
+    for name in ("scripted", "oracle"):
+        with pytest.raises(InputError, match=f"'{name}' plays the 6 actions of the Memory Maze.*has 3"):
+            make_policy(name, 3)
+    with pytest.raises(InputError, match=r"'agent_pos'.*extra_obs=True"):
+        MazeOracle().act(FRAMES[0], {})
+
+
+def explore(envs: FrameVectorEnv, policy: Policy, steps: int) -> tuple[float, int]:
+    """Total reward of both rows, and how many cells they entered."""
+    frames, info = envs.reset(seed=11)
+    policy.reset(np.arange(2), np.array([1, 2]))
+    total, cells = 0.0, set()
+    for _ in range(steps):
+        frames, rewards, _, _, info = envs.step(policy.act(frames, info))
+        total += float(rewards.sum())
+        cells |= {(row, int(x), int(y)) for row, (x, y) in enumerate(info["agent_pos"])}
+    return total, len(cells)
+
+
+def test_in_the_real_maze() -> None:
+    envs = make_vec(EnvConfig("lssvwm/MemoryMaze-9x9-v0", extra_obs=True), 2)
+    oracle_reward, _ = explore(envs, MazeOracle(), 180)
+    _, scripted_cells = explore(envs, ScriptedMazePolicy(), 180)
+    random_reward, random_cells = explore(envs, RandomPolicy(6), 180)
+    envs.close()
+    assert oracle_reward >= 4
+    assert oracle_reward > 2 * random_reward
+    assert scripted_cells > 2 * random_cells

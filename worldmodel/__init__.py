@@ -1,0 +1,29 @@
+"""The learned simulator: a video world model that remembers. It knows neither environments nor policies."""
+
+from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from worldmodel.config import WorldModelConfig
+from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
+from worldmodel.errors import InputError, MissingExtraError
+from worldmodel.memory import Memory
+from worldmodel.model import Features, Imagined, Losses, WorldModel
+from worldmodel.training import Trainer, TrainingConfig
+
+__all__ = [
+    "NO_ACTION",
+    "Checkpoint",
+    "Clips",
+    "Episode",
+    "EpisodeStore",
+    "Features",
+    "Imagined",
+    "InputError",
+    "Losses",
+    "Memory",
+    "MissingExtraError",
+    "Trainer",
+    "TrainingConfig",
+    "WorldModel",
+    "WorldModelConfig",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,190 @@
+"""One episode as one `.npz` file: written whole or not at all, checked by its headers before its frames are read."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.episodes.data import KEYS, NO_ACTION, Episode, check_episode
+from worldmodel.errors import InputError
+
+SUFFIX = ".npz"
+_RESERVED = {"file", "allow_pickle"}  # names that np.savez_compressed takes for its own parameters
+_DAMAGED = "is damaged ({}): delete it, or copy it again from where it came"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the index keeps of a file."""
+
+    frames: int
+    image_shape: tuple[int, int]  # (h, w)
+    max_action: int
+
+
+def header_of(episode: Episode) -> Header:
+    """Return the index entry of an episode in memory."""
+    height, width = episode.image.shape[1:3]
+    return Header(len(episode.image), (height, width), int(episode.action.max()))
+
+
+def write_episode(root: Path, episode: Episode) -> Path:
+    """Write `episode` into `root` under a name of its own and return the path.
+
+    The name sorts by time and is unique across machines, so that nothing is ever overwritten; the file appears under
+    it only once all its bytes are on disk.
+    """
+    _check_extras(episode.extras)
+    arrays: dict[str, Any] = {**episode.arrays()}
+    name = f"{time.time_ns():020d}-{uuid.uuid4().hex}-{len(episode.image)}{SUFFIX}"
+    path, partial = root / name, root / f".{name}.partial"
+    try:
+        with partial.open("xb") as file:
+            np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(root, os.O_RDONLY)  # the new name is on disk only when its folder is
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return path
+
+
+def read_header(path: Path) -> Header:
+    """Check the zip directory and the array headers of `path`, without decompressing its frames.
+
+    Raises InputError naming the file for a cut or damaged file, missing keys, wrong dtypes or shapes.
+    """
+    with _opened(path) as archive:
+        keys = _keys(archive)
+        missing = [key for key in KEYS[:3] if key not in keys]
+        if missing:
+            raise InputError(
+                f"{path} has no {missing}, only {sorted(keys)}: an episode file needs image, action and reward; "
+                "move other .npz files out of this folder"
+            )
+        shapes = {key: _shape_and_dtype(archive, path, key) for key in KEYS if key in keys}
+        shape, dtype = shapes["image"]
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[0] < 2:
+            raise InputError(f"{path}: 'image' must be uint8 (T + 1, h, w, 3) with T >= 1, got {dtype} {shape}")
+        for key, (other, _) in shapes.items():
+            if other[:1] != shape[:1] or (len(other) != 1 and key not in ("image", "action")):
+                raise InputError(
+                    f"{path}: '{key}' needs one entry for each of the {shape[0]} frames, got shape {other}"
+                )
+        actions = _actions(_array(archive, path, "action"), path)
+    return Header(shape[0], (shape[1], shape[2]), int(actions.max()))
+
+
+def read_episode(path: Path) -> Episode:
+    """Read and check the episode in `path`; raises InputError naming the file. The arrays are read-only."""
+    with _opened(path) as archive:
+        arrays = {key: _array(archive, path, key) for key in _keys(archive)}
+    frames = len(arrays["image"])
+    last = np.arange(frames) == frames - 1
+    # Published Memory Maze episodes carry no end flags: they end by the time limit.
+    terminated = _flags(arrays.get("terminated"), np.zeros(frames, np.bool_), "terminated", path)
+    truncated = _flags(arrays.get("truncated"), last & ~terminated, "truncated", path)
+    if arrays["reward"].dtype.kind not in "fiu":
+        raise InputError(f"{path}: 'reward' must be numbers, got {arrays['reward'].dtype}")
+    episode = Episode(
+        image=arrays["image"],
+        action=_actions(arrays["action"], path),
+        reward=arrays["reward"].astype(np.float32),
+        terminated=terminated,
+        truncated=truncated,
+        extras={key: array for key, array in arrays.items() if key not in KEYS},
+    )
+    check_episode(episode, str(path))
+    for array in episode.arrays().values():
+        array.flags.writeable = False  # a cached episode is shared by all its readers
+    return episode
+
+
+def read_array(path: Path, key: str) -> NDArray[Any] | None:
+    """Read the array under `key` alone; None where the file has none."""
+    with _opened(path) as archive:
+        return _array(archive, path, key) if key in _keys(archive) else None
+
+
+def _check_extras(extras: Mapping[str, NDArray[np.generic]]) -> None:
+    """Every extra must be storable under its key, and readable without pickle."""
+    for key, array in extras.items():
+        if key in KEYS or key in _RESERVED or "/" in key or not key:
+            raise InputError(f"extra '{key}' of an episode: this name is taken or not allowed, choose another one")
+        if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+            raise InputError(f"extra '{key}' of an episode must be a NumPy array of numbers or text, got {type(array)}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{path} {_DAMAGED.format(error)}") from error
+
+
+def _keys(archive: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _shape_and_dtype(archive: zipfile.ZipFile, path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    info = archive.getinfo(f"{key}.npy")
+    with archive.open(info) as member:
+        try:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(member)
+        except ValueError as error:
+            raise InputError(f"{path} {_DAMAGED.format(f'{key}: {error}')}") from error
+        if info.file_size != member.tell() + math.prod(shape) * dtype.itemsize:
+            raise InputError(f"{path} {_DAMAGED.format(f'{key}: its size is not that of {dtype} {shape}')}")
+    return shape, dtype
+
+
+def _array(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[Any]:
+    with archive.open(f"{key}.npy") as member:
+        try:
+            return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
+        except ValueError as error:
+            raise InputError(f"{path}: '{key}' cannot be read ({error}): write the file again") from error
+
+
+def _flags(array: NDArray[Any] | None, default: NDArray[np.bool_], key: str, path: Path) -> NDArray[np.bool_]:
+    if array is None:
+        return default
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise InputError(f"{path}: '{key}' must be false or true (0 or 1) at every frame, got {array.dtype}")
+    return array.astype(np.bool_)
+
+
+def _actions(array: NDArray[Any], path: Path) -> NDArray[np.int64]:
+    """Turn stored actions, integers (T + 1,) or one-hot rows (T + 1, A), into int64 (T + 1,)."""
+    if array.ndim == 2 and array.dtype.kind in "biuf":
+        rows = array[1:]
+        if not np.isin(rows, (0, 1)).all() or not (rows.sum(axis=1) == 1).all():
+            raise InputError(f"{path}: 'action' {array.shape} must be one-hot: continuous actions are not supported")
+        # Row 0 is zero or a filler in published files: nothing led to frame 0.
+        return np.concatenate(([NO_ACTION], rows.argmax(axis=1))).astype(np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(
+            f"{path}: 'action' must be integers (T + 1,) or one-hot (T + 1, A), got {array.dtype} {array.shape}"
+        )
+    return array.astype(np.int64)

@@ -1,0 +1,206 @@
+"""EpisodeStore: a folder of episodes that many may write and read at once, and clips drawn from it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldmodel.episodes.data import Clips, Episode, check_episode
+from worldmodel.episodes.files import SUFFIX, Header, header_of, read_array, read_episode, read_header, write_episode
+from worldmodel.errors import InputError
+
+_RECORD = "record some (python train_wm.py --env ID --out RUN) or name another folder"
+
+
+class EpisodeStore:
+    """A folder with one `.npz` file per episode, on the keys of the published Memory Maze data.
+
+    Keys: `image, action, reward, terminated, truncated`; every other key is an extra. Published files are read as they
+    are: one-hot actions become integers, missing end flags mean that the last frame was truncated.
+
+    Any number of processes and machines may append to the folder while others read it; `refresh` picks up what they
+    wrote. One store object is for one thread.
+    """
+
+    def __init__(self, root: Path | str, create: bool = False, cache_bytes: int = 1 << 30) -> None:
+        """Index the folder `root`.
+
+        `create` makes the folder where it is missing and allows it to be empty. Decoded episodes are kept in memory
+        up to `cache_bytes`, those used last.
+
+        Raises InputError for a missing or empty folder, and for a file in it that is no whole episode.
+        """
+        self.root = Path(root)
+        self._index: dict[str, Header] = {}
+        self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._cache: OrderedDict[str, Episode] = OrderedDict()
+        self._cache_bytes = cache_bytes
+        self._cached = 0
+        if create:
+            self.root.mkdir(parents=True, exist_ok=True)
+        elif not self.root.is_dir():
+            raise InputError(f"episode folder {self.root} does not exist: {_RECORD}")
+        self.refresh()
+        if not create:
+            self._require_episodes()
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self._index)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The file names, sorted; those written here sort by time."""
+        return tuple(self._index)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Frames of each episode, in the order of `names`."""
+        return self._lengths
+
+    @property
+    def frames(self) -> int:
+        """Frames of all episodes together."""
+        return int(self._lengths.sum())
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of every frame. Raises InputError while the store is empty."""
+        return self._require_episodes().image_shape
+
+    @property
+    def max_action(self) -> int:
+        """The largest action taken in any episode. Raises InputError while the store is empty."""
+        self._require_episodes()
+        return max(header.max_action for header in self._index.values())
+
+    def refresh(self) -> int:
+        """Index the files that appeared, forget those that are gone, and return how many appeared.
+
+        Only new files are opened. Raises InputError naming the first file that is no whole episode of this store.
+        """
+        found = {path.name: path for path in self.root.glob(f"*{SUFFIX}") if not path.name.startswith(".")}
+        new = {name: read_header(path) for name, path in sorted(found.items()) if name not in self._index}
+        self._set_index({name: header for name, header in self._index.items() if name in found} | new)
+        return len(new)
+
+    def append(self, episode: Episode) -> Path:
+        """Write `episode` into the folder and return its path.
+
+        Raises InputError for wrong shapes, dtypes or time-line, or frames of another size than the store's.
+        """
+        check_episode(episode, "episode to append")
+        header = header_of(episode)
+        self._check_size("episode to append", header, self._index)
+        path = write_episode(self.root, episode)
+        self._set_index(self._index | {path.name: header})
+        return path
+
+    def read(self, name: str) -> Episode:
+        """Return the episode in file `name`, all arrays read-only. Raises InputError for a damaged file."""
+        if name in self._cache:
+            self._cache.move_to_end(name)
+            return self._cache[name]
+        if name not in self._index:
+            raise InputError(f"{self.root} has no episode {name}: see EpisodeStore.names")
+        episode = read_episode(self.root / name)
+        self._cache[name] = episode
+        self._cached += _nbytes(episode)
+        while self._cached > self._cache_bytes:
+            self._cached -= _nbytes(self._cache.popitem(last=False)[1])
+        return episode
+
+    def read_array(self, name: str, key: str) -> NDArray[Any] | None:
+        """Return the array that file `name` stores under `key`, and nothing else of it; None where it has none."""
+        return read_array(self.root / name, key)
+
+    def sample(self, batch: int, length: int, generator: np.random.Generator) -> Clips:
+        """Draw `batch` windows of `length` frames, episodes in proportion to their frames.
+
+        A window may reach over an episode's end by up to half its length (`mask`), and those that would begin before
+        frame 0 begin there; so the first and the last frame come up at about half the rate of the frames between, and
+        not `1 / length` of it. The same generator state and the same files give the same clips.
+        """
+        self._require_episodes()
+        _check_counts(batch, length)
+        ends = np.cumsum(self._lengths)
+        rows = np.searchsorted(ends, generator.integers(ends[-1], size=batch), side="right")
+        frames = self._lengths[rows]
+        half = length // 2
+        starts = np.clip(generator.integers(-half, frames - length + half, endpoint=True), 0, frames - 2)
+        return self._gather(rows, starts, length)
+
+    def sample_contexts(
+        self, batch: int, length: int, generator: np.random.Generator, *, start: Literal["any", "episode"] = "any"
+    ) -> Clips:
+        """Draw `batch` windows of exactly `length` frames after which the episode goes on.
+
+        `start="any"`: every such window with equal probability. `start="episode"`: windows that begin at frame 0, each
+        long enough episode with equal probability. Raises InputError where no episode is long enough.
+        """
+        self._require_episodes()
+        _check_counts(batch, length)
+        windows = np.maximum(self._lengths - length, 0)  # possible starts, per episode
+        if not windows.any():
+            raise InputError(
+                f"{self.root}: a context of {length} frames needs an episode of {length + 1} or more, but the longest "
+                f"has {self._lengths.max()}: use a shorter context or record longer episodes"
+            )
+        if start == "episode":
+            rows = generator.choice(np.flatnonzero(windows), size=batch)
+            return self._gather(rows, np.zeros(batch, np.int64), length)
+        ends = np.cumsum(windows)
+        draws = generator.integers(ends[-1], size=batch)
+        rows = np.searchsorted(ends, draws, side="right")
+        return self._gather(rows, draws - (ends - windows)[rows], length)
+
+    def _gather(self, rows: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> Clips:
+        batch, names = len(rows), self.names
+        frames = np.zeros((batch, length, *self.image_shape, 3), np.uint8)
+        actions = np.zeros((batch, length), np.int64)
+        rewards = np.zeros((batch, length), np.float32)
+        terminated = np.zeros((batch, length), np.bool_)
+        mask = np.zeros((batch, length), np.bool_)
+        for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            episode = self.read(names[row])
+            window = slice(start, start + length)
+            n = len(episode.action[window])
+            frames[i, :n] = episode.image[window]
+            actions[i, :n] = episode.action[window]
+            rewards[i, :n] = episode.reward[window]
+            terminated[i, :n] = episode.terminated[window]
+            mask[i, :n] = True
+        return Clips(*(torch.from_numpy(array) for array in (frames, actions, rewards, terminated, mask)))
+
+    def _set_index(self, index: dict[str, Header]) -> None:
+        for name, header in index.items():
+            self._check_size(str(self.root / name), header, index)
+        self._index = dict(sorted(index.items()))
+        self._lengths = np.array([header.frames for header in self._index.values()], np.int64)
+
+    def _check_size(self, source: str, header: Header, index: dict[str, Header]) -> None:
+        name, first = next(iter(index.items()), (source, header))
+        if header.image_shape != first.image_shape:
+            raise InputError(
+                f"{source} has frames of {header.image_shape}, but {name} in {self.root} has {first.image_shape}: "
+                "keep one frame size per folder"
+            )
+
+    def _require_episodes(self) -> Header:
+        for header in self._index.values():
+            return header
+        raise InputError(f"episode folder {self.root} holds no episodes (*{SUFFIX}): {_RECORD}")
+
+
+def _check_counts(batch: int, length: int) -> None:
+    if batch < 1 or length < 1:
+        raise InputError(f"batch and length of clips must be 1 or more, got {batch} and {length}")
+
+
+def _nbytes(episode: Episode) -> int:
+    return sum(array.nbytes for array in episode.arrays().values())

@@ -1,0 +1,102 @@
+"""Block-wise Mamba-2: every tile of the token grid is scanned through all frames on its own (paper, section 3.1)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from worldmodel.config import WorldModelConfig
+from worldmodel.scan import scan
+
+
+class ScanMemory(NamedTuple):
+    """What N tiles remember: the last inputs of the convolution and the state of the scan, rows first."""
+
+    conv: Tensor  # (B, N, conv - 1, channels)
+    state: Tensor  # (B, N, state_size, heads, head_dim)
+
+
+class BlockwiseMamba(nn.Module):
+    """Cut the grid into tiles, scan each tile's tokens in order of time, put the grid together again.
+
+    A tile of (b_h, b_w) tokens gives a sequence of T * b_h * b_w: all its tokens of frame t, then those of t + 1. The
+    same place in neighbouring frames lies b_h * b_w tokens apart instead of H * W, and each tile owns a state.
+    """
+
+    def __init__(self, config: WorldModelConfig, tile: tuple[int, int]) -> None:
+        super().__init__()
+        self.tile, self.grid = tile, config.grid
+        self.tiles = (config.grid[0] // tile[0]) * (config.grid[1] // tile[1])
+        self.inner = config.expand * config.dim
+        self.head_dim, self.heads = config.head_dim, self.inner // config.head_dim
+        self.state_size, self.conv_width = config.state_size, config.conv
+        self.channels = self.inner + 2 * config.state_size  # what the convolution sees: x, B and C
+
+        self.project_in = nn.Linear(config.dim, self.inner + self.channels + self.heads, bias=False)
+        self.project_out = nn.Linear(self.inner, config.dim, bias=False)
+        self.norm = nn.RMSNorm(self.inner, eps=1e-5)
+        self.conv_weight = nn.Parameter(torch.empty(self.channels, 1, config.conv))
+        self.conv_bias = nn.Parameter(torch.zeros(self.channels))
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.log_A = nn.Parameter(torch.empty(self.heads))
+        self.D = nn.Parameter(torch.ones(self.heads))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Mamba-2's initialisation: dt log-uniform in [0.001, 0.1] through softplus, -A uniform in [1, 16]."""
+        nn.init.uniform_(self.conv_weight, -(self.conv_width**-0.5), self.conv_width**-0.5)
+        dt = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
+        with torch.no_grad():
+            self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+            self.log_A.copy_(torch.empty(self.heads).uniform_(1, 16).log())
+
+    def empty(self, rows: int, like: Tensor) -> ScanMemory:
+        """Memory of `rows` dreams that have seen nothing; zeros, on the device and in the dtype of `like`."""
+        return ScanMemory(
+            like.new_zeros(rows, self.tiles, self.conv_width - 1, self.channels),
+            like.new_zeros(rows, self.tiles, self.state_size, self.heads, self.head_dim),
+        )
+
+    def forward(self, x: Tensor, memory: ScanMemory, *, advance: bool = True) -> tuple[Tensor, ScanMemory]:
+        """Continue every tile's scan over x (B, T, S, D); returns the outputs, same shape, and the new memory.
+
+        `advance=False` looks ahead: same outputs, the memory unchanged.
+        """
+        b, frames, tokens, _ = x.shape
+        gate, mixed, dt = self.project_in(self.to_tiles(x)).split([self.inner, self.channels, self.heads], -1)
+
+        padded = torch.cat([memory.conv.flatten(0, 1), mixed], 1)
+        tail = padded[:, -(self.conv_width - 1) :]
+        mixed = functional.conv1d(padded.transpose(1, 2), self.conv_weight, self.conv_bias, groups=self.channels)
+        values, B, C = functional.silu(mixed.transpose(1, 2)).split([self.inner, self.state_size, self.state_size], -1)
+        y, state = scan(
+            values.unflatten(-1, (self.heads, self.head_dim)),
+            functional.softplus(dt + self.dt_bias),
+            -self.log_A.exp(),
+            B,
+            C,
+            self.D,
+            memory.state.flatten(0, 1),
+            advance=advance,
+        )
+        out = self.project_out(self.norm(y.flatten(2) * functional.silu(gate)))
+        if advance:
+            memory = ScanMemory(tail.unflatten(0, (b, self.tiles)), state.unflatten(0, (b, self.tiles)))
+        return self.from_tiles(out, frames, tokens), memory
+
+    def to_tiles(self, x: Tensor) -> Tensor:
+        """(B, T, S, D) -> (B * N, T * b_h * b_w, D)."""
+        (rows, columns), (bh, bw) = self.grid, self.tile
+        b, frames, _, d = x.shape
+        x = x.view(b, frames, rows // bh, bh, columns // bw, bw, d)
+        return x.permute(0, 2, 4, 1, 3, 5, 6).reshape(b * self.tiles, frames * bh * bw, d)
+
+    def from_tiles(self, x: Tensor, frames: int, tokens: int) -> Tensor:
+        """Inverse of `to_tiles`."""
+        (rows, columns), (bh, bw) = self.grid, self.tile
+        x = x.view(-1, rows // bh, columns // bw, frames, bh, bw, x.shape[-1])
+        return x.permute(0, 3, 1, 4, 2, 5, 6).reshape(x.shape[0], frames, tokens, x.shape[-1])

@@ -1,0 +1,81 @@
+"""Frames to a grid of latents and back: principal components of patches, fitted in closed form.
+
+Thirty decibels within a second, where a convolutional autoencoder of the same size needs minutes of CPU time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.config import WorldModelConfig
+from worldmodel.errors import InputError
+
+
+class PatchTokenizer(nn.Module):
+    """Each patch of pixels becomes `latent_channels` numbers: its leading principal components, scaled to unit variance
+    on average. `fit` must be called once before use; its result is part of the weights.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+    fitted: Tensor
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.grid, self.patch = config.grid, config.patch
+        pixels = 3 * config.patch**2
+        if config.latent_channels > pixels:
+            raise InputError(f"latent_channels={config.latent_channels} exceeds the {pixels} numbers of a patch")
+        self.register_buffer("mean", torch.zeros(pixels))
+        self.register_buffer("basis", torch.zeros(pixels, config.latent_channels))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+
+    @torch.no_grad()
+    def fit(self, frames: Tensor) -> None:
+        """Fit to real frames (N, h, w, 3) uint8; a few thousand suffice."""
+        patches = self._patches(frames).flatten(0, 1)
+        mean = patches.mean(0)
+        centred = (patches - mean).double()
+        variance, vectors = torch.linalg.eigh(centred.T @ centred / len(patches))
+        channels = self.basis.shape[1]
+        # The sign of an eigenvector is arbitrary and differs between machines: make the largest entry positive.
+        basis = vectors.flip(1)[:, :channels]
+        basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
+        self.mean.copy_(mean)
+        self.basis.copy_(basis)
+        self.scale.copy_(variance.flip(0)[:channels].mean().clamp(min=1e-8).sqrt())
+        self.fitted.fill_(True)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (..., h, w, 3) uint8 -> latents (..., S, C) of about unit variance."""
+        self._check_fitted()
+        flat = (self._patches(frames.flatten(0, -4)) - self.mean) @ self.basis / self.scale
+        return flat.view(*frames.shape[:-3], *flat.shape[1:])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (..., S, C) -> frames (..., h, w, 3) uint8."""
+        self._check_fitted()
+        (rows, columns), p = self.grid, self.patch
+        patches = latents.flatten(0, -3) * self.scale @ self.basis.T + self.mean
+        pixels = patches.view(-1, rows, columns, p, p, 3).permute(0, 1, 3, 2, 4, 5)
+        frames = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return frames.reshape(*latents.shape[:-2], rows * p, columns * p, 3)
+
+    def _patches(self, frames: Tensor) -> Tensor:
+        """(N, h, w, 3) uint8 -> (N, S, pixels) in [-1, 1]."""
+        (rows, columns), p = self.grid, self.patch
+        if frames.dtype != torch.uint8 or frames.shape[1:] != (rows * p, columns * p, 3):
+            raise InputError(
+                f"frames must be uint8 (..., {rows * p}, {columns * p}, 3), got {frames.dtype} {tuple(frames.shape)}"
+            )
+        x = frames.to(self.mean.dtype) / 127.5 - 1
+        return x.view(-1, rows, p, columns, p, 3).permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, p * p * 3)
+
+    def _check_fitted(self) -> None:
+        if not bool(self.fitted):
+            raise InputError(
+                "the tokenizer is not fitted: call tokenizer.fit(frames) on real frames, or load a checkpoint"
+            )
