@@ -54,9 +54,14 @@ class ActorCritic(nn.Module):
         )
 
     @torch.no_grad()
-    def update_scale(self, returns: Tensor) -> None:
-        """Track the spread of returns between their 5th and 95th percentile (DreamerV3, section "Actor learning")."""
-        low, high = torch.quantile(returns.flatten(), torch.tensor([0.05, 0.95], device=returns.device))
+    def update_scale(self, returns: Tensor, weights: Tensor) -> None:
+        """Track the spread of returns between their 5th and 95th percentile (DreamerV3, section "Actor learning").
+
+        Each return counts by its weight, both (B, H), so that what a dream shows past its end does not.
+        """
+        ordered, order = returns.flatten().sort()
+        share = weights.flatten()[order].cumsum(0)
+        low, high = ordered[torch.searchsorted(share, share[-1] * share.new_tensor([0.05, 0.95]))]
         self.return_scale.lerp_(high - low, 0.01)
 
     def normalise(self, advantages: Tensor) -> Tensor:

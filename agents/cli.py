@@ -1,44 +1,89 @@
-"""What the scripts share: presets and resumed settings as defaults, errors as one line, signals that save."""
+"""What the scripts share: where defaults come from, runs that begin or go on, errors as one line, signals that save."""
 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 import tyro
 
-from agents.loop import open_run, saved_settings
-from agents.settings import PRESETS, LoopSettings, WorldSettings
+from agents.loop import write_json
+from agents.settings import PRESETS, LearnSettings, LoopSettings, WorldSettings, from_json, to_json
+from envs.factory import EnvConfig
+from worldmodel.checkpoint import CONFIG, read_json
 from worldmodel.errors import InputError, MissingExtraError
+from worldmodel.training import check_same
 
-OptionsT = TypeVar("OptionsT", bound=WorldSettings)
+SETTINGS, COMMANDS = "settings.json", "commands.txt"
 
 
-def parse(options: type[OptionsT], args: list[str] | None = None) -> OptionsT:
-    """Read the command line into `options`, a settings dataclass with `out`, `preset` and `resume`.
+@dataclasses.dataclass(frozen=True)
+class ScriptOptions:
+    """What both scripts are told besides their settings."""
 
-    Defaults come from `--preset`, or with `--resume` from the run in `--out`. The run's folder is opened: a new run
-    notes its settings there, a resumed one must keep them.
+    out: Path = Path("runs/new")
+    """Folder of the run."""
+    preset: str = "default"
+    """Where the defaults of all other options come from: default, demo, smoke or memory-maze."""
+    resume: bool = False
+    """Continue the run in --out where it stopped, or start it if there is none yet. Its settings are the defaults and
+    have to stay; only --rounds may grow."""
+    progress: bool = True
+    """Show progress bars."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopOptions(ScriptOptions, LoopSettings):
+    """Record a real world, learn it, train a policy in its dreams, and judge the policy for real."""
+
+    out: Path = Path("runs/agent")
+    """Folder of the run: episodes, world model, policy, curves and RUN/report/index.html."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnOptions(ScriptOptions, LearnSettings):
+    """Record a real world and train a world model on it, or train on episodes that are there already."""
+
+    out: Path = Path("runs/world")
+    """Folder of the run: episodes, world model and curves."""
+
+
+OptionsT = TypeVar("OptionsT", LoopOptions, LearnOptions)
+
+
+def parse(kind: type[OptionsT], args: list[str] | None = None) -> OptionsT:
+    """Read the command line. Nothing is written: `begin` does.
+
+    Defaults come from the preset, or with `--resume` from the run in `--out`. A run that exists needs `--resume` and
+    keeps its settings; anything else is an `InputError`.
     """
     args = sys.argv[1:] if args is None else args
-    preset, out = _value(args, "--preset", "default"), Path(_value(args, "--out", str(_default(options, "out"))))
-    resume = "--resume" in args
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset '{preset}': choose one of {', '.join(PRESETS)}")
-    base: LoopSettings | None = saved_settings(out) if resume else None
-    if base is None:
-        base = PRESETS[preset]
-    shared = {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.name in _names(options)}
-    parsed = tyro.cli(options, args=args, default=options(**shared, preset=preset))  # type: ignore[call-arg]
-    own = {f.name for f in dataclasses.fields(LoopSettings)}
-    chosen = {name: getattr(parsed, name) for name in _names(options) & own}
-    open_run(parsed.out, dataclasses.replace(base, **chosen), resume=resume)  # type: ignore[attr-defined]
+    path = Path(_value(args, "--out") or kind.out) / SETTINGS
+    saved = from_json(kind, read_json(path, "a run"), path) if "--resume" in args and path.exists() else None
+    parsed = tyro.cli(kind, args=args, default=saved or _defaults(kind, args))
+    parsed = dataclasses.replace(parsed, **_resolved(parsed))
+    if parsed.out.exists() and not parsed.out.is_dir():
+        raise InputError(f"--out {parsed.out} is a file: name a folder")
+    if saved is not None:
+        _check_resumed(path, saved, parsed)
+    elif path.exists():
+        raise InputError(f"{parsed.out} holds a run already: add --resume to continue it, or choose another --out")
     return parsed
+
+
+def begin(options: LoopOptions | LearnOptions) -> str:
+    """Note the settings and the command in the run's folder; returns all its commands so far, one per line."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / SETTINGS, to_json(options))
+    with (options.out / COMMANDS).open("a") as file:
+        file.write(shlex.join(["python", *sys.argv]) + "\n")
+    return (options.out / COMMANDS).read_text().strip()
 
 
 def main_with(main: Callable[[], None]) -> None:
@@ -58,18 +103,55 @@ def main_with(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def _value(args: list[str], flag: str, default: str) -> str:
+def _defaults(kind: type[OptionsT], args: list[str]) -> OptionsT:
+    preset = _value(args, "--preset") or kind.preset
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset '{preset}': choose one of {', '.join(PRESETS)}")
+    shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(LoopSettings)}
+    values = {name: getattr(PRESETS[preset], name) for name in shared}
+    if kind is LoopOptions and (checkpoint := _value(args, "--world-model")):
+        values |= _world_of(Path(checkpoint))
+    if kind is LearnOptions and _value(args, "--episodes"):
+        values |= {"env": None, "size": None, "actions": None}
+    return kind(**values, preset=preset)
+
+
+def _world_of(checkpoint: Path) -> Mapping[str, Any]:
+    """The environment that a checkpoint names, as settings."""
+    meta = read_json(checkpoint / CONFIG, "a world model checkpoint (made by train_wm.py or train_agent.py)")
+    env = meta.get("world", {}).get("env")
+    if env is None:
+        return {"env": None, "size": None, "actions": None}
+    config = dataclasses.asdict(EnvConfig.from_dict(env))
+    return {"env": config.pop("id"), **config}
+
+
+def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> None:
+    before, now = _flat(to_json(saved)), _flat(to_json(wanted))
+    check_same(path, before, now, but=("rounds",))
+    if now.get("rounds", 0) < before.get("rounds", 0):
+        raise InputError(
+            f"{path} asks for {before['rounds']} rounds, --rounds {now['rounds']} is less: it may only grow"
+        )
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings under dotted names, as their options are called."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _resolved(options: LoopOptions | LearnOptions) -> dict[str, Any]:
+    """Folders that are read, wherever a resumed run is started from."""
+    paths = {name: getattr(options, name, None) for name in ("world_model", "contexts", "episodes")}
+    return {name: path.resolve() for name, path in paths.items() if path is not None}
+
+
+def _value(args: list[str], flag: str) -> str | None:
     for i, arg in enumerate(args):
-        if arg == flag and i + 1 < len(args):
-            return args[i + 1]
-        if arg.startswith(f"{flag}="):
-            return arg.split("=", 1)[1]
-    return default
-
-
-def _names(options: type[Any]) -> set[str]:
-    return {f.name for f in dataclasses.fields(options)}
-
-
-def _default(options: type[Any], name: str) -> Any:
-    return next(f.default for f in dataclasses.fields(options) if f.name == name)
+        name, equals, value = arg.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else args[i + 1] if i + 1 < len(args) else None
+    return None

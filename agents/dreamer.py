@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_weights, lambda_returns, sample_action
-from worldmodel.checkpoint import replace
+from worldmodel.checkpoint import read_state, replace
 from worldmodel.episodes import Clips
 from worldmodel.model import WorldModel
-from worldmodel.training import check_same, mean_of
+from worldmodel.stepping import run_steps
+from worldmodel.training import check_same
 
 STATE = "policy.pt"
 
@@ -46,20 +45,26 @@ class DreamerConfig:
     steps: int = 2
     """Denoising steps per imagined frame."""
     discount: float = 0.97
+    """What a reward one step later is worth."""
     lam: float = 0.95
+    """Lambda of the returns: 0 trusts the critic after one step, 1 only at the end of a dream."""
     entropy: float = 1e-2
     """Weight of the entropy bonus, in units of normalised advantage."""
     lr: float = 1e-3
+    """Learning rate of actor and critic."""
     epochs: int = 4
     """Gradient steps per batch of dreams. Imagining costs far more than learning from it, so a batch is used several
     times, kept honest by clipped probability ratios (PPO); with 1 this is DreamerV3's plain policy gradient."""
     clip_ratio: float = 0.2
+    """How far the probability of an action may move within a batch, as a ratio (PPO)."""
     slow_weight: float = 1.0
     """Weight of the critic's pull towards its slow copy (DreamerV3)."""
     clip: float = 1.0
     """Largest gradient norm."""
     save_seconds: float = 60.0
+    """Time between checkpoints."""
     seed: int = 0
+    """Which contexts and which dreams are drawn, and the first weights."""
 
 
 @dataclass(frozen=True)
@@ -87,46 +92,37 @@ class Dreamer:
     ) -> None:
         self.model, self.source, self.config, self.out, self.writer = model.eval(), source, config, out, writer
         torch_generator = torch.Generator(model.device).manual_seed(config.seed)
-        self.agent = ActorCritic(ActorCriticConfig(model.config.features, model.config.num_actions)).to(model.device)
+        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from torch's global generator
+            torch.default_generator.manual_seed(config.seed)
+            agent = ActorCritic(ActorCriticConfig(model.config.features, model.config.num_actions))
+        self.agent = agent.to(model.device)
         self.optimizer = torch.optim.AdamW(
             [*self.agent.actor.parameters(), *self.agent.critic.parameters()], lr=config.lr, weight_decay=0.0, eps=1e-5
         )
-        self.step = 0
+        self.step, self.whole = 0, True
+        self.recent: list[dict[str, Tensor]] = []
         self.data_generator = np.random.default_rng(config.seed)
-        self.dream_generator = torch_generator
+        self.noise_generator = torch_generator
         if (out / STATE).exists():
             self.load()
 
     def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
         """Train up to batch of dreams number `until` and save; returns means over the last fifty batches at most."""
-        recent: list[dict[str, Tensor]] = []
-        saved = time.monotonic()
-        frames = self.config.rows * self.config.horizon
-        bar = tqdm(
-            total=until * frames,
-            initial=self.step * frames,
-            desc="dreaming",
+        return run_steps(
+            self,
+            until,
+            name="policy",
             unit="frame",
-            unit_scale=True,
-            disable=not progress,
+            units=self.config.rows * self.config.horizon,
+            shown=("imagined_return", "entropy", "critic"),
+            every=5,
+            save_seconds=self.config.save_seconds,
+            writer=self.writer,
+            progress=progress,
         )
-        try:
-            while self.step < until:
-                recent = [*recent[-49:], self.train_step()]
-                bar.update(frames)
-                if self.step % 5 == 0:
-                    means = mean_of(recent[-5:])
-                    bar.set_postfix({k: f"{means[k]:.3f}" for k in ("imagined_return", "entropy", "critic")})
-                    for name, value in means.items() if self.writer else ():
-                        assert self.writer is not None
-                        self.writer.add_scalar(f"policy/{name}", value, self.step)
-                if time.monotonic() - saved > self.config.save_seconds:
-                    self.save()
-                    saved = time.monotonic()
-        finally:
-            bar.close()
-            self.save()
-        return mean_of(recent)
+
+    def prepare(self) -> None:
+        """Nothing comes before the first batch."""
 
     def train_step(self) -> dict[str, Tensor]:
         """Dream one batch and learn from it."""
@@ -144,8 +140,8 @@ class Dreamer:
         actions, log_probs, rewards, terminations = [], [], [], []
         for _ in range(config.horizon):
             policy = self.agent.policy(features[-1])
-            action = sample_action(policy, self.dream_generator)
-            imagined = self.model.imagine(action, memory, steps=config.steps, generator=self.dream_generator)
+            action = sample_action(policy, self.noise_generator)
+            imagined = self.model.imagine(action, memory, steps=config.steps, generator=self.noise_generator)
             memory = imagined.memory
             features.append(imagined.features)
             actions.append(action)
@@ -156,13 +152,15 @@ class Dreamer:
 
     def learn(self, dreams: Dreams) -> dict[str, Tensor]:
         """Several clipped policy-gradient and critic steps on one batch of dreams."""
+        self.whole = False
         config, agent = self.config, self.agent
         with torch.no_grad():
             continues = config.discount * (1 - dreams.terminations)
             values = agent.value(dreams.features)
             returns = lambda_returns(dreams.rewards, continues, values, config.lam)
             weights = continuation_weights(continues)
-            agent.update_scale(returns)
+            alive = continuation_weights(1 - dreams.terminations)
+            agent.update_scale(returns, alive)
             advantages = agent.normalise(returns - values[:, :-1])
             slow = agent.slow_critic(dreams.features[:, :-1]).softmax(-1)
         features = dreams.features[:, :-1]
@@ -182,8 +180,9 @@ class Dreamer:
             self.optimizer.zero_grad(set_to_none=True)
             agent.update_slow()
         self.step += 1
+        self.whole = True
         return {
-            "imagined_return": (continuation_weights(1 - dreams.terminations) * dreams.rewards).sum(1).mean(),
+            "imagined_return": (alive * dreams.rewards).sum(1).mean(),
             "lambda_return": returns[:, 0].mean(),
             "value": values[:, 0].mean(),
             "entropy": entropy.detach().mean(),
@@ -199,21 +198,22 @@ class Dreamer:
             "step": self.step,
             "config": asdict(self.config),
             "networks": asdict(self.agent.config),
+            "recent": self.recent,
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "data_generator": self.data_generator.bit_generator.state,
-            "dream_generator": self.dream_generator.get_state(),
+            "noise_generator": self.noise_generator.get_state(),
         }
         replace(self.out / STATE, lambda path: torch.save(state, path))
 
     def load(self) -> None:
         """Continue from `policy.pt`; refuses one of another configuration, naming what differs."""
         path = self.out / STATE
-        state = torch.load(path, map_location=self.model.device, weights_only=True)
+        state = read_state(path, self.model.device)
         check_same(path, state["networks"], asdict(self.agent.config))
         check_same(path, state["config"], asdict(self.config), but=("save_seconds",))
-        self.step = state["step"]
+        self.step, self.recent = state["step"], state["recent"]
         self.agent.load_state_dict(state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.data_generator.bit_generator.state = state["data_generator"]
-        self.dream_generator.set_state(state["dream_generator"].cpu())
+        self.noise_generator.set_state(state["noise_generator"].cpu())

@@ -54,7 +54,15 @@ class Judged:
 
 
 def evaluate(
-    name: str, config: EnvConfig, policy: Policy, *, episodes: int, seed: int, num_envs: int, progress: bool = True
+    name: str,
+    config: EnvConfig,
+    policy: Policy,
+    *,
+    episodes: int,
+    seed: int,
+    num_envs: int,
+    processes: bool = True,
+    progress: bool = True,
 ) -> Judged:
     """Play the seeds `seed .. seed + episodes - 1` in the real environment. Nothing is recorded.
 
@@ -64,7 +72,7 @@ def evaluate(
     results: dict[int, tuple[float, int, bool]] = {}
     example: Episode | None = None
     with (
-        open_envs(config, min(num_envs, episodes)) as envs,
+        open_envs(config, min(num_envs, episodes), processes=processes) as envs,
         tqdm(total=episodes, unit="episode", desc=f"{name} in the real environment", disable=not progress) as bar,
     ):
         for episode in play(envs, policy, wanted):

@@ -1,36 +1,34 @@
 """The whole loop on disk: record, learn the world, dream, act; every stage can be interrupted and is done once.
 
-RUN/settings.json     what the run was told
+RUN/settings.json     what the run was told, and RUN/commands.txt by which commands
 RUN/episodes/         real episodes, one file each
 RUN/world_model/      the world model: a checkpoint folder, and what it resumes from
 RUN/policy/policy.pt  the policy, and what it resumes from
 RUN/stages/           figures of every finished stage; one that is here is not done again
-RUN/tensorboard/      learning curves
+RUN/tensorboard/      learning curves, a folder for each part
 RUN/report/           index.html and results.json
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.dreamer import STATE as POLICY_STATE
-from agents.dreamer import Dreamer
+from agents.dreamer import Dreamer, DreamerConfig
 from agents.evaluation import evaluate, imagined_returns
 from agents.policies import RandomPolicy, make_policy
+from agents.probe import Probe, probe
 from agents.report.run import report_run
-from agents.settings import LoopSettings, WorldSettings, settings_from_dict
+from agents.settings import LoopSettings, WorldSettings, to_json
 from agents.world_model_policy import WorldModelPolicy, load_agent
-from envs.dream import check_world, contexts_folder
-from envs.factory import EnvConfig, make
+from envs.contexts import check_world, contexts_folder
 from envs.policy import Policy
 from envs.recording import record
 from worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json
@@ -39,7 +37,7 @@ from worldmodel.config import WorldModelConfig
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
 from worldmodel.model import WorldModel
-from worldmodel.training import Trainer, check_same
+from worldmodel.training import Trainer, TrainingConfig
 
 EVALUATION_SEEDS = 1_000_000_000
 """Seeds from here on are for evaluation, those below for recording; a run's own seed moves both."""
@@ -49,11 +47,22 @@ Figures = dict[str, Any]
 
 
 class Run:
-    """A folder in which stages are done once."""
+    """A folder in which stages are done once.
 
-    def __init__(self, out: Path, settings: WorldSettings, *, progress: bool = True) -> None:
+    Settings that cannot work are an `InputError` at construction, before anything is written. A run that was killed and
+    goes on ends with the figures of one that was not, bit for bit on a CPU with one thread; only the order of episodes,
+    which decides what is drawn from them, may differ where several were being recorded at once.
+    """
+
+    def __init__(
+        self, out: Path, settings: WorldSettings, *, episodes: Path | None = None, progress: bool = True
+    ) -> None:
         self.out, self.settings, self.progress = out, settings, progress
-        self.writer = SummaryWriter(str(out / "tensorboard"))
+        self.own_episodes = out / "episodes"
+        self.episodes = episodes or self.own_episodes
+        for name in ("collect_episodes", "num_envs", "world_steps", "dreams", "eval_episodes", "rounds"):
+            if getattr(settings, name, 1) < 1:
+                raise InputError(f"{name} is {getattr(settings, name)}: use 1 or more")
 
     def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
         """Do `work` unless its figures are there already; keep and return them."""
@@ -64,21 +73,48 @@ class Run:
             write_json(path, figures)
         return read_json(path, "the folder of a run's stages")
 
-    def store(self) -> EpisodeStore:
-        """The run's own episodes."""
-        return EpisodeStore(self.out / "episodes", create=True)
+    def writer(self, part: str, step: int) -> SummaryWriter:
+        """Curves of one part of the run that goes on after `step`; what a killed process logged later is gone."""
+        folder = str(self.out / "tensorboard" / part)
+        return SummaryWriter(folder, purge_step=step + 1, flush_secs=1)
+
+    def world_of_episodes(self) -> Probe:
+        """Frames and actions that the world model is to learn: the environment's, or those of the given episodes."""
+        s = self.settings
+        if self.episodes == self.own_episodes:
+            return probe(s.env_config)
+        store = EpisodeStore(self.episodes)
+        seen = Probe(store.image_shape, store.max_action + 1)
+        if s.env is None:
+            return seen
+        world = probe(s.env_config)
+        if world.frame != seen.frame or world.num_actions < seen.num_actions:
+            raise InputError(
+                f"{self.episodes} holds frames of {seen.frame} and actions up to {seen.num_actions - 1}, "
+                f"{s.env} has frames of {world.frame} and {world.num_actions} actions: leave out --env, or change "
+                "--size and --actions"
+            )
+        return world
+
+    def model_config(self) -> WorldModelConfig:
+        """The world model's configuration, checked."""
+        seen = self.world_of_episodes()
+        config = self.settings.model.of_world(seen.frame, seen.num_actions)
+        with torch.device("meta"):  # its parts check it too; nothing is allocated
+            WorldModel(config)
+        return config
 
     def collect(self, round_: int, policy: Policy) -> Figures:
         """Record this round's real episodes."""
         s = self.settings
-        first = s.seed * SEEDS_PER_RUN + round_ * s.collect_episodes
         summary = record(
             s.env_config,
-            self.store(),
+            EpisodeStore(self.own_episodes, create=True),
             policy,
             episodes=s.collect_episodes,
             num_envs=s.num_envs,
-            seed=first,
+            processes=s.processes,
+            seed=s.seed * SEEDS_PER_RUN + round_ * s.collect_episodes,
             progress=self.progress,
         )
         figures = asdict(summary)
@@ -89,23 +125,20 @@ class Run:
         """The policy that records before anything is learned."""
         return make_policy(self.settings.collector, probe(self.settings.env_config).num_actions)
 
-    def learn_world(self, round_: int, episodes: Path | None = None) -> Figures:
+    def learn_world(self, round_: int) -> Figures:
         """Train the world model on all episodes so far, from where it stands."""
-        s = self.settings
-        episodes = episodes or self.out / "episodes"
-        store = EpisodeStore(episodes)
-        num_actions = probe(s.env_config).num_actions if episodes == self.out / "episodes" else store.max_action + 1
-        height, width = store.image_shape
-        config = replace(s.model, height=height, width=width, num_actions=num_actions)
-        folder = self.out / "world_model"
+        s, store, config = self.settings, EpisodeStore(self.episodes), self.model_config()
+        own = self.episodes == self.own_episodes
         world = {
-            "env": s.env_config.to_dict(),
-            "num_actions": num_actions,
-            "episodes": str(Path("..") / "episodes") if episodes == self.out / "episodes" else str(episodes.resolve()),
+            "env": None if s.env is None else s.env_config.to_dict(),
+            "num_actions": config.num_actions,
+            "episodes": str(Path("..") / "episodes") if own else str(self.episodes.resolve()),
         }
         model = build_model(config, s.seed).to(device())
-        trainer = Trainer(model, store, s.training, folder, world=world, writer=self.writer)
-        losses = trainer.train((round_ + 1) * s.world_steps, progress=self.progress)
+        training = TrainingConfig(**{**asdict(s.training), "seed": s.seed})
+        trainer = Trainer(model, store, training, self.out / "world_model", world=world)
+        with self.writer("world_model", trainer.step) as trainer.writer:
+            losses = trainer.train((round_ + 1) * s.world_steps, progress=self.progress)
         parameters = sum(p.numel() for p in model.parameters())
         return {
             "steps": trainer.step,
@@ -121,11 +154,17 @@ class Loop(Run):
 
     settings: LoopSettings
 
-    def __init__(
-        self, out: Path, settings: LoopSettings, *, world_model: Path | None = None, progress: bool = True
-    ) -> None:
+    def __init__(self, out: Path, settings: LoopSettings, *, progress: bool = True) -> None:
         super().__init__(out, settings, progress=progress)
-        self.given = world_model
+        require("av", "video", "Videos in reports")
+        require("matplotlib", "video", "Plots in reports")
+        if settings.world_model is not None:
+            self.world()
+        elif settings.contexts is not None:
+            raise InputError("--contexts is for --world-model: without it, dreams begin in the run's own episodes")
+        else:
+            self.first_collector()
+            self.model_config()
 
     def run(self) -> dict[str, Figures]:
         """Every stage in order; returns the figures of all, by name."""
@@ -136,17 +175,13 @@ class Loop(Run):
 
     def run_to_report(self, command: str) -> Path:
         """Run every stage that is not done yet and write the report; returns its page."""
-        require("av", "video", "Videos in reports")
-        require("matplotlib", "video", "Plots in reports")
         stages = self.run()
-        self.writer.flush()
-        settings = json.loads(json.dumps(asdict(self.settings)))
-        return report_run(self.out, stages, self.world().model, settings=settings, command=command)
+        return report_run(self.out, stages, self.world().model, settings=to_json(self.settings), command=command)
 
     def round(self, round_: int) -> dict[str, Figures]:
         """One time through the loop."""
         figures = {}
-        if self.given is None:
+        if self.settings.world_model is None:
             name = f"{round_}-collect"
             figures[name] = self.stage(name, lambda: self.collect(round_, self.collector(round_)))
             name = f"{round_}-world-model"
@@ -160,14 +195,21 @@ class Loop(Run):
         return figures
 
     def world(self) -> Checkpoint:
-        """The world model that the policy lives in, checked against its contexts."""
-        checkpoint = load_checkpoint(self.given or self.out / "world_model", device())
+        """The world model that the policy lives in, checked against its contexts and the real environment."""
+        checkpoint = load_checkpoint(self.settings.world_model or self.out / "world_model", device())
         check_world(checkpoint, self.contexts(checkpoint))
+        config, real = checkpoint.model.config, probe(self.settings.env_config)
+        if real != Probe((config.height, config.width), config.num_actions):
+            raise InputError(
+                f"{self.settings.env} has frames of {real.frame} and {real.num_actions} actions, {checkpoint.path} "
+                f"models {(config.height, config.width)} and {config.num_actions}: change --size and "
+                "--actions to match, or train a world model for this environment"
+            )
         return checkpoint
 
     def contexts(self, checkpoint: Checkpoint) -> EpisodeStore:
         """Where dreams begin: the run's own episodes, or those of the world model that was given."""
-        return EpisodeStore(contexts_folder(checkpoint))
+        return EpisodeStore(self.settings.contexts or contexts_folder(checkpoint))
 
     def collector(self, round_: int) -> Policy:
         """The first round is recorded by a policy that needs no learning, later ones by what was learned."""
@@ -187,10 +229,10 @@ class Loop(Run):
         """Train the policy in dreams, from where it stands."""
         s = self.settings
         checkpoint = self.world()
-        dreamer = Dreamer(
-            checkpoint.model, self.contexts(checkpoint), s.dreamer, self.out / "policy", writer=self.writer
-        )
-        means = dreamer.train((round_ + 1) * s.dreams, progress=self.progress)
+        config = DreamerConfig(**{**asdict(s.dreamer), "seed": s.seed})
+        dreamer = Dreamer(checkpoint.model, self.contexts(checkpoint), config, self.out / "policy")
+        with self.writer("policy", dreamer.step) as dreamer.writer:
+            means = dreamer.train((round_ + 1) * s.dreams, progress=self.progress)
         frames = dreamer.step * s.dreamer.rows * s.dreamer.horizon
         return {"batches": dreamer.step, "imagined_frames": frames, **means}
 
@@ -205,6 +247,7 @@ class Loop(Run):
             episodes=s.eval_episodes,
             seed=seed,
             num_envs=s.num_envs,
+            processes=s.processes,
             progress=self.progress,
         )
         EpisodeStore(self.out / "examples" / stage, create=True).append(judged.example)
@@ -226,52 +269,16 @@ class Loop(Run):
             steps=s.dreamer.steps,
             seed=s.seed,
         )
-        self.writer.add_scalar("evaluation/real_return", figures["return"]["mean"], round_)
+        with self.writer("evaluation", round_ - 1) as writer:
+            writer.add_scalar("evaluation/real_return", figures["return"]["mean"], round_)
         figures["imagined_returns"] = imagined
         return figures
 
 
-def open_run(out: Path, settings: LoopSettings | WorldSettings, *, resume: bool) -> None:
-    """Note the settings of a new run, or check that a resumed one keeps its own (only `rounds` may grow)."""
-    path = out / "settings.json"
-    if path.exists():
-        if not resume:
-            raise InputError(f"{out} holds a run already: add --resume to continue it, or choose another --out")
-        check_same(path, read_json(path, "a run"), json.loads(json.dumps(asdict(settings))), but=("rounds",))
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, asdict(settings))
-
-
-def saved_settings(out: Path) -> LoopSettings | None:
-    """Settings of the run in `out`, None when there is none."""
-    path = out / "settings.json"
-    return settings_from_dict(read_json(path, "a run")) if path.exists() else None
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What an environment shows and takes."""
-
-    frame: tuple[int, int]
-    num_actions: int
-
-
-@functools.cache
-def probe(config: EnvConfig) -> Probe:
-    """Make the environment once and look."""
-    env = make(config)
-    try:
-        height, width, _ = env.observation_space.shape or ()
-        assert isinstance(env.action_space, gym.spaces.Discrete)
-        return Probe((height, width), int(env.action_space.n))
-    finally:
-        env.close()
-
-
 def build_model(config: WorldModelConfig, seed: int) -> WorldModel:
     """A new world model whose weights follow from `seed`; torch's global random state is left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         return WorldModel(config)
 
 

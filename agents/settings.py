@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tyro.conf import Suppress
 
 from agents.dreamer import DreamerConfig
 from envs.factory import EnvConfig
@@ -12,13 +16,48 @@ from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.training import TrainingConfig
 
+T = TypeVar("T")
+SettingsT = TypeVar("SettingsT", bound="WorldSettings")
+
+
+@dataclass(frozen=True)
+class ModelOptions(WorldModelConfig):
+    """Architecture and diffusion settings of the world model."""
+
+    # What follows from the environment is no option.
+    height: Suppress[int] = 56
+    width: Suppress[int] = 56
+    num_actions: Suppress[int] = 3
+
+    def __post_init__(self) -> None:
+        """Nothing is checked before the frame is known."""
+
+    def of_world(self, frame: tuple[int, int], num_actions: int) -> WorldModelConfig:
+        """The checked configuration for frames of (height, width) pixels and that many actions."""
+        values = {**self.to_dict(), "height": frame[0], "width": frame[1], "num_actions": num_actions}
+        return WorldModelConfig.from_dict(values)
+
+
+@dataclass(frozen=True)
+class TrainingOptions(TrainingConfig):
+    """How the world model is trained."""
+
+    seed: Suppress[int] = 0  # follows from the run's
+
+
+@dataclass(frozen=True)
+class DreamerOptions(DreamerConfig):
+    """How the policy learns in dreams."""
+
+    seed: Suppress[int] = 0  # follows from the run's
+
 
 @dataclass(frozen=True)
 class WorldSettings:
     """The real world, what is recorded from it, and the world model that learns from that."""
 
-    env: str = "MiniGrid-MemoryS7-v0"
-    """Gymnasium id of the real environment; `module:id` imports a module first."""
+    env: str | None = "MiniGrid-MemoryS7-v0"
+    """Gymnasium id of the real environment; `module:id` imports a module first. None only where nothing is played."""
     size: int | None = None
     """Side of the frames in pixels; None keeps the environment's own."""
     actions: tuple[int, ...] | None = None
@@ -32,17 +71,21 @@ class WorldSettings:
     collect_episodes: int = 100
     """Real episodes recorded in each round."""
     num_envs: int = 2
-    """Real environments played at once, each in its own process."""
+    """Real environments played at once."""
+    processes: bool = True
+    """Play each of them in a process of its own: for slow ones. Fast ones are faster together in one process."""
     world_steps: int = 2000
     """Training steps of the world model in each round."""
-    model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
     seed: int = 0
     """Everything random in the run follows from it."""
 
     @property
     def env_config(self) -> EnvConfig:
         """The real environment as the model sees it."""
+        if self.env is None:
+            raise InputError("no environment is named: add --env ID")
         return EnvConfig(self.env, self.size, self.actions, self.extra_obs, self.max_episode_steps)
 
 
@@ -54,30 +97,43 @@ class LoopSettings(WorldSettings):
     """Times that collect, learn and dream are repeated; from the second on the learned policy records."""
     dreams: int = 300
     """Batches of dreams that the policy learns from in each round."""
-    dreamer: DreamerConfig = field(default_factory=DreamerConfig)
+    dreamer: DreamerOptions = field(default_factory=DreamerOptions)
     eval_episodes: int = 100
     """Real episodes of every evaluation, on seeds that are never recorded."""
+    world_model: Path | None = None
+    """Checkpoint folder of a world model to use as it is, instead of recording and learning one. The environment is
+    the one that it was trained on unless --env and the options with it say otherwise."""
+    contexts: Path | None = None
+    """With --world-model: episodes in which dreams begin. None takes those that it was trained on."""
 
 
-def with_seed(settings: LoopSettings) -> LoopSettings:
-    """The settings with every part's seed derived from the run's."""
-    return replace(
-        settings,
-        training=replace(settings.training, seed=settings.seed),
-        dreamer=replace(settings.dreamer, seed=settings.seed),
-    )
+@dataclass(frozen=True)
+class LearnSettings(WorldSettings):
+    """The world model alone."""
+
+    episodes: Path | None = None
+    """Folder of recorded episodes to train on. Nothing is recorded then, and no environment is needed."""
 
 
 _MINIGRID = LoopSettings(
     env="MiniGrid-MemoryS7-v0",
     actions=(0, 1, 2),  # turn left, turn right, forward: the only ones that matter in this world
-    model=WorldModelConfig(patch=28, latent_channels=128, noise_mean=1.0, noise_std=1.4, min_noise=0.5),
-    training=TrainingConfig(batch=8, length=32),
+    num_envs=16,
+    processes=False,
+    model=ModelOptions(patch=28, latent_channels=128, noise_mean=1.0, noise_std=1.4, min_noise=0.5),
+    training=TrainingOptions(batch=8, length=32),
 )
 
 PRESETS: Mapping[str, LoopSettings] = {
     "default": LoopSettings(),
-    "demo": _MINIGRID,
+    "demo": replace(
+        _MINIGRID,
+        rounds=2,
+        collect_episodes=150,
+        world_steps=900,
+        dreams=90,
+        eval_episodes=200,
+    ),
     "smoke": replace(
         _MINIGRID,
         collect_episodes=24,
@@ -85,11 +141,11 @@ PRESETS: Mapping[str, LoopSettings] = {
         dreams=20,
         eval_episodes=20,
         model=replace(_MINIGRID.model, dim=64, layers=2, features=64, state_size=16),
-        dreamer=DreamerConfig(rows=16, horizon=8, context=4),
+        dreamer=DreamerOptions(rows=16, horizon=8, context=4),
     ),
     "memory-maze": LoopSettings(
         env="lssvwm/MemoryMaze-9x9-v0",
-        model=WorldModelConfig(height=64, width=64, patch=16, num_actions=6),
+        model=ModelOptions(patch=16),
         collector="scripted",
         collect_episodes=20,
         world_steps=4000,
@@ -99,19 +155,38 @@ PRESETS: Mapping[str, LoopSettings] = {
 }
 
 
-def settings_from_dict(values: Mapping[str, Any]) -> LoopSettings:
-    """Inverse of `dataclasses.asdict`, through JSON. Unknown keys are an `InputError`: another version wrote them."""
-    values = dict(values)
-    try:
-        values["model"] = WorldModelConfig.from_dict(values["model"])
-        values["training"] = TrainingConfig(**values["training"])
-        values["dreamer"] = DreamerConfig(**values["dreamer"])
-        values["actions"] = None if values["actions"] is None else tuple(values["actions"])
-        return LoopSettings(**values)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"settings.json was written by another version ({error}): start a new run") from error
+UNSAVED = {"out", "resume", "progress"}
+"""What a script is told besides and that does not change what a run is."""
+DERIVED = {"model": ("height", "width", "num_actions"), "training": ("seed",), "dreamer": ("seed",)}
+"""What follows from the environment and from the run's seed."""
 
 
-def settings_of(options: LoopSettings) -> LoopSettings:
-    """The settings within the options of a script, without what concerns the script alone."""
-    return LoopSettings(**{f.name: getattr(options, f.name) for f in fields(LoopSettings)})
+def to_json(settings: WorldSettings) -> dict[str, Any]:
+    """The settings as JSON has them: paths as text, tuples as lists."""
+    kept = {name: value for name, value in asdict(settings).items() if name not in UNSAVED}
+    values: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    for part in DERIVED.keys() & values.keys():
+        values[part] = {name: value for name, value in values[part].items() if name not in DERIVED[part]}
+    return values
+
+
+def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) -> SettingsT:
+    """Inverse of `to_json`. Unknown keys are an `InputError`: another script or version wrote `source`."""
+    readers: dict[str, Callable[[Any], Any]] = {
+        "actions": tuple,
+        "model": ModelOptions.from_dict,
+        "training": lambda saved: _filled(TrainingOptions, saved, source),
+        "dreamer": lambda saved: _filled(DreamerOptions, saved, source),
+        **dict.fromkeys(("world_model", "contexts", "episodes"), Path),
+    }
+    read = {key: readers[key](v) if key in readers and v is not None else v for key, v in values.items()}
+    return _filled(kind, read, source)
+
+
+def _filled(kind: type[T], values: Mapping[str, Any], source: Path) -> T:
+    if unknown := sorted(set(values) - {f.name for f in fields(kind)}):  # type: ignore[arg-type]
+        raise InputError(
+            f"{source} was written by another script or version (it has {', '.join(unknown)}): "
+            "continue the run with that one, or choose another --out"
+        )
+    return kind(**values)

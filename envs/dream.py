@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.contexts import check_length, check_world, contexts_folder
 from envs.policy import FrameArray
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.episodes import EpisodeStore
@@ -66,6 +67,10 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise InputError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
+        counts = {"num_envs": num_envs, "steps": steps, "context_length": context_length}
+        for name, count in {**counts, "max_episode_steps": max_episode_steps}.items():
+            if count is not None and count < 1:
+                raise InputError(f"{name}={count}: give a number of at least 1")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InputError(f"render_mode={render_mode!r}: choose rgb_array or None")
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, device)
@@ -73,6 +78,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         self.device = torch.device(device)
         self.store = EpisodeStore(contexts_folder(loaded) if contexts is None else contexts)
         check_world(loaded, self.store)
+        check_length(self.store, context_length)
 
         self.num_envs, self.max_episode_steps, self.steps = num_envs, max_episode_steps, steps
         self.context_length, self.terminate, self.output = context_length, terminate, output
@@ -109,7 +115,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         if isinstance(seed, int):
             seeds = [seed + row for row in range(self.num_envs)]
         elif seed is not None:
-            seeds = list(seed)
+            seeds = [None if s is None else int(s) for s in seed]
             if len(seeds) != self.num_envs:
                 raise InputError(f"{len(seeds)} seeds for {self.num_envs} rows: give one per row, or a single number")
         if not self._draws:
@@ -200,7 +206,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     def _check_actions(self, actions: Any) -> Tensor:
         chosen = torch.as_tensor(actions, device=self.device)
         count = self.model.config.num_actions
-        if chosen.shape != (self.num_envs,) or chosen.is_floating_point() or chosen.is_complex():
+        whole = not (chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool)
+        if chosen.shape != (self.num_envs,) or not whole:
             raise InputError(f"actions must be {self.num_envs} whole numbers, got {chosen.dtype} {tuple(chosen.shape)}")
         if bool(((chosen < 0) | (chosen >= count)).any()):
             raise InputError(f"actions {chosen.tolist()} are outside the action space Discrete({count})")
@@ -268,34 +275,3 @@ class DreamEnv(gym.Env[FrameArray, np.int64]):
         """The current frame, (h, w, 3) uint8."""
         frames = self._row.render()
         return None if frames is None else frames[0]
-
-
-def contexts_folder(checkpoint: Checkpoint) -> Path:
-    """The folder of episodes that a checkpoint names, relative to itself."""
-    named = checkpoint.world.get("episodes")
-    if named is None:
-        raise InputError(f"{checkpoint.path} names no folder of episodes: give contexts=FOLDER")
-    folder = (checkpoint.path / str(named)).resolve()
-    if not folder.is_dir():
-        raise InputError(f"{checkpoint.path} names the episodes {folder}, which are not there: give contexts=FOLDER")
-    return folder
-
-
-def check_world(checkpoint: Checkpoint, store: EpisodeStore) -> None:
-    """Raise an InputError unless model, real environment and contexts agree in frame size and action space."""
-    config = checkpoint.model.config
-    count = checkpoint.world.get("num_actions", config.num_actions)
-    if count != config.num_actions:
-        raise InputError(
-            f"{checkpoint.path} models {config.num_actions} actions, but its environment has {count}: train it again"
-        )
-    if store.image_shape != (config.height, config.width):
-        raise InputError(
-            f"contexts show frames of {store.image_shape}, {checkpoint.path} models {(config.height, config.width)}: "
-            "record them at the model's size, or choose other contexts"
-        )
-    if store.max_action >= config.num_actions:
-        raise InputError(
-            f"contexts hold action {store.max_action}, {checkpoint.path} models {config.num_actions} actions: "
-            "they come from another action space"
-        )

@@ -128,10 +128,11 @@ def record(
     episodes: int,
     num_envs: int,
     seed: int,
+    processes: bool = True,
     max_frames: int | None = None,
     progress: bool = True,
 ) -> RecordSummary:
-    """Play episodes with the seeds `seed .. seed + episodes - 1` in up to `num_envs` processes, appending to `store`.
+    """Play episodes with the seeds `seed .. seed + episodes - 1`, up to `num_envs` at once, appending to `store`.
 
     Seeds that the store holds already are skipped, so a recording that was interrupted goes on where it stood and has
     lost only the episodes that had not ended; give another policy other seeds. With `max_frames` no episode is added
@@ -152,7 +153,7 @@ def record(
     budget = float("inf") if max_frames is None else max_frames
     began = time.perf_counter()
     if missing and frames < budget:
-        with open_envs(config, min(num_envs, len(missing))) as envs:
+        with open_envs(config, min(num_envs, len(missing)), processes=processes) as envs:
             _check_frame_size(envs, store, config)
             # Both vector classes have get_attr, their base does not declare it.
             keys = cast("SyncVectorEnv", envs).get_attr("extra_keys")[0]
@@ -181,12 +182,12 @@ def record(
 
 
 @contextmanager
-def open_envs(config: EnvConfig, num_envs: int) -> Iterator[FrameVectorEnv]:
+def open_envs(config: EnvConfig, num_envs: int, *, processes: bool = True) -> Iterator[FrameVectorEnv]:
     """Environments that are closed whatever happens, Ctrl-C included."""
     # Workers inherit the blocked signal. Ctrl-C would reach them too, and their parent could not close them in order.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        envs = make_vec(config, num_envs)
+        envs = make_vec(config, num_envs, processes=processes)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     complete = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from worlds import assert_close, assert_same, generator, randomised
 
-from worldmodel.heads import Readout, TwoHot, mlp
+from worldmodel.heads import Readout, Standardise, TwoHot, mlp
 
 LIMIT = float(np.expm1(6.0))
 
@@ -129,19 +131,82 @@ def test_bins_are_no_weights() -> None:
     assert not TwoHot().state_dict()
 
 
-def test_features_depend_on_every_token_and_its_place() -> None:
-    readout = randomised(lambda: Readout(8, 32, 12), 0)
-    hidden = torch.randn(2, 3, 8, 32, generator=generator(0), dtype=torch.float64)
+def test_features_depend_on_every_token_and_every_recall_and_their_places() -> None:
+    readout = randomised(lambda: Readout(8, 32, [(4, 16), (2, 24)], 12), 0)
+    source = generator(0)
+    shapes = ((2, 3, 8, 32), (2, 3, 4, 16), (2, 3, 2, 24))
+    parts = [torch.randn(shape, generator=source, dtype=torch.float64) for shape in shapes]
     with torch.no_grad():
-        features = readout(hidden)
+        features = readout(parts[0], parts[1:])
         assert features.shape == (2, 3, 12)
-        assert_close(readout(hidden[1, 2]), features[1, 2])
-        for token in range(8):
-            changed = hidden.clone()
-            changed[1, 2, token, 0] += 1
-            differs = (readout(changed) - features).abs().amax(-1) > 1e-6
-            assert differs.nonzero().tolist() == [[1, 2]]
-        assert (readout(hidden.flip(2)) - features).abs().max() > 1e-2
+        assert_close(readout(parts[0][1, 2], [part[1, 2] for part in parts[1:]]), features[1, 2])
+        for number, part in enumerate(parts):
+            for place in range(part.shape[2]):
+                changed = [p.clone() for p in parts]
+                changed[number][1, 2, place, 0] += 1
+                differs = (readout(changed[0], changed[1:]) - features).abs().amax(-1) > 1e-6
+                assert differs.nonzero().tolist() == [[1, 2]]
+            swapped = [p.flip(2) if n == number else p for n, p in enumerate(parts)]
+            assert (readout(swapped[0], swapped[1:]) - features).abs().max() > 1e-2
+
+
+def test_features_of_a_model_without_a_scan() -> None:
+    readout = randomised(lambda: Readout(8, 32, [], 12), 0)
+    assert readout(torch.randn(2, 3, 8, 32, generator=generator(0), dtype=torch.float64), []).shape == (2, 3, 12)
+
+
+def test_standardised_features_have_no_mean_and_unit_deviation() -> None:
+    """Once they are measured; entries that never change stay finite."""
+    standardise = Standardise(3).double()
+    x = torch.randn(500, 3, generator=generator(0), dtype=torch.float64) * values(5.0, 0.1, 0.0) + values(
+        7.0, -2.0, 3.0
+    )
+    assert_same(standardise(x), x / (1 + 1e-3))  # before that they pass by
+    standardise.measure(x)
+    y = standardise(x)
+    assert_close(y.mean(0), torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(y.square().mean(0), values(1.0, 1.0, 0.0), rtol=0.03, atol=0.01)
+    assert_close(standardise(x[3]), y[3])
+
+
+def test_running_figures_by_hand() -> None:
+    """Means of all batches at first, then a hundredth of each new one; a single frame has no deviation to measure."""
+    standardise = Standardise(1, momentum=0.25).double()
+    mean, variance = 0.0, 1.0
+    for number, batch in enumerate(([1.0, 3.0], [5.0, 9.0, 4.0], [], [8.0], [0.0, 0.0], [2.0, 4.0], [6.0, 7.0]), 1):
+        x = values(*batch)[:, None]
+        before = (standardise.mean.clone(), standardise.variance.clone())
+        standardise.measure(x)
+        if len(batch) < 2:
+            assert_same(standardise.mean, before[0])
+            assert_same(standardise.variance, before[1])
+            continue
+        counted = number if number < 3 else number - 2
+        weight = max(0.25, 1 / counted)
+        mean += weight * (float(x.mean()) - mean)
+        variance += weight * (float((x - mean).square().mean()) - variance)
+        assert_close(standardise.mean, values(mean))
+        assert_close(standardise.variance, values(variance))
+
+
+def test_readout_measures_the_frames_that_are_named() -> None:
+    """And says the same of a frame whether or not others stand beside it."""
+    readout = randomised(lambda: Readout(2, 4, [(1, 3)], 5), 0)
+    source = generator(0)
+    tokens = torch.randn(2, 3, 2, 4, generator=source, dtype=torch.float64)
+    recall = torch.randn(2, 3, 1, 3, generator=source, dtype=torch.float64)
+    named = torch.tensor([[True, False, True], [False, False, True]])
+    changed = torch.where(named[..., None, None], tokens, 100.0)
+    with torch.no_grad():
+        before = readout(tokens, [recall])
+        assert_same(readout(tokens, [recall]), before)  # looking does not measure
+        other = copy.deepcopy(readout)
+        readout(tokens, [recall], named)
+        other(changed, [recall], named)
+        assert_same(readout.state_dict(), other.state_dict())
+        after = readout(tokens, [recall])
+        assert (after - before).abs().max() > 1e-2
+        assert_close(readout(tokens[1, 2], [recall[1, 2]]), after[1, 2])
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])

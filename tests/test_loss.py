@@ -46,16 +46,19 @@ def clean_frames(config: WorldModelConfig, seed: int = 3) -> Tensor:
     return draw_levels(len(LENGTHS), FRAMES, generator(seed), **settings).clean
 
 
-def test_total_is_the_sum() -> None:
-    _, losses = loss(CONFIG, clips())
+@pytest.mark.parametrize("weight", [1.0, 2.5])
+def test_total_is_the_weighted_sum(weight: float) -> None:
+    _, losses = loss(replace(CONFIG, reward_weight=weight), clips())
     assert all(float(getattr(losses, part).detach()) > 0.01 for part in PARTS)
     assert all(getattr(losses, part).ndim == 0 for part in PARTS)
-    assert_close(losses.total, losses.diffusion + losses.reward + losses.termination)
+    assert_close(losses.total, losses.diffusion + weight * losses.reward + losses.termination)
+    assert_same(losses.reward, loss(CONFIG, clips())[1].reward)
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("config", [CONFIG, ALWAYS, NEVER], ids=["half", "always", "never"])
-def test_what_lies_past_the_mask_does_not_count(config: WorldModelConfig) -> None:
-    """Neither for the losses nor for any gradient, whatever it holds."""
+def test_what_lies_past_the_mask_does_not_count(config: WorldModelConfig, training: bool) -> None:
+    """Neither for the losses nor for any gradient nor for what is measured of features, whatever it holds."""
     one, other = clips(1), clips(2)
     past = ~one.mask
     mixed = Clips(
@@ -65,11 +68,14 @@ def test_what_lies_past_the_mask_does_not_count(config: WorldModelConfig) -> Non
         terminated=one.terminated ^ past,
         mask=one.mask,
     )
-    model, expected = loss(config, one)
-    _, found = loss(config, mixed)
+    models = [random_model(config, 0).train(training) for _ in range(2)]
+    found, expected = (model.loss(given, generator(3)) for model, given in zip(models, (mixed, one), strict=True))
     assert_close(found, expected)
-    ours, theirs = gradients(model, model.loss(mixed, generator(3)).total), gradients(model, expected.total)
+    ours, theirs = gradients(models[0], found.total), gradients(models[1], expected.total)
     assert_close(ours, theirs)
+    assert_close(models[0].state_dict(), models[1].state_dict())
+    measured = random_model(config, 0).readout.standardise.mean
+    assert torch.equal(models[0].readout.standardise.mean, measured) != (training and config.context_prob > 0)
     assert max(float(g.abs().max()) for g in theirs.values()) > 1e-2
 
 
@@ -136,11 +142,11 @@ def test_diffusion_loss_by_hand() -> None:
             memory, part = model.empty(1), slice(row, row + 1)
             for t in range(length):
                 at = slice(t, t + 1)
-                hidden, memory = model.backbone(
+                tokens, _, memory = model.backbone(
                     noised[part, at], level[part, at].double(), given.actions[part, at], memory
                 )
                 if not clean[row, t]:
-                    error = (model.denoise(hidden)[0, 0] - latents[row, t]).square().mean()
+                    error = (model.denoise(tokens)[0, 0] - latents[row, t]).square().mean()
                     errors.append(error / max(float(level[row, t]), CONFIG.min_noise) ** 2)
     assert_close(losses.diffusion, torch.stack(errors).mean())
 

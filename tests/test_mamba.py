@@ -8,9 +8,11 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from worlds import assert_close, assert_same, generator, randomised, small_config
 
-from worldmodel.mamba import BlockwiseMamba, ScanMemory
+from worldmodel.mamba import BlockwiseMamba, ScanMemory, Scanned
+from worldmodel.scan import scan_sequential
 
 TILES = [(1, 1), (2, 2), (4, 4), (1, 2), (4, 1)]
 CONFIG = small_config(height=16, width=32, tiles=((1, 1),))  # 4 x 8 tokens
@@ -33,24 +35,25 @@ def tile_of(tile: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def in_segments(module: BlockwiseMamba, x: Tensor, cuts: list[int]) -> tuple[Tensor, ScanMemory]:
-    memory, outputs = module.empty(len(x), x), []
+def in_segments(module: BlockwiseMamba, x: Tensor, cuts: list[int]) -> Scanned:
+    memory, parts = module.empty(len(x), x), []
     for begin, end in pairwise([0, *cuts, x.shape[1]]):
-        y, memory = module(x[:, begin:end], memory)
-        outputs.append(y)
-    return torch.cat(outputs, 1), memory
+        parts.append(module(x[:, begin:end], memory))
+        memory = parts[-1].memory
+    return Scanned(torch.cat([part.out for part in parts], 1), torch.cat([part.recall for part in parts], 1), memory)
 
 
 @pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("cuts", [[3], [1, 2], list(range(1, FRAMES))], ids=["two", "three", "frame-by-frame"])
 def test_whole_equals_segments(tile: tuple[int, int], cuts: list[int]) -> None:
     module, x = mamba(tile), tokens()
-    whole, memory = in_segments(module, x, [])
-    parts, after = in_segments(module, x, cuts)
-    assert_close(parts, whole)
-    assert_close(after, memory)
-    forgetful, _ = module(x[:, cuts[0] :], module.empty(len(x), x))
-    assert (forgetful - whole[:, cuts[0] :]).abs().max() > 1e-2  # so the memory is what made them equal
+    whole, parts = in_segments(module, x, []), in_segments(module, x, cuts)
+    assert_close(parts.out, whole.out)
+    assert_close(parts.recall, whole.recall)
+    assert_close(parts.memory, whole.memory)
+    forgetful = in_segments(module, x[:, cuts[0] :], [])  # so the memory is what made them equal
+    assert (forgetful.out - whole.out[:, cuts[0] :]).abs().max() > 1e-2
+    assert (forgetful.recall - whole.recall[:, cuts[0] :]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -68,12 +71,12 @@ def test_tiles_hold_their_own_tokens_in_order_of_time(tile: tuple[int, int]) -> 
 def test_an_output_depends_on_the_past_of_its_tile_alone(tile: tuple[int, int]) -> None:
     module, x = mamba(tile), tokens()
     row, time, token = 1, 3, 13
-    y, memory = module(x, module.empty(len(x), x))
+    before = in_segments(module, x, [])
     changed_x = x.clone()
     changed_x[row, time, token] += 1
-    changed_y, changed_memory = module(changed_x, module.empty(len(x), x))
-    changed = (changed_y - y).abs().amax(-1) > 1e-6  # (B, T, S)
-    same = (changed_y == y).all(-1)
+    after = in_segments(module, changed_x, [])
+    changed = (after.out - before.out).abs().amax(-1) > 1e-6  # (B, T, S)
+    same = (after.out == before.out).all(-1)
     mine = tile_of(tile) == tile_of(tile)[token]
 
     assert bool(same[0].all())
@@ -81,21 +84,44 @@ def test_an_output_depends_on_the_past_of_its_tile_alone(tile: tuple[int, int]) 
     assert bool(same[row, :time].all())
     assert bool(changed[row, time, token])
     assert bool(changed[row, time + 1 :][:, mine].all())  # and on to every later token of the tile
-    before = mine & (torch.arange(CONFIG.tokens) < token)
-    assert bool(same[row, time, before].all())
+    earlier = mine & (torch.arange(CONFIG.tokens) < token)
+    assert bool(same[row, time, earlier].all())
 
-    differs = (changed_memory.state != memory.state).flatten(2).any(-1)  # (B, N)
-    assert differs.nonzero().tolist() == [[row, int(tile_of(tile)[token])]]
+    number = int(tile_of(tile)[token])
+    differs = (after.memory.state != before.memory.state).flatten(2).any(-1)  # (B, N)
+    assert differs.nonzero().tolist() == [[row, number]]
+    recalls = (after.recall != before.recall).any(-1)  # (B, T, N)
+    assert recalls.nonzero().tolist() == [[row, t, number] for t in range(time, FRAMES)]
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_recall_is_what_the_state_answers(tile: tuple[int, int]) -> None:
+    """The mean over the tile's tokens of state times C, by hand: without D, which lets the token itself pass by."""
+    module, x = mamba(tile), tokens(2)
+    with torch.no_grad():
+        found = in_segments(module, x, []).recall
+        module.D.zero_()
+        sequences = module.to_tiles(x)
+        mixed, dt = module.project_in(sequences)[..., module.inner :].split([module.channels, module.heads], -1)
+        padded = functional.pad(mixed, (0, 0, CONFIG.conv - 1, 0))
+        weighted = [module.conv_weight[:, 0, i] * padded[:, i : i + mixed.shape[1]] for i in range(CONFIG.conv)]
+        values, B, C = functional.silu(sum(weighted) + module.conv_bias).split([module.inner, 4, 4], -1)
+        values, steps = values.unflatten(-1, (module.heads, -1)), functional.softplus(dt + module.dt_bias)
+        start = module.empty(len(x), x).state.flatten(0, 1)
+        y = scan_sequential(values, steps, -module.log_A.exp(), B, C, module.D, start).y
+    answers = y.reshape(2, module.tiles, 2, -1, module.inner).mean(3)
+    assert_close(found, answers.transpose(1, 2))
 
 
 @pytest.mark.parametrize("tile", TILES)
 def test_look_ahead_changes_no_memory(tile: tuple[int, int]) -> None:
     module, x = mamba(tile), tokens()
-    _, memory = module(x[:, :4], module.empty(len(x), x))
+    memory = in_segments(module, x[:, :4], []).memory
     before = ScanMemory(*(v.clone() for v in memory))
-    ahead, after = module(x[:, 4:], memory, advance=False)
-    assert_same(ahead, module(x[:, 4:], memory)[0])
-    assert after is memory
+    ahead, committed = module(x[:, 4:], memory, advance=False), module(x[:, 4:], memory)
+    assert_same(ahead.out, committed.out)
+    assert_same(ahead.recall, committed.recall)
+    assert ahead.memory is memory
     assert_same(memory, before)
 
 
@@ -105,18 +131,18 @@ def test_shapes_of_the_memory() -> None:
     assert memory.conv.shape == (3, 8, CONFIG.conv - 1, 2 * CONFIG.dim + 2 * CONFIG.state_size)
     assert memory.state.shape == (3, 8, CONFIG.state_size, 4, CONFIG.head_dim)
     assert memory.conv.dtype == torch.float64
-    _, after = module(tokens(rows=3), memory)
-    assert [v.shape for v in after] == [v.shape for v in memory]
+    after = module(tokens(rows=3), memory)
+    assert [v.shape for v in after.memory] == [v.shape for v in memory]
+    assert after.recall.shape == (3, FRAMES, 8, 2 * CONFIG.dim)
 
 
 @pytest.mark.parametrize("width", [2, 3, 6])
 def test_convolution_tail_longer_or_shorter_than_a_frame(width: int) -> None:
     """One token per frame and tile: the convolution reaches over several frames."""
     module = randomised(lambda: BlockwiseMamba(replace(CONFIG, conv=width), (1, 1)), 0)
-    whole, memory = in_segments(module, tokens(), [])
-    parts, after = in_segments(module, tokens(), list(range(1, FRAMES)))
-    assert_close(parts, whole)
-    assert_close(after, memory)
+    whole, parts = in_segments(module, tokens(), []), in_segments(module, tokens(), list(range(1, FRAMES)))
+    assert_close(parts.out, whole.out)
+    assert_close(parts.memory, whole.memory)
 
 
 def test_initial_values_are_those_of_mamba_2() -> None:

@@ -157,11 +157,29 @@ def test_every_denoising_step_starts_from_the_last_frame(model: WorldModel) -> N
     with torch.no_grad():
         for k in range(steps, 0, -1):
             level = torch.full((3, 1), k / steps, dtype=torch.float64)
-            clean = model.denoise(model.backbone(x, level, actions, memory)[0])
+            clean = model.denoise(model.backbone(x, level, actions, memory).tokens)
             x = x + (clean - x) / k  # the velocity (x - clean) / level, for a step of 1 / K
     out = imagine(model, [0, 1, 2], memory, 4, steps)
     assert int((out.frame.int() - model.tokenizer.decode(x)[:, 0].int()).abs().max()) <= 1
     assert float((out.frame != model.tokenizer.decode(x)[:, 0]).double().mean()) < 1e-3  # levels are float32
+
+
+def test_every_frame_knows_its_level_of_noise(model: WorldModel) -> None:
+    """Small and large changes of one frame's level are told apart there, and change nothing before it."""
+    source = generator(0)
+    latents = torch.randn(1, 6, 8, 6, generator=source, dtype=torch.float64)
+    level = torch.full((1, 6), 0.5, dtype=torch.float64)
+    actions = torch.zeros(1, 6, dtype=torch.int64)
+
+    @torch.no_grad()
+    def tokens(at: Tensor) -> Tensor:
+        return model.backbone(latents, at, actions, model.empty(1)).tokens
+
+    before = tokens(level)
+    for value in (0.0, 0.49, 0.51, 1.0):
+        changed = tokens(level.index_fill(1, torch.tensor([3]), value))
+        assert_same(changed[:, :3], before[:, :3])
+        assert (changed[:, 3] - before[:, 3]).abs().max() > 1e-2
 
 
 def test_same_seed_same_dream(model: WorldModel) -> None:
@@ -243,7 +261,7 @@ def test_gradient_reaches_the_first_frame_of_a_long_clip(scan: Any, window: int,
     model = random_model(small_config(scan=scan, window=window), 0)
     latents = torch.randn(1, 40, 8, 6, generator=generator(0), dtype=torch.float64, requires_grad=True)
     _, actions = video(model, 1, 40)
-    hidden, _ = model.backbone(latents, torch.zeros(1, 40, dtype=torch.float64), actions, model.empty(1))
+    hidden = model.backbone(latents, torch.zeros(1, 40, dtype=torch.float64), actions, model.empty(1)).tokens
     weight = torch.randn(hidden[:, -1].shape, generator=generator(1), dtype=torch.float64)
     (gradient,) = torch.autograd.grad((hidden[:, -1] * weight).sum(), latents)
     reach = gradient.abs().amax((0, 2, 3))

@@ -105,7 +105,7 @@ def test_not_fitted() -> None:
         ({"patch": 5}, "patch=5 does not divide the frame 16x8"),
         ({"patch": 0}, "patch"),
         ({"tiles": ((1, 1), (1, 3))}, r"tile \(1, 3\) does not divide the 4x2 token grid"),
-        ({"tiles": ((0, 1),)}, r"tile \(0, 1\)"),
+        ({"tiles": ((0, 1),)}, r"tile.*\(0, 1\)"),
         ({"tiles": ()}, "tiles"),
         ({"dim": 36}, "dim=36 over heads=2"),
         ({"heads": 8}, "dim=32 over heads=8"),

@@ -66,7 +66,10 @@ def randomised(build: Callable[[], M], seed: int) -> M:
 def random_model(config: WorldModelConfig, seed: int) -> WorldModel:
     """A float64 model with all parameters random and its tokenizer fitted to random frames."""
     model = randomised(lambda: WorldModel(config), seed).eval()
-    model.tokenizer.fit(random_frames(config, 64, source=generator(seed)))
+    source = generator(seed)
+    model.tokenizer.fit(random_frames(config, 64, source=source))
+    model.readout.standardise.mean.normal_(generator=source)
+    model.readout.standardise.variance.uniform_(0.5, 2, generator=source)
     return model
 
 

@@ -8,6 +8,8 @@ from worldmodel.memory import Memory
 from worldmodel.model import Features, Imagined, Losses, WorldModel
 from worldmodel.training import Trainer, TrainingConfig
 
+__version__ = "0.1.0"
+
 __all__ = [
     "NO_ACTION",
     "Checkpoint",

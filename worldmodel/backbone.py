@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,24 @@ from worldmodel.attention import FrameLocalAttention
 from worldmodel.config import WorldModelConfig
 from worldmodel.mamba import BlockwiseMamba
 from worldmodel.memory import LayerMemory, Memory
+
+
+class Mixed(NamedTuple):
+    """One layer's outputs (B, T, S, D), its recall (B, T, N, channels) where it has a scan, and its memory."""
+
+    x: Tensor
+    recall: Tensor | None
+    memory: LayerMemory
+
+
+class Hidden(NamedTuple):
+    """What the stack makes of T frames: one vector per token (B, T, S, D), the recall of every layer with a scan
+    (B, T, N, channels), and the memory after the last frame.
+    """
+
+    tokens: Tensor
+    recall: tuple[Tensor, ...]
+    memory: Memory
 
 
 class Layer(nn.Module):
@@ -36,20 +55,18 @@ class Layer(nn.Module):
             self.attention.empty(rows, like) if self.attention else None,
         )
 
-    def forward(
-        self, x: Tensor, condition: Tensor, memory: LayerMemory, seen: Tensor, *, advance: bool
-    ) -> tuple[Tensor, LayerMemory]:
+    def forward(self, x: Tensor, condition: Tensor, memory: LayerMemory, seen: Tensor, *, advance: bool) -> Mixed:
         """x (B, T, S, D), condition (B, T, D), seen (B,) frames before x."""
         parts = self.modulation(condition)[:, :, None].chunk(9, -1)  # 9 x (B, T, 1, D)
-        scan, window = memory.scan, memory.window
+        scan, window, recall = memory.scan, memory.window, None
         if self.scan is not None and scan is not None:
-            mixed, scan = self.scan(self.modulate(x, *parts[0:2]), scan, advance=advance)
+            mixed, recall, scan = self.scan(self.modulate(x, *parts[0:2]), scan, advance=advance)
             x = torch.addcmul(x, parts[2], mixed)
         if self.attention is not None and window is not None:
             mixed, window = self.attention(self.modulate(x, *parts[3:5]), window, seen, advance=advance)
             x = torch.addcmul(x, parts[5], mixed)
         x = torch.addcmul(x, parts[8], self.mlp(self.modulate(x, *parts[6:8])))
-        return x, LayerMemory(scan, window)
+        return Mixed(x, recall, LayerMemory(scan, window))
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Adaptive layer norm."""
@@ -70,6 +87,12 @@ class Backbone(nn.Module):
         )
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
 
+    @property
+    def scans(self) -> list[tuple[int, int]]:
+        """(tiles, channels of the recall) of every layer that has a scan."""
+        layers = [layer.scan for layer in self.layers if isinstance(layer, Layer)]
+        return [(scan.tiles, scan.inner) for scan in layers if scan is not None]
+
     def empty(self, rows: int) -> Memory:
         """Memory of `rows` dreams that have seen nothing."""
         like = self.position
@@ -78,21 +101,23 @@ class Backbone(nn.Module):
 
     def forward(
         self, latents: Tensor, noise: Tensor, actions: Tensor, memory: Memory, *, advance: bool = True
-    ) -> tuple[Tensor, Memory]:
+    ) -> Hidden:
         """Continue from `memory`: latents (B, T, S, C), noise levels in [0, 1] and actions (B, T).
 
-        Action -1 is "none". Returns hidden (B, T, S, D) and the memory after the last frame; with `advance=False` the
-        memory is returned as it was, which is cheaper.
+        Action -1 is "none". With `advance=False` the memory is returned as it was, which is cheaper.
         """
         x = self.patch_in(latents) + self.position
         none = torch.full_like(actions, self.num_actions)
         condition = self.noise(fourier(noise, self.noise_bands)) + self.action(torch.where(actions < 0, none, actions))
         condition = nn.functional.silu(condition)
-        layers = []
+        layers, recalls = [], []
         for layer, remembered in zip(self.layers, memory.layers, strict=True):
-            x, after = layer(x, condition, remembered, memory.frames, advance=advance)
+            x, recall, after = layer(x, condition, remembered, memory.frames, advance=advance)
             layers.append(after)
-        return x, Memory(tuple(layers), memory.frames + latents.shape[1]) if advance else memory
+            if recall is not None:
+                recalls.append(recall)
+        after = Memory(tuple(layers), memory.frames + latents.shape[1]) if advance else memory
+        return Hidden(x, tuple(recalls), after)
 
 
 def fourier(level: Tensor, bands: int) -> Tensor:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -54,7 +55,13 @@ def load_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> C
         raise InputError(
             f"{folder / CONFIG} has format {meta.get('format')!r}, this version reads {FORMAT}: train again"
         )
-    model = WorldModel(WorldModelConfig.from_dict(meta["model"]))
+    missing = [key for key in ("model", "world", "step") if key not in meta]
+    if missing:
+        raise InputError(f"{folder / CONFIG} lacks {', '.join(missing)}: copy or train the checkpoint again")
+    try:
+        model = WorldModel(WorldModelConfig.from_dict(meta["model"]))
+    except (InputError, TypeError) as error:
+        raise InputError(f"{folder / CONFIG} describes no world model of this version: {error}") from error
     try:
         tensors = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
@@ -79,13 +86,24 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], s
     module.load_state_dict(tensors)
 
 
+def read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """A dictionary of tensors and plain values written by `torch.save`, read without running any of its code."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, KeyError, UnpicklingError) as error:
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}): it is damaged; delete it to start this part again"
+        ) from error
+    return state
+
+
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """A JSON object, or an `InputError` that says what should have been there."""
     try:
         value = json.loads(path.read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path} does not exist: {path.parent} is not {what}") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): {path.parent} is not {what}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object: {path.parent} is not {what}")

@@ -19,8 +19,11 @@ class WorldModelConfig:
     """
 
     height: int = 56
+    """Rows of pixels in a frame."""
     width: int = 56
+    """Columns of pixels in a frame."""
     num_actions: int = 3
+    """Discrete actions of the environment."""
 
     patch: int = 14
     """Side of a square patch in pixels; must divide height and width."""
@@ -28,19 +31,28 @@ class WorldModelConfig:
     """Numbers kept per patch by the tokenizer."""
 
     dim: int = 128
+    """Width of the tokens."""
     layers: int = 4
+    """Layers, each of scan, attention and feed-forward."""
     heads: int = 4
+    """Attention heads."""
     mlp_ratio: float = 4.0
+    """Hidden width of the feed-forward part, in units of `dim`."""
     scan: Scan = "blockwise"
+    """What the state-space scan runs over: tiles of the token grid, whole frames, or nothing."""
     tiles: tuple[tuple[int, int], ...] = ((2, 2), (1, 1))
     """Tile size (rows, columns of tokens) by layer, repeated over the layers. The paper mixes small and large."""
     window: int = 4
     """A frame attends to itself and the `window` frames before it; 0 leaves out attention (paper: k = 10)."""
 
     state_size: int = 32
+    """State of the scan per channel."""
     head_dim: int = 64
+    """Channels per head of the scan."""
     expand: int = 2
+    """Inner width of the scan, in units of `dim`."""
     conv: int = 4
+    """Tokens that the scan's convolution reaches over."""
 
     features: int = 256
     """Width of the features that heads and policies read."""
@@ -48,11 +60,14 @@ class WorldModelConfig:
     """Rewards predicted from one frame's features: its own and those of the frames after it (Dreamer 4, section 3.2:
     predicting several steps ahead makes the features carry what will matter). Only the first is used in dreams."""
 
+    reward_weight: float = 1.0
+    """Weight of the reward loss beside the diffusion loss; more where rewards are rare."""
     context_prob: float = 0.5
     """Share of training clips whose prefix, longer than half, stays clean (paper, long-context training)."""
     noise_mean: float = 0.3
-    noise_std: float = 1.2
     """Training noise levels are sigmoid(normal(noise_mean, noise_std))."""
+    noise_std: float = 1.2
+    """Spread of the training noise levels."""
     min_noise: float = 0.25
     """Floor of the noise level in the loss weight 1 / max(level, floor)^2, the weight of the velocity error."""
 

@@ -20,6 +20,14 @@ class ScanMemory(NamedTuple):
     state: Tensor  # (B, N, state_size, heads, head_dim)
 
 
+class Scanned(NamedTuple):
+    """Outputs (B, T, S, D); what each tile's state answered in each frame, (B, T, N, channels); the new memory."""
+
+    out: Tensor
+    recall: Tensor
+    memory: ScanMemory
+
+
 class BlockwiseMamba(nn.Module):
     """Cut the grid into tiles, scan each tile's tokens in order of time, put the grid together again.
 
@@ -61,8 +69,8 @@ class BlockwiseMamba(nn.Module):
             like.new_zeros(rows, self.tiles, self.state_size, self.heads, self.head_dim),
         )
 
-    def forward(self, x: Tensor, memory: ScanMemory, *, advance: bool = True) -> tuple[Tensor, ScanMemory]:
-        """Continue every tile's scan over x (B, T, S, D); returns the outputs, same shape, and the new memory.
+    def forward(self, x: Tensor, memory: ScanMemory, *, advance: bool = True) -> Scanned:
+        """Continue every tile's scan over x (B, T, S, D).
 
         `advance=False` looks ahead: same outputs, the memory unchanged.
         """
@@ -73,8 +81,9 @@ class BlockwiseMamba(nn.Module):
         tail = padded[:, -(self.conv_width - 1) :]
         mixed = functional.conv1d(padded.transpose(1, 2), self.conv_weight, self.conv_bias, groups=self.channels)
         values, B, C = functional.silu(mixed.transpose(1, 2)).split([self.inner, self.state_size, self.state_size], -1)
+        values = values.unflatten(-1, (self.heads, self.head_dim))
         y, state = scan(
-            values.unflatten(-1, (self.heads, self.head_dim)),
+            values,
             functional.softplus(dt + self.dt_bias),
             -self.log_A.exp(),
             B,
@@ -83,10 +92,13 @@ class BlockwiseMamba(nn.Module):
             memory.state.flatten(0, 1),
             advance=advance,
         )
+        # D * x is the token itself passing by; what is left came out of the state.
+        answers = (y - self.D[:, None] * values).reshape(b, self.tiles, frames, -1, self.inner)
+        recall = answers.mean(3).transpose(1, 2)
         out = self.project_out(self.norm(y.flatten(2) * functional.silu(gate)))
         if advance:
             memory = ScanMemory(tail.unflatten(0, (b, self.tiles)), state.unflatten(0, (b, self.tiles)))
-        return self.from_tiles(out, frames, tokens), memory
+        return Scanned(self.from_tiles(out, frames, tokens), recall, memory)
 
     def to_tiles(self, x: Tensor) -> Tensor:
         """(B, T, S, D) -> (B * N, T * b_h * b_w, D)."""

@@ -65,7 +65,7 @@ class WorldModel(nn.Module):
         self.tokenizer = PatchTokenizer(config)
         self.backbone = Backbone(config)
         self.denoise = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, config.latent_channels))
-        self.readout = Readout(config.tokens, config.dim, config.features)
+        self.readout = Readout(config.tokens, config.dim, self.backbone.scans, config.features)
         self.twohot = TwoHot()
         self.reward_head = mlp(config.features, config.features, config.reward_horizon * self.twohot.count)
         self.termination_head = mlp(config.features, config.features, 1)
@@ -90,13 +90,13 @@ class WorldModel(nn.Module):
         )
         noise = torch.randn(latents.shape, generator=generator, device=generator.device, dtype=latents.dtype)
         level = level.to(latents.dtype)
-        hidden, _ = self.backbone(add_noise(latents, level, noise), level, clips.actions, self.empty(len(mask)))
+        hidden = self.backbone(add_noise(latents, level, noise), level, clips.actions, self.empty(len(mask)))
 
-        error = (self.denoise(hidden) - latents).square().mean((-1, -2)) * loss_weight(level, config.min_noise)
+        error = (self.denoise(hidden.tokens) - latents).square().mean((-1, -2)) * loss_weight(level, config.min_noise)
         diffusion = masked_mean(error, mask & ~clean)
 
-        features = self.readout(hidden)
         read = mask & clean
+        features = self.readout(hidden.tokens, hidden.recall, read if self.training else None)
         ahead = future_rewards(clips.rewards, mask & (clips.actions != NO_ACTION), config.reward_horizon)
         logits = self.reward_head(features).unflatten(-1, (config.reward_horizon, -1))
         reward = masked_mean(self.twohot.loss(logits, ahead.rewards), read[..., None] & ahead.exists)
@@ -106,7 +106,8 @@ class WorldModel(nn.Module):
             ),
             read,
         )
-        return Losses(diffusion + reward + termination, diffusion, reward, termination)
+        total = diffusion + config.reward_weight * reward + termination
+        return Losses(total, diffusion, reward, termination)
 
     def observe(self, frames: Tensor, actions: Tensor, memory: Memory | None = None) -> tuple[Features, Memory]:
         """Let real frames enter memory: frames (B, T, h, w, 3) uint8, actions (B, T) that led to them, -1 = none.
@@ -142,8 +143,8 @@ class WorldModel(nn.Module):
         levels = euler_levels(steps).tolist()
         for level, target in itertools.pairwise(levels):
             at = x.new_full((rows, 1), level)
-            hidden, _ = self.backbone(x, at, actions[:, None], memory, advance=False)
-            x = euler_step(x, self.denoise(hidden), level, target)
+            hidden = self.backbone(x, at, actions[:, None], memory, advance=False)
+            x = euler_step(x, self.denoise(hidden.tokens), level, target)
         frame = self.tokenizer.decode(x)
         seen, after = self._commit(self.tokenizer.encode(frame), actions[:, None], memory)
         if active is not None:
@@ -151,11 +152,11 @@ class WorldModel(nn.Module):
         return Imagined(frame[:, 0], seen.reward[:, 0], seen.termination[:, 0], seen.features[:, 0], after)
 
     def _commit(self, latents: Tensor, actions: Tensor, memory: Memory) -> tuple[Features, Memory]:
-        hidden, memory = self.backbone(latents, latents.new_zeros(actions.shape), actions, memory)
-        features = self.readout(hidden)
+        hidden = self.backbone(latents, latents.new_zeros(actions.shape), actions, memory)
+        features = self.readout(hidden.tokens, hidden.recall)
         logits = self.reward_head(features)[..., : self.twohot.count]
         termination = torch.sigmoid(self.termination_head(features)[..., 0])
-        return Features(features, self.twohot.mean(logits), termination), memory
+        return Features(features, self.twohot.mean(logits), termination), hidden.memory
 
     def _noise(self, shape: tuple[int, ...], generator: Generators, active: Tensor | None) -> Tensor:
         dtype = self.backbone.position.dtype

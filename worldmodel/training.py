@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from worldmodel.checkpoint import replace, save_checkpoint
+from worldmodel.checkpoint import read_state, replace, save_checkpoint
 from worldmodel.episodes import Clips
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
+from worldmodel.stepping import run_steps
 
 STATE = "training.pt"
 
@@ -42,8 +41,11 @@ class TrainingConfig:
     length: int = 24
     """Frames per clip: how far back gradients reach."""
     muon_lr: float = 0.01
+    """Learning rate of Muon, for the matrices of the layers."""
     adam_lr: float = 1e-3
+    """Learning rate of AdamW, for everything else."""
     weight_decay: float = 0.01
+    """Weight decay of both."""
     warmup: int = 50
     """Steps over which learning rates rise from zero."""
     clip: float = 1.0
@@ -55,6 +57,7 @@ class TrainingConfig:
     save_seconds: float = 60.0
     """Time between checkpoints."""
     seed: int = 0
+    """Which clips and which noise are drawn."""
 
 
 class Trainer:
@@ -84,7 +87,8 @@ class Trainer:
         )
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.optimizers = make_optimizers(model, config)
-        self.step = 0
+        self.step, self.whole = 0, True
+        self.recent: list[dict[str, Tensor]] = []
         self.data_generator = np.random.default_rng(config.seed)
         self.noise_generator = torch.Generator(model.device).manual_seed(config.seed)
         if (out / STATE).exists():
@@ -95,33 +99,24 @@ class Trainer:
 
         An interruption saves before it is passed on, so nothing is lost.
         """
-        if self.step == 0 and until > 0:
-            self.fit_tokenizer()
-        recent: list[dict[str, Tensor]] = []
-        saved = time.monotonic()
-        bar = tqdm(total=until, initial=self.step, desc="world model", unit="step", disable=not progress)
-        try:
-            while self.step < until:
-                recent = [*recent[-99:], self.train_step()]
-                bar.update()
-                if self.step % 20 == 0:
-                    means = mean_of(recent[-20:])
-                    bar.set_postfix({k: f"{v:.3f}" for k, v in means.items() if k != "grad_norm"})
-                    for name, value in means.items() if self.writer else ():
-                        assert self.writer is not None
-                        self.writer.add_scalar(f"world_model/{name}", value, self.step)
-                if time.monotonic() - saved > self.config.save_seconds:
-                    self.save()
-                    saved = time.monotonic()
-        finally:
-            bar.close()
-            self.save()
-        return mean_of(recent)
+        return run_steps(
+            self,
+            until,
+            name="world_model",
+            unit="step",
+            units=1,
+            shown=("loss", "diffusion", "reward", "termination"),
+            every=20,
+            save_seconds=self.config.save_seconds,
+            writer=self.writer,
+            progress=progress,
+        )
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimiser step; returns losses and the gradient norm as scalar tensors."""
         self.model.train()
         clips = self.source.sample(self.config.batch, self.config.length, self.data_generator).to(self.model.device)
+        self.whole = False
         losses = self.model.loss(clips, self.noise_generator)
         torch.autograd.backward(losses.total)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -135,6 +130,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.update_average()
+        self.whole = True
         return {
             "loss": losses.total.detach(),
             "diffusion": losses.diffusion.detach(),
@@ -148,9 +144,13 @@ class Trainer:
         """Move the average towards the weights; faster at first, while the weights are still far from useful."""
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        for mean, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            mean.copy_(torch.lerp(mean, current, 1 - decay) if mean.is_floating_point() else current)
 
-    def fit_tokenizer(self) -> None:
+    def prepare(self) -> None:
         """Fit the tokenizer to a sample of real frames."""
+        if bool(self.model.tokenizer.fitted):
+            return
         count = max(1, self.config.fit_frames // self.config.length)
         clips = self.source.sample(count, self.config.length, self.data_generator)
         self.model.tokenizer.fit(clips.frames[clips.mask].to(self.model.device))
@@ -161,6 +161,7 @@ class Trainer:
         save_checkpoint(self.out, self.average, world=self.world, step=self.step)
         state = {
             "step": self.step,
+            "recent": self.recent,
             "config": asdict(self.config),
             "model_config": self.model.config.to_dict(),
             "model": self.model.state_dict(),
@@ -174,10 +175,10 @@ class Trainer:
     def load(self) -> None:
         """Continue from `training.pt`; refuses one of another configuration, naming what differs."""
         path = self.out / STATE
-        state = torch.load(path, map_location=self.model.device, weights_only=True)
+        state = read_state(path, self.model.device)
         check_same(path, state["model_config"], self.model.config.to_dict())
         check_same(path, state["config"], asdict(self.config), but=("save_seconds",))
-        self.step = state["step"]
+        self.step, self.recent = state["step"], state["recent"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -187,11 +188,17 @@ class Trainer:
 
 
 def make_optimizers(model: WorldModel, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, except the modulation, and AdamW for everything else."""
+    """Muon for the matrices inside the layers, the read-out and the heads; AdamW for everything else.
+
+    Everything else is what sees raw conditions (the modulation), inputs and outputs. Muon moves all directions of a
+    matrix alike, the weak ones that carry memory too: a head learned a rule over two remembered bits with it where
+    AdamW did not.
+    """
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        inner = name.startswith("backbone.layers.") and parameter.ndim == 2 and ".modulation." not in name
+        hidden = name.startswith(("backbone.layers.", "readout.", "reward_head.0.", "termination_head.0."))
+        inner = hidden and parameter.ndim == 2 and ".modulation." not in name
         (matrices if inner else rest).append(parameter)
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay),
@@ -201,11 +208,6 @@ def make_optimizers(model: WorldModel, config: TrainingConfig) -> list[torch.opt
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
     return optimizers
-
-
-def mean_of(records: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean of every entry over records of scalars."""
-    return {k: float(torch.stack([r[k] for r in records]).mean()) for k in records[0]} if records else {}
 
 
 def check_same(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any], but: tuple[str, ...] = ()) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,11 +18,14 @@ from agents.report.page import Clip, Evaluated, Report, write_report
 from agents.report.plots import read_curves
 from agents.report.video import Panel, encode_png, filmstrip, montage, write_mp4
 from agents.statistics import bootstrap_interval, separated
+from worldmodel import __version__
 from worldmodel.episodes import Episode, EpisodeStore
+from worldmodel.episodes.data import KEYS
 from worldmodel.model import WorldModel
 
-PACKAGES = ("torch", "gymnasium", "numpy", "lssvwm")
 CONTEXT = 8
+SHOWN = 96
+"""Frames of an episode that are shown at most."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Dreamt:
 def dream_along(model: WorldModel, episode: Episode, *, context: int, steps: int, seed: int = 0) -> Dreamt:
     """Observe the first `context` frames, at most half of the episode, then dream on under its recorded actions."""
     context = max(1, min(context, len(episode.image) // 2))
-    frames = torch.as_tensor(episode.image, device=model.device)[None]
-    actions = torch.as_tensor(episode.action, device=model.device)[None]
+    frames = torch.tensor(episode.image, device=model.device)[None]
+    actions = torch.tensor(episode.action, device=model.device)[None]
     generator = torch.Generator(model.device).manual_seed(seed)
     _, memory = model.observe(frames[:, :context], actions[:, :context])
     dreamt, psnr = [], []
@@ -67,12 +70,18 @@ def report_run(
     clips, drift = [], {}
     for name, evaluation in (("random", random), (learned[-1][0], last)):
         store = EpisodeStore(out / "examples" / name)
-        episode = store.read(store.names[-1])
+        episode = beginning(store.read(store.names[-1]), SHOWN)
         dreamt = dream_along(model, episode, context=CONTEXT, steps=int(settings["dreamer"]["steps"]))
         drift[evaluation.name] = {"context": dreamt.context, "psnr_by_frame": dreamt.psnr}
         clips.append(_clip(folder, evaluation.name, episode, dreamt))
 
-    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    versions = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "gymnasium": gymnasium.__version__,
+        "numpy": np.__version__,
+        "lssvwm": __version__,
+    }
     results = {
         "env": settings["env"],
         "command": command,
@@ -96,11 +105,16 @@ def report_run(
                 for name, figures in learned
             ),
         ],
-        curves=read_curves(out / "tensorboard"),
+        curves={k: v for part in sorted((out / "tensorboard").iterdir()) for k, v in read_curves(part).items()},
         clips=clips,
         results=results,
     )
     return write_report(folder, report)
+
+
+def beginning(episode: Episode, frames: int) -> Episode:
+    """The first `frames` frames of an episode, without its extras."""
+    return Episode(*(getattr(episode, key)[:frames] for key in KEYS))
 
 
 def _summary(

@@ -1,0 +1,49 @@
+"""Where dreams begin: the real episodes that a checkpoint names, checked against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worldmodel.checkpoint import Checkpoint
+from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError
+
+
+def contexts_folder(checkpoint: Checkpoint) -> Path:
+    """The folder of episodes that a checkpoint names, relative to itself."""
+    named = checkpoint.world.get("episodes")
+    if named is None:
+        raise InputError(f"{checkpoint.path} names no folder of episodes: give contexts=FOLDER")
+    folder = (checkpoint.path / str(named)).resolve()
+    if not folder.is_dir():
+        raise InputError(f"{checkpoint.path} names the episodes {folder}, which are not there: give contexts=FOLDER")
+    return folder
+
+
+def check_world(checkpoint: Checkpoint, store: EpisodeStore) -> None:
+    """Raise an InputError unless model, real environment and contexts agree in frame size and action space."""
+    config = checkpoint.model.config
+    count = checkpoint.world.get("num_actions", config.num_actions)
+    if count != config.num_actions:
+        raise InputError(
+            f"{checkpoint.path} models {config.num_actions} actions, but its environment has {count}: train it again"
+        )
+    if store.image_shape != (config.height, config.width):
+        raise InputError(
+            f"contexts show frames of {store.image_shape}, {checkpoint.path} models {(config.height, config.width)}: "
+            "record them at the model's size, or choose other contexts"
+        )
+    if store.max_action >= config.num_actions:
+        raise InputError(
+            f"contexts hold action {store.max_action}, {checkpoint.path} models {config.num_actions} actions: "
+            "they come from another action space"
+        )
+
+
+def check_length(store: EpisodeStore, context_length: int) -> None:
+    """Raise an InputError unless `store` has an episode that goes on after `context_length` frames."""
+    if store.lengths.max() <= context_length:
+        raise InputError(
+            f"contexts of {context_length} frames need an episode of {context_length + 1} or more, but the longest in "
+            f"{store.root} has {store.lengths.max()}: set a smaller context_length, or choose other contexts"
+        )

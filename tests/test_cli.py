@@ -1,0 +1,313 @@
+"""What the scripts say: help for every option, and one line for everything that cannot work."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import TINY_LOOP, TINY_WORLD, start
+from worlds import small_store
+
+import train_agent
+import train_wm
+from agents.cli import LearnOptions, LoopOptions, main_with, parse
+from agents.settings import PRESETS, from_json, to_json
+from worldmodel.checkpoint import load_checkpoint
+from worldmodel.episodes import EpisodeStore
+
+SCRIPTS: dict[str, Callable[[], None]] = {"train_agent.py": train_agent.main, "train_wm.py": train_wm.main}
+SHORT_WORLD = (*TINY_WORLD, "--collect-episodes", "4", "--world-steps", "3")
+SHORT_LOOP = (
+    *TINY_LOOP,
+    *("--collect-episodes", "4", "--world-steps", "3", "--dreams", "2", "--eval-episodes", "2"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, script: str, *args: object) -> int:
+    """Run a script in this process; its exit status."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
+    try:
+        main_with(SCRIPTS[script])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of train_wm.py; tests copy what they change."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        assert call(patch, "train_wm.py", *SHORT_WORLD, "--out", out) == 0
+    return out
+
+
+class Refusal:
+    """Calls that have to end in one line on standard error, with exit status 2."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, script: str, *args: object) -> str:
+        self.capsys.readouterr()
+        status = call(self.monkeypatch, script, *args)
+        output, errors = self.capsys.readouterr()
+        assert (status, output) == (2, ""), errors
+        assert re.fullmatch(r"error: [^\n]+\n", errors), errors
+        return errors
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
+    return Refusal(monkeypatch, capsys)
+
+
+# Help and settings
+
+
+@pytest.mark.parametrize("kind", [LoopOptions, LearnOptions])
+def test_every_option_has_a_line_of_help(
+    kind: type[LoopOptions] | type[LearnOptions], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # wider ones get two columns
+    with pytest.raises(SystemExit) as end:
+        parse(kind, ["--preset", "demo", "--help"])
+    assert end.value.code == 0
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    options = {}
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if match := re.match(r"(?:-h, )?(--[a-z][\w.-]*)", line):
+            text = line.split("  ", 1)[1] if "  " in line else following
+            options[match.group(1)] = text.strip()
+    assert len(options) > 30
+    assert [name for name, text in options.items() if not re.match(r"\w", text)] == []
+    offered = set(options)
+    assert {"--env", "--model.dim", "--training.batch", "--processes", "--resume"} <= offered
+    derived = ("--model.height", "--model.width", "--model.num-actions", "--training.seed", "--dreamer.seed")
+    assert not offered & set(derived)
+    assert ("--dreamer.rows" in offered) == (kind is LoopOptions)
+
+
+def test_a_preset_gives_the_defaults_and_options_go_before_it(tmp_path: Path) -> None:
+    parsed = parse(LoopOptions, ["--preset=smoke", "--out", str(tmp_path / "run"), "--world-steps", "7"])
+    smoke = PRESETS["smoke"]
+    assert (parsed.world_steps, parsed.collect_episodes, parsed.model) == (7, smoke.collect_episodes, smoke.model)
+    assert not (tmp_path / "run").exists()
+    learn = parse(LearnOptions, ["--preset", "memory-maze", "--out", str(tmp_path / "run")])
+    assert (learn.env, learn.processes) == ("lssvwm/MemoryMaze-9x9-v0", True)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_survive_json(name: str, tmp_path: Path) -> None:
+    settings = replace(PRESETS[name], world_model=tmp_path, seed=3)
+    assert from_json(type(settings), json.loads(json.dumps(to_json(settings))), tmp_path) == settings
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (["--preset", "huge"], ["'huge'", "default, demo, smoke, memory-maze"]),
+        (["--env", "MiniGrid-MemoryS8-v0"], ["'MiniGrid-MemoryS8-v0'", "did you mean", "MiniGrid-MemoryS7-v0"]),
+        (["--env", "nowhere:Maze-v0"], ["'nowhere'", "cannot be found"]),
+        (["--actions", "0", "9"], ["(0, 9)", "actions 0..6"]),
+        (["--model.patch", "10"], ["patch=10", "56x56"]),
+        (["--size", "64"], ["patch=28", "64x64"]),
+        (["--model.heads", "3"], ["heads=3"]),
+        (["--collector", "oracle"], ["'oracle'", "'random'"]),
+        (["--collect-episodes", "0"], ["collect_episodes is 0", "1 or more"]),
+        (["--rounds", "0"], ["rounds is 0"]),
+        (["--world-model", "/no/checkpoint"], ["/no/checkpoint/config.json", "does not exist"]),
+        (["--contexts", "/no/episodes"], ["--contexts", "--world-model"]),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_written(
+    args: list[str], names: list[str], refusal: Refusal, tmp_path: Path
+) -> None:
+    preset = [] if "--preset" in args else ["--preset", "smoke"]
+    said = refusal("train_agent.py", *preset, *args, "--out", tmp_path / "run")
+    assert [name for name in names if name not in said] == [], said
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_is_one_line_without_a_traceback_and_exit_status_2(tmp_path: Path) -> None:
+    process = start("train_wm.py", "--env", "NoSuchWorld-v0", "--out", str(tmp_path / "run"))
+    output, errors = process.communicate(timeout=120)
+    assert (process.returncode, output, len(errors.splitlines())) == (2, "", 1)
+    assert errors.startswith("error: unknown environment id 'NoSuchWorld-v0'")
+
+
+def test_out_has_to_be_a_folder(refusal: Refusal, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "file" in refusal("train_agent.py", "--out", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# Runs that are there
+
+
+def test_a_run_is_not_overwritten_and_keeps_its_settings(refusal: Refusal, trained: Path) -> None:
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    assert "add --resume" in refusal("train_wm.py", *SHORT_WORLD, "--out", trained)
+    resume = ("--out", trained, "--resume", "--no-progress")
+    said = refusal("train_wm.py", *resume, "--model.dim", "64", "--seed", "5")
+    assert "model.dim (32 there, 64 here)" in said
+    assert "seed (0 there, 5 here)" in said
+    assert "preset ('smoke' there, 'demo' here)" in refusal("train_wm.py", *resume, "--preset", "demo")
+    said = refusal("train_agent.py", *resume)
+    assert "another script" in said
+    assert "episodes" in said
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_only_rounds_may_grow(
+    refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert call(monkeypatch, "train_agent.py", *SHORT_LOOP, "--out", out, "--rounds", "2") == 0
+    resume = ("--out", out, "--resume", "--no-progress")
+    assert "2 rounds" in refusal("train_agent.py", *resume, "--rounds", "1")
+    first = {name: (out / "stages" / name).read_text() for name in ("0-collect.json", "1-evaluation.json")}
+    assert call(monkeypatch, "train_agent.py", *resume, "--rounds", "3") == 0
+    assert {name: (out / "stages" / name).read_text() for name in first} == first
+    store = EpisodeStore(out / "episodes")
+    assert sorted(int(store.read(name).extras["seed"]) for name in store.names) == list(range(12))
+    stages = json.loads((out / "report" / "results.json").read_text())["stages"]
+    assert [stages[f"{i}-world-model"]["steps"] for i in range(3)] == [3, 6, 9]
+    assert [stages[f"{i}-policy"]["batches"] for i in range(3)] == [2, 4, 6]
+
+
+def test_a_damaged_episode_is_named_and_the_others_stay(
+    refusal: Refusal, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the process was killed by the machine: the file is named, deleted by hand, and recorded again."""
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    for stage in (out / "stages").iterdir():
+        stage.unlink()
+    files = sorted((out / "episodes").glob("*.npz"))
+    whole = files[1].read_bytes()
+    files[1].write_bytes(whole[: len(whole) // 2])
+    others = {path: path.read_bytes() for path in files if path != files[1]}
+    said = refusal("train_wm.py", "--out", out, "--resume", "--no-progress")
+    assert files[1].name in said
+    assert "delete it" in said
+    assert {path: path.read_bytes() for path in others} == others
+    files[1].unlink()
+    assert call(monkeypatch, "train_wm.py", "--out", out, "--resume", "--no-progress") == 0
+    store = EpisodeStore(out / "episodes")
+    assert sorted(int(store.read(name).extras["seed"]) for name in store.names) == list(range(4))
+
+
+# World models and episodes that are given
+
+
+def test_a_given_world_model_brings_its_environment_and_its_contexts(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = (trained / "world_model" / "model.safetensors").read_bytes()
+    out = tmp_path / "run"
+    options = ("--world-model", trained / "world_model", "--out", out, "--no-progress", "--num-envs", "2")
+    small = ("--no-processes", "--dreams", "2", "--eval-episodes", "2", "--dreamer.rows", "4", "--dreamer.context", "2")
+    assert call(monkeypatch, "train_agent.py", *options, *small, "--dreamer.horizon", "3") == 0
+    found = json.loads((out / "report" / "results.json").read_text())
+    assert list(found["stages"]) == ["0-policy", "random", "0-evaluation"]
+    assert found["settings"]["actions"] == [0, 1, 2]
+    assert found["settings"]["max_episode_steps"] == 60
+    assert not (out / "episodes").exists()
+    assert (trained / "world_model" / "model.safetensors").read_bytes() == weights
+    resumed = parse(LoopOptions, ["--out", str(out), "--resume"])
+    assert resumed.world_model == (trained / "world_model").resolve()
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (["--actions", "None"], ["7 actions", "--actions"]),
+        (["--size", "28"], ["(28, 28)", "(56, 56)", "--size"]),
+        (["--contexts", "/no/episodes"], ["/no/episodes", "does not exist"]),
+    ],
+)
+def test_a_given_world_model_has_to_fit_the_environment(
+    args: list[str], names: list[str], refusal: Refusal, trained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    said = refusal("train_agent.py", "--world-model", trained / "world_model", *args, "--out", out)
+    assert [name for name in names if name not in said] == [], said
+    assert not out.exists()
+
+
+def test_a_checkpoint_of_another_config_is_named(refusal: Refusal, trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    config = copy / "world_model" / "config.json"
+    values = json.loads(config.read_text())
+    values["model"]["dim"] = 64
+    config.write_text(json.dumps(values))
+    said = refusal("train_agent.py", "--world-model", copy / "world_model", "--out", tmp_path / "run")
+    assert "model.safetensors" in said
+    assert "config" in said
+    # What training resumes from is checked as well.
+    settings = json.loads((copy / "settings.json").read_text())
+    settings["model"]["dim"] = 64
+    (copy / "settings.json").write_text(json.dumps(settings))
+    (copy / "stages" / "0-world-model.json").unlink()
+    said = refusal("train_wm.py", "--out", copy, "--resume", "--no-progress")
+    assert "training.pt" in said
+    assert "dim (32 there, 64 here)" in said
+
+
+def test_episodes_alone_are_enough_for_a_world_model(
+    refusal: Refusal, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "episodes", tmp_path / "world"
+    store = small_store(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    options = ("--episodes", folder, "--out", out, *TINY_WORLD, "--world-steps", "2")
+    assert "latent_channels=128" in refusal("train_wm.py", *options, "--model.patch", "4")
+    assert not out.exists()
+    assert call(monkeypatch, "train_wm.py", *options, "--model.patch", "4", "--model.latent-channels", "8") == 0
+    found = load_checkpoint(out / "world_model")
+    assert found.world["env"] is None
+    assert Path(found.world["episodes"]) == folder
+    assert (found.model.config.height, found.model.config.width) == store.image_shape
+    assert found.model.config.num_actions == store.max_action + 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not (out / "episodes").exists()
+    # Nobody knows the environment of such a world model until it is named.
+    said = refusal("train_agent.py", "--world-model", out / "world_model", "--out", tmp_path / "agent")
+    assert "--env" in said
+    said = refusal("train_wm.py", "--episodes", folder, "--env", "MiniGrid-MemoryS7-v0", "--out", tmp_path / "other")
+    assert "(16, 8)" in said
+    assert "(56, 56)" in said
+
+
+def test_folders_without_whole_episodes_are_refused(refusal: Refusal, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert "does not exist" in refusal("train_wm.py", "--episodes", tmp_path / "none", "--out", out)
+    (tmp_path / "empty").mkdir()
+    assert "holds no episodes" in refusal("train_wm.py", "--episodes", tmp_path / "empty", "--out", out)
+    shutil.copytree(trained / "episodes", tmp_path / "cut")
+    first = sorted((tmp_path / "cut").iterdir())[0]
+    first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
+    assert first.name in refusal("train_wm.py", "--episodes", tmp_path / "cut", "--out", out)
+    np.savez(tmp_path / "empty" / "other.npz", image=np.zeros(3))
+    assert "other.npz" in refusal("train_wm.py", "--episodes", tmp_path / "empty", "--out", out)
+    assert not out.exists()

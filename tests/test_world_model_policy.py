@@ -1,0 +1,260 @@
+"""The policy of the dreams in real play, and how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from corridor import (
+    ADVANCE,
+    CORRIDOR,
+    GOAL,
+    ExactModel,
+    Script,
+    agent_that_plays,
+    play_corridor,
+)
+from worlds import assert_same, generator, random_frames, random_model, small_config
+
+from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.dreamer import STATE, Dreamer, DreamerConfig
+from agents.evaluation import Evaluation, evaluate, imagined_returns
+from agents.world_model_policy import WorldModelPolicy, load_agent
+from envs.factory import EnvConfig
+from envs.policy import FrameArray, IntArray
+from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError
+from worldmodel.model import WorldModel
+
+OPTIMAL = (*ADVANCE, 0)
+Frames = Mapping[int, FrameArray]
+
+
+def exact(table: tuple[int, ...] = OPTIMAL, certainty: float = 50.0) -> WorldModelPolicy:
+    return WorldModelPolicy(ExactModel(), agent_that_plays(table, certainty))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldModel:
+    return random_model(small_config(), 0).float()
+
+
+def random_agent(model: WorldModel) -> ActorCritic:
+    torch.manual_seed(0)
+    agent = ActorCritic(ActorCriticConfig(model.config.features, model.config.num_actions, hidden=16))
+    torch.nn.init.normal_(agent.actor[-1].weight, std=0.3)
+    return agent
+
+
+class Watched(WorldModelPolicy):
+    """Notes the actor's probabilities at every step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: list[torch.Tensor] = []
+        inner = self.agent.policy
+
+        def policy(features: torch.Tensor) -> Any:
+            self.seen.append(features)
+            return inner(features)
+
+        self.agent.policy = policy  # type: ignore[method-assign]
+
+
+def test_acts_on_what_it_sees_and_did_in_the_real_world() -> None:
+    """The exact model refuses actions that did not lead to the frames: over many episodes in several rows."""
+    episodes = play_corridor(exact(certainty=1.0), range(12), rows=3)
+    assert len(episodes) == 12
+    assert len({len(e.image) for e in episodes}) > 2
+    for episode in play_corridor(exact(), range(5), rows=2):
+        assert episode.action.tolist() == [-1, *ADVANCE]
+
+
+def test_an_episode_depends_on_its_seed_alone() -> None:
+    alone = {int(e.extras["seed"]): e for e in play_corridor(exact(certainty=0.5), range(8), rows=1)}
+    among = {int(e.extras["seed"]): e for e in play_corridor(exact(certainty=0.5), range(8), rows=3)}
+    assert len({e.action.tobytes() for e in alone.values()}) > 2
+    for seed, episode in alone.items():
+        assert episode.action.tolist() == among[seed].action.tolist()
+
+
+def test_one_policy_plays_with_more_and_with_fewer_rows() -> None:
+    policy = exact(certainty=0.5)
+    for rows in (3, 1, 2, 4):
+        again = play_corridor(policy, range(4), rows=rows)
+        fresh = play_corridor(exact(certainty=0.5), range(4), rows=rows)
+        assert [e.action.tolist() for e in again] == [e.action.tolist() for e in fresh]
+
+
+def drive(policy: WorldModelPolicy, frames: FrameArray, seeds: list[int], restart: Mapping[int, int]) -> IntArray:
+    """Feed frames (T, N, h, w, 3); row r begins again at time restart[r]. Returns actions (T, N)."""
+    rows = frames.shape[1]
+    policy.reset(np.arange(rows), np.array(seeds))
+    actions = []
+    for time, now in enumerate(frames):
+        for row, when in restart.items():
+            if when == time:
+                policy.reset(np.array([row]), np.array([seeds[row] + 100]))
+        actions.append(policy.act(now, {}))
+    return np.stack(actions)
+
+
+def test_rows_do_not_feel_each_other_in_a_real_model(model: WorldModel) -> None:
+    frames = random_frames(model.config, 9, 3, source=generator(5)).numpy()
+    together = drive(WorldModelPolicy(model, random_agent(model)), frames, [7, 8, 9], {1: 4})
+    assert len(np.unique(together)) == 3
+    for row in range(3):
+        restart = {0: 4} if row == 1 else {}
+        alone = drive(WorldModelPolicy(model, random_agent(model)), frames[:, row : row + 1], [7 + row], restart)
+        assert alone[:, 0].tolist() == together[:, row].tolist()
+
+
+def test_a_reset_forgets_its_rows_and_no_others(model: WorldModel) -> None:
+    frames = random_frames(model.config, 3, 3, source=generator(5)).numpy()
+    policy = WorldModelPolicy(model, random_agent(model))
+    drive(policy, frames, [1, 2, 3], {})
+    before, led = policy.memory, policy.led_here.clone()
+    policy.reset(np.array([1]), np.array([5]))
+    others = torch.tensor([0, 2])
+    assert_same(policy.memory.select(others), before.select(others))
+    assert_same(policy.memory.select(torch.tensor([1])), model.empty(1))
+    assert policy.led_here.tolist() == [led[0], -1, led[2]]
+
+
+def test_real_play_shows_the_actor_what_a_dream_would(model: WorldModel) -> None:
+    """Features frame by frame are those of the whole episode observed at once, a restarted row's included."""
+    frames = random_frames(model.config, 10, 2, source=generator(6)).numpy()
+    policy = Watched(model, random_agent(model))
+    actions = torch.from_numpy(drive(policy, frames, [1, 2], {1: 6}))
+    seen = torch.stack(policy.seen, 1)  # (2, T, F)
+    for row, begin, end in ((0, 0, 10), (1, 0, 6), (1, 6, 10)):
+        led = torch.cat([torch.tensor([-1]), actions[begin : end - 1, row]])
+        with torch.no_grad():
+            whole, _ = model.observe(torch.from_numpy(frames[None, begin:end, row]), led[None])
+        torch.testing.assert_close(seen[row, begin:end], whole.features[0], atol=1e-4, rtol=0)
+
+
+def test_what_it_returned_can_be_changed_freely(model: WorldModel) -> None:
+    frames = random_frames(model.config, 2, 2, source=generator(5)).numpy()
+    policy = WorldModelPolicy(model, random_agent(model))
+    policy.reset(np.arange(2), np.array([1, 2]))
+    actions = policy.act(frames[0], {})
+    taken = actions.tolist()
+    policy.reset(np.array([0]), np.array([3]))
+    assert actions.tolist() == taken
+    actions[:] = 99
+    assert policy.led_here.tolist() == [-1, taken[1]]
+
+
+def test_greedy_takes_the_most_likely_action() -> None:
+    greedy = WorldModelPolicy(ExactModel(), agent_that_plays(OPTIMAL, 0.01), greedy=True)  # type: ignore[arg-type]
+    (episode,) = play_corridor(greedy, [0])
+    assert episode.action.tolist() == [-1, *ADVANCE]
+
+
+def test_actions_come_as_often_as_the_actor_says(model: WorldModel) -> None:
+    agent = random_agent(model)
+    with torch.no_grad():
+        agent.actor[-1].weight.zero_()
+        agent.actor[-1].bias.copy_(torch.tensor([0.2, 0.3, 0.5]).log())
+    policy = WorldModelPolicy(model, agent)
+    rows = 2000
+    policy.reset(np.arange(rows), np.arange(rows))
+    frames = random_frames(model.config, 1, source=generator(0)).numpy().repeat(rows, 0)
+    share = np.bincount(policy.act(frames, {}), minlength=3) / rows
+    np.testing.assert_allclose(share, [0.2, 0.3, 0.5], atol=0.04)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    store = EpisodeStore(tmp_path_factory.mktemp("episodes"), create=True)
+    for episode in play_corridor(Script((1, 0, 0, 1)), range(3)):
+        store.append(episode)
+    return store
+
+
+def test_a_saved_policy_is_loaded_as_it_was(store: EpisodeStore, tmp_path: Path) -> None:
+    settings = DreamerConfig(rows=4, horizon=3, context=2)
+    dreamer = Dreamer(ExactModel(), store, settings, tmp_path)  # type: ignore[arg-type]
+    dreamer.train(2, progress=False)
+    loaded = load_agent(tmp_path / STATE, ExactModel())  # type: ignore[arg-type]
+    assert not loaded.training
+    for name, tensor in dreamer.agent.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_a_policy_that_cannot_be_used_is_refused(store: EpisodeStore, tmp_path: Path, model: WorldModel) -> None:
+    with pytest.raises(InputError, match=r"missing\.pt does not exist: train a policy"):
+        load_agent(tmp_path / "missing.pt", model)
+    Dreamer(ExactModel(), store, DreamerConfig(rows=2, horizon=1), tmp_path).save()  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"reads 5 features and knows 2 actions, the world model has 12 and 3"):
+        load_agent(tmp_path / STATE, model)
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes((tmp_path / STATE).read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"cut\.pt cannot be read"):
+        load_agent(cut, model)
+
+
+@pytest.mark.parametrize(
+    ("actions", "config", "expected"),
+    [
+        ((1, 0, 0, 1), CORRIDOR, (1.0, 4, True)),
+        ((1, 0, 1, 0, 0, 1), CORRIDOR, (1.0, 6, True)),
+        ((0,), CORRIDOR, (0.0, 12, False)),
+        ((1, 0, 0, 1), EnvConfig("Corridor-v0", max_episode_steps=3), (0.0, 3, False)),
+        ((1, 0, 0, 1), EnvConfig("Corridor-v0", max_episode_steps=4), (1.0, 4, True)),
+    ],
+)
+def test_evaluation_by_hand(actions: tuple[int, ...], config: EnvConfig, expected: tuple[float, int, bool]) -> None:
+    judged = evaluate("script", config, Script(actions), episodes=3, seed=100, num_envs=1, progress=False)
+    value, steps, success = expected
+    assert judged.evaluation == Evaluation("script", (100, 101, 102), (value,) * 3, (steps,) * 3, (success,) * 3)
+    assert len(judged.example.image) == steps + 1
+
+
+def test_evaluation_keeps_the_order_of_the_seeds_whoever_ends_first() -> None:
+    """In several processes, with episodes of different lengths."""
+    one = evaluate("p", CORRIDOR, exact(certainty=0.5), episodes=6, seed=3, num_envs=1, progress=False).evaluation
+    two = evaluate("p", CORRIDOR, exact(certainty=0.5), episodes=6, seed=3, num_envs=2, progress=False).evaluation
+    assert one == two
+    assert one.seeds == (3, 4, 5, 6, 7, 8)
+    assert len(set(one.lengths)) > 1
+    assert Evaluation.from_dict(one.to_dict()) == one
+
+
+def test_the_policy_of_the_exact_model_is_judged_as_perfect() -> None:
+    evaluation = evaluate("best", CORRIDOR, exact(), episodes=4, seed=0, num_envs=1, progress=False).evaluation
+    assert evaluation.returns == (1.0,) * 4
+    assert evaluation.lengths == (GOAL,) * 4
+
+
+def returns_in_dreams(store: EpisodeStore, table: tuple[int, ...], horizon: int, certainty: float = 50.0) -> Any:
+    return imagined_returns(
+        ExactModel(beyond=7.0),  # type: ignore[arg-type]
+        agent_that_plays(table, certainty),
+        store,
+        episodes=5,
+        horizon=horizon,
+        steps=1,
+        seed=0,
+    )
+
+
+def test_imagined_returns_in_the_exact_model_are_the_real_ones(store: EpisodeStore) -> None:
+    """The goal takes four steps; what is dreamed past it, 7 at each step, does not count."""
+    assert returns_in_dreams(store, OPTIMAL, horizon=4) == (1.0,) * 5
+    assert returns_in_dreams(store, OPTIMAL, horizon=9) == (1.0,) * 5
+    assert returns_in_dreams(store, OPTIMAL, horizon=3) == (0.0,) * 5
+    assert returns_in_dreams(store, (1, 1, 1, 1, 1), horizon=9) == (0.0,) * 5
+
+
+def test_a_dream_that_ended_earns_nothing_while_others_go_on(store: EpisodeStore) -> None:
+    returns = [returns_in_dreams(store, OPTIMAL, horizon, certainty=1.0) for horizon in (4, 8, 30)]
+    arrived = [sum(values) for values in returns]
+    assert {value for values in returns for value in values} == {0.0, 1.0}
+    assert 0 < arrived[1] < 5
+    assert arrived[0] <= arrived[1] <= arrived[2]

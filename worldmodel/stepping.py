@@ -1,0 +1,147 @@
+"""Long work in steps: progress and its rate, TensorBoard, saving at intervals and when interrupted."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+KEPT = 100
+"""Steps whose figures are kept for the mean that a run reports."""
+
+
+class Stepwise(Protocol):
+    """Work that can be done a step at a time, saved after any step, and continued exactly."""
+
+    step: int
+    whole: bool
+    """False while a step has begun to change what `save` writes, and has not ended."""
+    recent: list[dict[str, Tensor]]
+    data_generator: np.random.Generator
+    noise_generator: torch.Generator
+
+    def prepare(self) -> None:
+        """What comes before the first step; nothing when that has been done."""
+        ...
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One step; returns its figures as scalar tensors."""
+        ...
+
+    def save(self) -> None:
+        """Write everything that is needed to continue."""
+        ...
+
+
+def run_steps(
+    work: Stepwise,
+    until: int,
+    *,
+    name: str,
+    unit: str,
+    units: int,
+    shown: Sequence[str],
+    every: int,
+    save_seconds: float,
+    writer: SummaryWriter | None,
+    progress: bool,
+) -> dict[str, float]:
+    """Bring `work` to step `until` and save it; returns means over the last hundred steps at most.
+
+    An interruption takes effect between two steps and saves before it is passed on. A step that fails before it has
+    changed anything leaves the generators where they were, so what is saved then goes on as if it had not begun; half
+    a step is never saved. `units` of `unit` are done
+    by a step; figures named in `shown` stand beside the bar, all go to TensorBoard under `name` every `every` steps.
+    """
+    saved = time.monotonic()
+    bar = tqdm(
+        total=until * units,
+        initial=work.step * units,
+        desc=name.replace("_", " "),
+        unit=unit,
+        unit_scale=units > 1,
+        disable=not progress,
+    )
+    with deferred_interrupts() as interrupt:
+        try:
+            if work.step < until:
+                with rewinding(work):
+                    work.prepare()
+            while work.step < until:
+                interrupt()
+                with rewinding(work):
+                    work.recent = [*work.recent[1 - KEPT :], work.train_step()]
+                bar.update(units)
+                if work.step % every == 0:
+                    means = mean_of(work.recent[-every:])
+                    bar.set_postfix({key: f"{means[key]:.3f}" for key in shown}, refresh=False)
+                    for key, value in means.items() if writer else ():
+                        assert writer is not None
+                        writer.add_scalar(f"{name}/{key}", value, work.step)
+                if time.monotonic() - saved > save_seconds:
+                    work.save()
+                    saved = time.monotonic()
+        finally:
+            bar.close()
+            if work.whole:
+                work.save()
+        interrupt()
+    return mean_of(work.recent)
+
+
+def mean_of(records: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """Mean of every entry over records of scalars."""
+    return {k: float(torch.stack([r[k] for r in records]).mean()) for k in records[0]} if records else {}
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], None]]:
+    """Hold back SIGINT and SIGTERM; the function that is given raises KeyboardInterrupt if one has come since.
+
+    Half an optimiser step cannot be resumed. A second SIGINT does not wait. Outside the main thread Python delivers no
+    signals, and nothing is held back.
+    """
+    pending: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number in pending:
+            raise KeyboardInterrupt
+        pending.append(number)
+
+    def check() -> None:
+        if pending:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def rewinding(work: Stepwise) -> Iterator[None]:
+    """Put the generators back to where they were if the step inside fails, so that it can be done again."""
+    numbers, tensors = work.data_generator, work.noise_generator
+    before, state = copy.deepcopy(numbers.bit_generator.state), tensors.get_state()
+    try:
+        yield
+    except BaseException:
+        numbers.bit_generator.state = before
+        tensors.set_state(state)
+        raise
