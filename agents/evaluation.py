@@ -17,6 +17,7 @@ from envs.policy import Policy
 from envs.recording import SEED_KEY, open_envs, play
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.model import WorldModel
+from worldmodel.stepping import deferred_interrupts
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,11 @@ def evaluate(
     results: dict[int, tuple[float, int, bool]] = {}
     example: Episode | None = None
     with (
+        deferred_interrupts() as interrupt,
         open_envs(config, min(num_envs, episodes), processes=processes) as envs,
         tqdm(total=episodes, unit="episode", desc=f"{name} in the real environment", disable=not progress) as bar,
     ):
-        for episode in play(envs, policy, wanted):
+        for episode in play(envs, policy, wanted, between_steps=interrupt):
             key = int(episode.extras[SEED_KEY])
             total, steps = float(episode.reward.sum()), len(episode.image) - 1
             results[key] = (total, steps, bool(episode.terminated[-1]) and float(episode.reward[-1]) > 0)

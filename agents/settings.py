@@ -129,9 +129,10 @@ PRESETS: Mapping[str, LoopSettings] = {
     "demo": replace(
         _MINIGRID,
         rounds=2,
-        collect_episodes=150,
-        world_steps=900,
+        collect_episodes=200,
+        world_steps=1000,
         dreams=90,
+        dreamer=DreamerOptions(entropy=0.03),
         eval_episodes=200,
     ),
     "smoke": replace(

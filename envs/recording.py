@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -19,6 +19,7 @@ from envs.factory import EnvConfig, FrameVectorEnv, make_vec
 from envs.policy import FrameArray, Policy
 from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
 from worldmodel.errors import InputError
+from worldmodel.stepping import deferred_interrupts
 
 SEED_KEY = "seed"
 """The extra that says which seed an episode was reset with; a recording that is started again skips those it finds."""
@@ -73,13 +74,18 @@ class _Track:
 
 
 def play(
-    envs: FrameVectorEnv, policy: Policy, seeds: Sequence[int], *, extra_keys: Sequence[str] = ()
+    envs: FrameVectorEnv,
+    policy: Policy,
+    seeds: Sequence[int],
+    *,
+    extra_keys: Sequence[str] = (),
+    between_steps: Callable[[], None] | None = None,
 ) -> Iterator[Episode]:
     """Play one episode for each of `seeds` in the rows of `envs`, and yield each when it has ended.
 
     An episode depends on its seed alone: not on the number of rows, on its row, or on the others. They come in the
     order in which they end; `extras["seed"]` tells them apart. `extra_keys` names entries of `info` to keep as extras,
-    with T + 1 entries.
+    with T + 1 entries. `between_steps` is called while no process is at work: the place to stop.
 
     `envs` must not reset itself (`AutoresetMode.DISABLED`, as `make_vec` gives it). Raises InputError if it does, or
     if `info` lacks one of `extra_keys`.
@@ -108,6 +114,8 @@ def play(
                 track.add(frames[row], NO_ACTION, 0.0, _extras(info, extra_keys, row))
         ended = np.zeros(envs.num_envs, np.bool_)
         while not ended.any():
+            if between_steps is not None:
+                between_steps()
             actions = np.asarray(policy.act(frames, info), np.int64)
             frames, rewards, terminated, truncated, info = envs.step(actions)
             for row, track in enumerate(tracks):
@@ -153,13 +161,17 @@ def record(
     budget = float("inf") if max_frames is None else max_frames
     began = time.perf_counter()
     if missing and frames < budget:
-        with open_envs(config, min(num_envs, len(missing)), processes=processes) as envs:
+        # Interrupted in the middle of an exchange with its processes, it could not close them in order.
+        with (
+            deferred_interrupts() as interrupt,
+            open_envs(config, min(num_envs, len(missing)), processes=processes) as envs,
+        ):
             _check_frame_size(envs, store, config)
             # Both vector classes have get_attr, their base does not declare it.
             keys = cast("SyncVectorEnv", envs).get_attr("extra_keys")[0]
             began = time.perf_counter()
             with tqdm(total=episodes, initial=skipped, unit="episode", desc=config.id, disable=not progress) as bar:
-                for episode in play(envs, policy, missing, extra_keys=keys):
+                for episode in play(envs, policy, missing, extra_keys=keys, between_steps=interrupt):
                     store.append(episode)
                     returns[int(episode.extras[SEED_KEY])] = float(episode.reward.sum())
                     frames += len(episode.image)

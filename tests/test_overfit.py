@@ -136,11 +136,11 @@ def test_the_episodes_are_what_the_test_needs(store: EpisodeStore) -> None:
 
 
 def test_dreams_follow_real_episodes(store: EpisodeStore, tmp_path: Path) -> None:
-    """Measured: 41 dB, 38 in the worst episode, 48 of 50 objects."""
-    assert_learned(trained(store, tmp_path, 400), store, mean=30, worst=25, share=0.85)
+    """Measured over three seeds: 41 dB, 38 in the worst episode, 45 to 49 of 50 objects."""
+    assert_learned(trained(store, tmp_path, 400), store, mean=30, worst=25, share=0.8)
 
 
 @pytest.mark.slow
 def test_dreams_keep_key_and_ball_apart(store: EpisodeStore, tmp_path: Path) -> None:
-    """Measured: 46 dB, 43 in the worst episode, 50 of 50 objects."""
+    """Measured: 48 dB, 46 in the worst episode, 50 of 50 objects."""
     assert_learned(trained(store, tmp_path, 800), store, mean=38, worst=32, share=1.0)

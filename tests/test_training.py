@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from trainers import TRAINING, WORLD, trainer
 from worlds import assert_same, small_config, small_store
 
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
-from worldmodel.stepping import mean_of
 from worldmodel.training import STATE, Trainer, make_optimizers
 
 
@@ -166,4 +166,3 @@ def test_losses_come_back_as_means_of_the_last_hundred(store: EpisodeStore, tmp_
     assert means["loss"] == pytest.approx(means["diffusion"] + means["reward"] + means["termination"], rel=1e-5)
     first = [float(record["diffusion"]) for record in trained.recent[:10]]
     assert np.mean([float(record["diffusion"]) for record in trained.recent[-10:]]) < np.mean(first)
-    assert mean_of([]) == {}

@@ -52,7 +52,8 @@ class FrameLocalAttention(nn.Module):
 
         keys, values = torch.cat([memory.keys, key], 1), torch.cat([memory.values, value], 1)
         if advance:
-            memory = WindowMemory(keys[:, frames:], values[:, frames:])
+            # Copies: views would keep the keys and values of all frames alive for as long as the memory.
+            memory = WindowMemory(*(v[:, frames:].clone(memory_format=torch.contiguous_format) for v in (keys, values)))
 
         # (B, k + T, S, ...) -> (B, T, S, heads, size, k + 1) -> (B * T, heads, (k + 1) * S, size)
         wide_keys, wide_values = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from worldmodel.errors import InputError
 
@@ -72,6 +72,16 @@ class WorldModelConfig:
     """Floor of the noise level in the loss weight 1 / max(level, floor)^2, the weight of the velocity error."""
 
     def __post_init__(self) -> None:
+        if self.scan not in get_args(Scan):
+            raise InputError(f"scan={self.scan!r} is not one of {get_args(Scan)}")
+        if self.window < 0:
+            raise InputError(f"window={self.window}: give 0 or more frames")
+        counts = ("height", "width", "num_actions", "patch", "latent_channels", "dim", "layers", "heads")
+        for name in (*counts, "state_size", "head_dim", "expand", "features", "reward_horizon"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: give at least 1")
+        if self.scan == "blockwise" and (not self.tiles or min(map(min, self.tiles)) < 1):
+            raise InputError(f"tiles={self.tiles}: give at least one tile (rows, columns), such as tile (1, 1)")
         if self.height % self.patch or self.width % self.patch:
             raise InputError(
                 f"patch={self.patch} does not divide the frame {self.height}x{self.width}; choose a patch that does"

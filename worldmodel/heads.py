@@ -20,8 +20,9 @@ class TwoHot(nn.Module):
 
     def __init__(self, count: int = 127, limit: float = 6.0) -> None:
         super().__init__()
-        spaced = torch.linspace(-limit, limit, count)
-        self.register_buffer("bins", spaced.sign() * spaced.abs().expm1(), persistent=False)
+        # Mirrored, so that zero is a bin exactly.
+        positive = torch.linspace(0, limit, count // 2 + 1).expm1()
+        self.register_buffer("bins", torch.cat([-positive.flip(0)[:-1], positive]), persistent=False)
 
     @property
     def count(self) -> int:
@@ -34,7 +35,7 @@ class TwoHot(nn.Module):
 
     def encode(self, values: Tensor) -> Tensor:
         """Values (...) -> two-hot weights (..., bins). Values past the outer bins count as those."""
-        values = values.clamp(self.bins[0], self.bins[-1])[..., None]
+        values = values.to(self.bins.dtype).clamp(self.bins[0], self.bins[-1])[..., None]
         above = torch.searchsorted(self.bins, values.contiguous()).clamp(1, self.count - 1)
         low, high = self.bins[above - 1], self.bins[above]
         weight = (values - low) / (high - low)

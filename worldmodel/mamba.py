@@ -78,7 +78,6 @@ class BlockwiseMamba(nn.Module):
         gate, mixed, dt = self.project_in(self.to_tiles(x)).split([self.inner, self.channels, self.heads], -1)
 
         padded = torch.cat([memory.conv.flatten(0, 1), mixed], 1)
-        tail = padded[:, -(self.conv_width - 1) :]
         mixed = functional.conv1d(padded.transpose(1, 2), self.conv_weight, self.conv_bias, groups=self.channels)
         values, B, C = functional.silu(mixed.transpose(1, 2)).split([self.inner, self.state_size, self.state_size], -1)
         values = values.unflatten(-1, (self.heads, self.head_dim))
@@ -97,6 +96,8 @@ class BlockwiseMamba(nn.Module):
         recall = answers.mean(3).transpose(1, 2)
         out = self.project_out(self.norm(y.flatten(2) * functional.silu(gate)))
         if advance:
+            # A copy: a view would keep the inputs of all frames alive for as long as the memory.
+            tail = padded[:, -(self.conv_width - 1) :].clone(memory_format=torch.contiguous_format)
             memory = ScanMemory(tail.unflatten(0, (b, self.tiles)), state.unflatten(0, (b, self.tiles)))
         return Scanned(self.from_tiles(out, frames, tokens), recall, memory)
 

@@ -82,11 +82,13 @@ class Memory:
         own = self.state_dict()
         if set(own) != set(tensors):
             raise InputError(f"memory snapshot has entries {sorted(set(own) ^ set(tensors))} too many or too few")
+        rows = len(tensors["frames"])
         for name, tensor in tensors.items():
-            if tensor.shape[1:] != own[name].shape[1:]:
+            want = (rows, *own[name].shape[1:])
+            if tensor.shape != want or tensor.dtype != own[name].dtype:
                 raise InputError(
-                    f"memory snapshot entry {name} has shape {tuple(tensor.shape)}, the model wants (rows, "
-                    f"*{tuple(own[name].shape[1:])}): it was made by a model of another config"
+                    f"memory snapshot entry {name} is {tensor.dtype} {tuple(tensor.shape)}, the model wants "
+                    f"{own[name].dtype} {want} for {rows} rows: it was made by a model of another config"
                 )
         layers = tuple(
             layer.rebuild([tensors[f"layers.{i}.{j}"] for j in range(len(layer.tensors()))])

@@ -175,11 +175,12 @@ class WorldModel(nn.Module):
             raise ValueError(
                 f"actions must be int64 with {ndim} dimensions, got {actions.dtype} {tuple(actions.shape)}"
             )
-        if actions.numel() and int(actions.max()) >= self.config.num_actions:
-            raise InputError(
-                f"action {int(actions.max())} is outside the {self.config.num_actions} actions of this world model; "
-                "it was trained on another action space"
-            )
+        for action in map(int, torch.aminmax(actions)) if actions.numel() else ():
+            if not NO_ACTION <= action < self.config.num_actions:
+                raise InputError(
+                    f"action {action} is outside the {self.config.num_actions} actions of this world model; "
+                    "it was trained on another action space"
+                )
 
 
 @dataclass(frozen=True)

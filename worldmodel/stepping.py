@@ -64,6 +64,8 @@ def run_steps(
     a step is never saved. `units` of `unit` are done
     by a step; figures named in `shown` stand beside the bar, all go to TensorBoard under `name` every `every` steps.
     """
+    if not work.whole:
+        raise RuntimeError("a step was cut off in the middle: make this object anew, it continues from what is saved")
     saved = time.monotonic()
     bar = tqdm(
         total=until * units,

@@ -52,14 +52,14 @@ class PatchTokenizer(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (..., h, w, 3) uint8 -> latents (..., S, C) of about unit variance."""
         self._check_fitted()
-        flat = (self._patches(frames.flatten(0, -4)) - self.mean) @ self.basis / self.scale
-        return flat.view(*frames.shape[:-3], *flat.shape[1:])
+        flat = (self._patches(frames.reshape(-1, *frames.shape[-3:])) - self.mean) @ self.basis / self.scale
+        return flat.reshape(*frames.shape[:-3], *flat.shape[1:])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (..., S, C) -> frames (..., h, w, 3) uint8."""
         self._check_fitted()
         (rows, columns), p = self.grid, self.patch
-        patches = latents.flatten(0, -3) * self.scale @ self.basis.T + self.mean
+        patches = latents.reshape(-1, *latents.shape[-2:]) * self.scale @ self.basis.T + self.mean
         pixels = patches.view(-1, rows, columns, p, p, 3).permute(0, 1, 3, 2, 4, 5)
         frames = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return frames.reshape(*latents.shape[:-2], rows * p, columns * p, 3)
