@@ -120,7 +120,7 @@ _MINIGRID = LoopSettings(
     actions=(0, 1, 2),  # turn left, turn right, forward: the only ones that matter in this world
     num_envs=16,
     processes=False,
-    model=ModelOptions(patch=28, latent_channels=128, noise_mean=1.0, noise_std=1.4, min_noise=0.5),
+    model=ModelOptions(patch=28, latent_channels=128, whitening=0.75, noise_mean=1.0, noise_std=1.4, min_noise=0.5),
     training=TrainingOptions(batch=8, length=32),
 )
 
@@ -129,7 +129,7 @@ PRESETS: Mapping[str, LoopSettings] = {
     "demo": replace(
         _MINIGRID,
         rounds=2,
-        collect_episodes=200,
+        collect_episodes=300,
         world_steps=1000,
         dreams=90,
         dreamer=DreamerOptions(entropy=0.03),

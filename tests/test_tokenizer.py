@@ -73,7 +73,7 @@ def test_fit_equals_singular_value_decomposition() -> None:
     _, singular, vectors = np.linalg.svd(patches - patches.mean(0), full_matrices=False)
     variance = singular**2 / len(patches)
     assert_close(tokenizer.mean, torch.from_numpy(patches.mean(0)))
-    assert_close(tokenizer.scale, torch.tensor(np.sqrt(variance[:channels].mean())))
+    assert_close(tokenizer.scale, torch.full((channels,), np.sqrt(variance[:channels].mean()), dtype=torch.float64))
     along = (torch.from_numpy(vectors[:channels]) * tokenizer.basis.T).sum(1)  # each is one direction, up to its sign
     assert_close(along.abs(), torch.ones_like(along))
 
@@ -122,7 +122,7 @@ def test_a_frame_on_the_grid_of_pixels_stays_there() -> None:
     latents = 0.3 * torch.randn(20, ROWS * COLUMNS, 6, generator=generator(1), dtype=torch.float64)
     frames = tokenizer.decode(latents)
     again = tokenizer.encode(frames)
-    limit = 0.5 / 127.5 * PIXELS**0.5 / float(tokenizer.scale)
+    limit = 0.5 / 127.5 * PIXELS**0.5 / float(tokenizer.scale[0])
     assert 0 < float((again - latents).norm(dim=-1).max()) <= limit
     assert int((tokenizer.decode(again).int() - frames.int()).abs().max()) <= 2
 
@@ -186,3 +186,17 @@ def test_wrong_frames(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 def test_more_channels_than_pixels() -> None:
     with pytest.raises(InputError, match="latent_channels=49 exceeds the 48"):
         PatchTokenizer(small_config(latent_channels=49))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_whitening_evens_out_what_is_seldom(power: float) -> None:
+    """Deviations to the power 1 - whitening, of unit variance on average; what is decoded stays the same."""
+    frames = smooth(200)
+    plain = fitted(10, frames)
+    tokenizer = PatchTokenizer(small_config(latent_channels=10, whitening=power)).double()
+    tokenizer.fit(frames)
+    latents, reference = tokenizer.encode(frames), plain.encode(frames)
+    deviation, raw = (v.flatten(0, 1).std(0, unbiased=False) for v in (latents, reference))
+    assert_close(deviation.square().mean(), torch.ones((), dtype=torch.float64))
+    assert_close(deviation / deviation[0], (raw / raw[0]) ** (1 - power))
+    assert_same(tokenizer.decode(latents), plain.decode(reference))

@@ -24,13 +24,13 @@ class PatchTokenizer(nn.Module):
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
-        self.grid, self.patch = config.grid, config.patch
+        self.grid, self.patch, self.whitening = config.grid, config.patch, config.whitening
         pixels = 3 * config.patch**2
         if config.latent_channels > pixels:
             raise InputError(f"latent_channels={config.latent_channels} exceeds the {pixels} numbers of a patch")
         self.register_buffer("mean", torch.zeros(pixels))
         self.register_buffer("basis", torch.zeros(pixels, config.latent_channels))
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones(config.latent_channels))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
@@ -46,7 +46,9 @@ class PatchTokenizer(nn.Module):
         basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
         self.mean.copy_(mean)
         self.basis.copy_(basis)
-        self.scale.copy_(variance.flip(0)[:channels].mean().clamp(min=1e-8).sqrt())
+        kept = variance.flip(0)[:channels].clamp(min=1e-8)
+        scale = kept.sqrt() ** self.whitening
+        self.scale.copy_(scale * (kept / scale.square()).mean().sqrt())
         self.fitted.fill_(True)
 
     def encode(self, frames: Tensor) -> Tensor:
