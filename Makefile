@@ -29,13 +29,13 @@ system:  ## install the system packages that Memory Maze renders with (root), or
 	.ci/system-packages
 
 demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/demo/report/index.html
-	OMP_WAIT_POLICY=passive $(BIN)/python train_agent.py --preset demo --out runs/demo
+	GOMP_SPINCOUNT=20000 $(BIN)/python train_agent.py --preset demo --out runs/demo
 
 test: setup system lint types  ## lint, types and all tests that take seconds
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not gpu"
+	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: setup system  ## the tests that take minutes
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m slow
+	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m slow
 
 lint: setup  ## ruff: lint and format
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ from worldmodel.episodes.data import KEYS
 from worldmodel.model import WorldModel
 
 CONTEXT = 8
+ONLY_IMAGINED = "trained only in imagination, judged for real"
 SHOWN = 96
 """Frames of an episode that are shown at most."""
 
@@ -99,9 +100,9 @@ def report_run(
         command=command,
         summary=_summary(random, last, imagined.mean, stages),
         evaluations=[
-            _evaluated(random, "uniform over the same actions"),
+            _evaluated("random", random, "uniform over the same actions"),
             *(
-                _evaluated(Evaluation.from_dict(figures), f"round {name.split('-')[0]}, trained only in imagination")
+                _evaluated(f"{last.name}, round {name.split('-')[0]}", Evaluation.from_dict(figures), ONLY_IMAGINED)
                 for name, figures in learned
             ),
         ],
@@ -138,8 +139,8 @@ def _summary(
     return figures
 
 
-def _evaluated(e: Evaluation, note: str) -> Evaluated:
-    return Evaluated(e.name, list(e.returns), list(e.lengths), list(e.successes), e.interval, note)
+def _evaluated(name: str, e: Evaluation, note: str) -> Evaluated:
+    return Evaluated(name, list(e.returns), list(e.lengths), list(e.successes), e.interval, note)
 
 
 def _clip(folder: Path, name: str, episode: Episode, dreamt: Dreamt) -> Clip:
