@@ -19,14 +19,14 @@ help:  ## list the targets
 setup: $(STAMP)  ## create .venv and install the package with all extras, at the pinned versions
 
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || { PYTHON=$(PYTHON) .ci/system-packages venv && $(PYTHON) -m venv $(VENV); }
 	$(BIN)/pip install --timeout 20 --retries 1 -c constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX)) torch
 	$(BIN)/pip install -c constraints.txt -e '.[all,dev]'
 	$(BIN)/pip check
 	touch $@
 
 system:  ## install the system packages that Memory Maze renders with (root), or name them
-	.ci/system-packages
+	PYTHON=$(PYTHON) .ci/system-packages venv render
 
 demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/demo/report/index.html
 	GOMP_SPINCOUNT=20000 $(BIN)/python train_agent.py --preset demo --out runs/demo

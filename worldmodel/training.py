@@ -77,14 +77,8 @@ class Trainer:
         world: Mapping[str, Any],
         writer: SummaryWriter | None = None,
     ) -> None:
-        self.model, self.source, self.config, self.out, self.world, self.writer = (
-            model,
-            source,
-            config,
-            out,
-            world,
-            writer,
-        )
+        self.model, self.source, self.config = model, source, config
+        self.out, self.world, self.writer = out, world, writer
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.optimizers = make_optimizers(model, config)
         self.step, self.whole = 0, True
