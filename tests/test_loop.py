@@ -15,10 +15,11 @@ from runs import TINY_LOOP, finish, kill, stop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.report import read_curves
-from agents.report.run import SHOWN, beginning, dream_along
+from agents.report.run import SHOWN, beginning
 from envs.recording import SEED_KEY
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
+from worldmodel.evaluation import dream_along
 
 EPISODES, WORLD_STEPS, DREAMS = 30, 120, 60
 OPTIONS = (

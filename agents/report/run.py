@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from agents.evaluation import Evaluation
 from agents.report.page import Clip, Evaluated, Report, write_report
@@ -21,40 +19,13 @@ from agents.statistics import bootstrap_interval, separated
 from worldmodel import __version__
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.episodes.data import KEYS
+from worldmodel.evaluation import Dreamt, dream_along
 from worldmodel.model import WorldModel
 
 CONTEXT = 8
 ONLY_IMAGINED = "trained only in imagination, judged for real"
 SHOWN = 96
 """Frames of an episode that are shown at most."""
-
-
-@dataclass(frozen=True)
-class Dreamt:
-    """A real episode dreamt again from its own beginning and actions."""
-
-    frames: NDArray[np.uint8]  # (T + 1, h, w, 3), the first `context` are real
-    context: int
-    psnr: tuple[float, ...]  # of every dreamt frame against the real one, in dB
-
-
-@torch.no_grad()
-def dream_along(model: WorldModel, episode: Episode, *, context: int, steps: int, seed: int = 0) -> Dreamt:
-    """Observe the first `context` frames, at most half of the episode, then dream on under its recorded actions."""
-    context = max(1, min(context, len(episode.image) // 2))
-    frames = torch.tensor(episode.image, device=model.device)[None]
-    actions = torch.tensor(episode.action, device=model.device)[None]
-    generator = torch.Generator(model.device).manual_seed(seed)
-    _, memory = model.observe(frames[:, :context], actions[:, :context])
-    dreamt, psnr = [], []
-    for t in range(context, frames.shape[1]):
-        imagined = model.imagine(actions[:, t], memory, steps=steps, generator=generator)
-        memory = imagined.memory
-        dreamt.append(imagined.frame[0])
-        error = (imagined.frame[0].double() - frames[0, t].double()).square().mean().item()
-        psnr.append(float(10 * np.log10(255**2 / max(error, 1e-3))))
-    everything = torch.cat([frames[0, :context], torch.stack(dreamt)])
-    return Dreamt(everything.cpu().numpy(), context, tuple(psnr))
 
 
 def report_run(
