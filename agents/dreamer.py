@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_weights, lambda_returns, sample_action
 from worldmodel.checkpoint import read_state, replace
 from worldmodel.episodes import Clips
-from worldmodel.model import WorldModel
+from worldmodel.model import WorldModel, weights_from
 from worldmodel.stepping import run_steps
 from worldmodel.training import check_same
 
@@ -91,9 +91,7 @@ class Dreamer:
         writer: SummaryWriter | None = None,
     ) -> None:
         self.model, self.source, self.config, self.out, self.writer = model.eval(), source, config, out, writer
-        torch_generator = torch.Generator(model.device).manual_seed(config.seed)
-        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from torch's global generator
-            torch.default_generator.manual_seed(config.seed)
+        with weights_from(config.seed):
             agent = ActorCritic(ActorCriticConfig(model.config.features, model.config.num_actions))
         self.agent = agent.to(model.device)
         self.optimizer = torch.optim.AdamW(
@@ -102,7 +100,7 @@ class Dreamer:
         self.step, self.whole = 0, True
         self.recent: list[dict[str, Tensor]] = []
         self.data_generator = np.random.default_rng(config.seed)
-        self.noise_generator = torch_generator
+        self.noise_generator = torch.Generator(model.device).manual_seed(config.seed)
         if (out / STATE).exists():
             self.load()
 

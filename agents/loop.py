@@ -36,7 +36,7 @@ from worldmodel.checkpoint import replace as write_atomically
 from worldmodel.config import WorldModelConfig
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
-from worldmodel.model import WorldModel
+from worldmodel.model import WorldModel, weights_from
 from worldmodel.training import Trainer, TrainingConfig
 
 EVALUATION_SEEDS = 1_000_000_000
@@ -259,13 +259,12 @@ class Loop(Run):
         checkpoint = self.world()
         policy = self.learned(checkpoint.model)
         figures = self.judge(stage, "trained in dreams", policy)
-        horizon = max(figures["lengths"])
         imagined = imagined_returns(
             checkpoint.model,
             policy.agent,
             self.contexts(checkpoint),
             episodes=s.eval_episodes,
-            horizon=min(horizon, 64),
+            horizon=max(figures["lengths"]),  # as long as the real episodes, or the two returns do not compare
             steps=s.dreamer.steps,
             seed=s.seed,
         )
@@ -276,9 +275,8 @@ class Loop(Run):
 
 
 def build_model(config: WorldModelConfig, seed: int) -> WorldModel:
-    """A new world model whose weights follow from `seed`; torch's global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    """A new world model whose weights follow from `seed`."""
+    with weights_from(seed):
         return WorldModel(config)
 
 

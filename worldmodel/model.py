@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -181,6 +182,17 @@ class WorldModel(nn.Module):
                     f"action {action} is outside the {self.config.num_actions} actions of this world model; "
                     "it was trained on another action space"
                 )
+
+
+@contextmanager
+def weights_from(seed: int) -> Iterator[None]:
+    """Modules made inside draw their first weights from `seed`.
+
+    Layers know only torch's global generator; outside it is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True)
