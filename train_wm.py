@@ -1,22 +1,30 @@
-"""Record a real world and train a world model on it, or train on episodes that are there already."""
+"""Record a real world and train a world model on it, or train on episodes that are there already.
+
+Several devices train together: `accelerate launch train_wm.py ...` or `torchrun --nproc-per-node N train_wm.py ...`.
+"""
 
 from __future__ import annotations
 
 from agents.cli import LearnOptions, begin, main_with, parse
-from agents.loop import Run
+from agents.run import Learning
+from worldmodel.training import processes
 
 
 def main() -> None:
     """Parse the command line, record where needed, and train."""
-    options = parse(LearnOptions)
-    run = Run(options.out, options, episodes=options.episodes, progress=options.progress)
+    options, together = parse(LearnOptions), processes()
+    run = Learning(options.out, options, progress=options.progress and together.main)
     run.model_config()
     collector = None if options.episodes else run.first_collector()
-    begin(options)
-    if collector is not None:
-        run.stage("0-collect", lambda: run.collect(0, collector))
+    together.wait()  # what is in the folder has been read by all
+    with together.main_first():
+        if together.main:
+            begin(options)
+        if collector is not None:
+            run.stage("0-collect", lambda: run.collect(0, collector))
     figures = run.stage("0-world-model", lambda: run.learn_world(0))
-    print(f"world model: {options.out / 'world_model'} after {figures['steps']} steps, loss {figures['loss']:.4f}")
+    if together.main:
+        print(f"world model: {options.out / 'world_model'} after {figures['steps']} steps, loss {figures['loss']:.4f}")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import tyro
 
-from agents.loop import write_json
+from agents.run import write_json
 from agents.settings import PRESETS, LearnSettings, LoopSettings, WorldSettings, from_json, to_json
 from envs.factory import EnvConfig
 from worldmodel.checkpoint import CONFIG, read_json
 from worldmodel.errors import InputError, MissingExtraError
-from worldmodel.training import check_same
+from worldmodel.training import MAY_CHANGE, check_same
 
 SETTINGS, COMMANDS = "settings.json", "commands.txt"
 
@@ -30,10 +30,11 @@ class ScriptOptions:
     out: Path = Path("runs/new")
     """Folder of the run."""
     preset: str = "default"
-    """Where the defaults of all other options come from: default, demo, smoke or memory-maze."""
+    """Where the defaults of all other options come from: default, demo, smoke, memory-maze, or a
+    size of world model: tiny, small, base, paper."""
     resume: bool = False
     """Continue the run in --out where it stopped, or start it if there is none yet. Its settings are the defaults and
-    have to stay; only --rounds may grow."""
+    have to stay; only --rounds may grow, and options that do not change what is computed may change."""
     progress: bool = True
     """Show progress bars."""
 
@@ -128,7 +129,7 @@ def _world_of(checkpoint: Path) -> Mapping[str, Any]:
 
 def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> None:
     before, now = _flat(to_json(saved)), _flat(to_json(wanted))
-    check_same(path, before, now, but=("rounds",))
+    check_same(path, before, now, but=("rounds", *(f"training.{name}" for name in MAY_CHANGE)))
     if now.get("rounds", 0) < before.get("rounds", 0):
         raise InputError(
             f"{path} asks for {before['rounds']} rounds, --rounds {now['rounds']} is less: it may only grow"

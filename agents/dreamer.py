@@ -16,7 +16,7 @@ from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_wei
 from worldmodel.checkpoint import read_state, replace
 from worldmodel.episodes import Clips
 from worldmodel.model import WorldModel, weights_from
-from worldmodel.stepping import run_steps
+from worldmodel.stepping import rewinding, run_steps
 from worldmodel.training import check_same
 
 STATE = "policy.pt"
@@ -124,7 +124,12 @@ class Dreamer:
 
     def train_step(self) -> dict[str, Tensor]:
         """Dream one batch and learn from it."""
-        return self.learn(self.dream())
+        with rewinding(self.data_generator, self.noise_generator):
+            return self.learn(self.dream())
+
+    def agree(self, flag: bool) -> bool:
+        """One process does all of it."""
+        return flag
 
     @torch.no_grad()
     def dream(self) -> Dreams:

@@ -11,142 +11,28 @@ RUN/report/           index.html and results.json
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.dreamer import STATE as POLICY_STATE
 from agents.dreamer import Dreamer, DreamerConfig
 from agents.evaluation import evaluate, imagined_returns
-from agents.policies import RandomPolicy, make_policy
+from agents.policies import RandomPolicy
 from agents.probe import Probe, probe
 from agents.report.run import report_run
-from agents.settings import LoopSettings, WorldSettings, to_json
+from agents.run import SEEDS_PER_RUN, Figures, Run, device
+from agents.settings import LoopSettings, to_json
 from agents.world_model_policy import WorldModelPolicy, load_agent
 from envs.contexts import check_world, contexts_folder
 from envs.policy import Policy
-from envs.recording import record
-from worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json
-from worldmodel.checkpoint import replace as write_atomically
-from worldmodel.config import WorldModelConfig
+from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
-from worldmodel.model import WorldModel, weights_from
-from worldmodel.training import Trainer, TrainingConfig
+from worldmodel.model import WorldModel
+from worldmodel.training import processes
 
 EVALUATION_SEEDS = 1_000_000_000
 """Seeds from here on are for evaluation, those below for recording; a run's own seed moves both."""
-SEEDS_PER_RUN = 1_000_000
-
-Figures = dict[str, Any]
-
-
-class Run:
-    """A folder in which stages are done once.
-
-    Settings that cannot work are an `InputError` at construction, before anything is written. A run that was killed and
-    goes on ends with the figures of one that was not, bit for bit on a CPU with one thread; only the order of episodes,
-    which decides what is drawn from them, may differ where several were being recorded at once.
-    """
-
-    def __init__(
-        self, out: Path, settings: WorldSettings, *, episodes: Path | None = None, progress: bool = True
-    ) -> None:
-        self.out, self.settings, self.progress = out, settings, progress
-        self.own_episodes = out / "episodes"
-        self.episodes = episodes or self.own_episodes
-        for name in ("collect_episodes", "num_envs", "world_steps", "dreams", "eval_episodes", "rounds"):
-            if getattr(settings, name, 1) < 1:
-                raise InputError(f"{name} is {getattr(settings, name)}: use 1 or more")
-
-    def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
-        """Do `work` unless its figures are there already; keep and return them."""
-        path = self.out / "stages" / f"{name}.json"
-        if not path.exists():
-            figures = work()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, figures)
-        return read_json(path, "the folder of a run's stages")
-
-    def writer(self, part: str, step: int) -> SummaryWriter:
-        """Curves of one part of the run that goes on after `step`; what a killed process logged later is gone."""
-        folder = str(self.out / "tensorboard" / part)
-        return SummaryWriter(folder, purge_step=step + 1, flush_secs=1)
-
-    def world_of_episodes(self) -> Probe:
-        """Frames and actions that the world model is to learn: the environment's, or those of the given episodes."""
-        s = self.settings
-        if self.episodes == self.own_episodes:
-            return probe(s.env_config)
-        store = EpisodeStore(self.episodes)
-        seen = Probe(store.image_shape, store.max_action + 1)
-        if s.env is None:
-            return seen
-        world = probe(s.env_config)
-        if world.frame != seen.frame or world.num_actions < seen.num_actions:
-            raise InputError(
-                f"{self.episodes} holds frames of {seen.frame} and actions up to {seen.num_actions - 1}, "
-                f"{s.env} has frames of {world.frame} and {world.num_actions} actions: leave out --env, or change "
-                "--size and --actions"
-            )
-        return world
-
-    def model_config(self) -> WorldModelConfig:
-        """The world model's configuration, checked."""
-        seen = self.world_of_episodes()
-        config = self.settings.model.of_world(seen.frame, seen.num_actions)
-        with torch.device("meta"):  # its parts check it too; nothing is allocated
-            WorldModel(config)
-        return config
-
-    def collect(self, round_: int, policy: Policy) -> Figures:
-        """Record this round's real episodes."""
-        s = self.settings
-        summary = record(
-            s.env_config,
-            EpisodeStore(self.own_episodes, create=True),
-            policy,
-            episodes=s.collect_episodes,
-            num_envs=s.num_envs,
-            processes=s.processes,
-            seed=s.seed * SEEDS_PER_RUN + round_ * s.collect_episodes,
-            progress=self.progress,
-        )
-        figures = asdict(summary)
-        del figures["returns"]
-        return figures
-
-    def first_collector(self) -> Policy:
-        """The policy that records before anything is learned."""
-        return make_policy(self.settings.collector, probe(self.settings.env_config).num_actions)
-
-    def learn_world(self, round_: int) -> Figures:
-        """Train the world model on all episodes so far, from where it stands."""
-        s, store, config = self.settings, EpisodeStore(self.episodes), self.model_config()
-        own = self.episodes == self.own_episodes
-        world = {
-            "env": None if s.env is None else s.env_config.to_dict(),
-            "num_actions": config.num_actions,
-            "episodes": str(Path("..") / "episodes") if own else str(self.episodes.resolve()),
-        }
-        model = build_model(config, s.seed).to(device())
-        training = TrainingConfig(**{**asdict(s.training), "seed": s.seed})
-        trainer = Trainer(model, store, training, self.out / "world_model", world=world)
-        with self.writer("world_model", trainer.step) as trainer.writer:
-            losses = trainer.train((round_ + 1) * s.world_steps, progress=self.progress)
-        parameters = sum(p.numel() for p in model.parameters())
-        return {
-            "steps": trainer.step,
-            "parameters": parameters,
-            "episodes": len(store),
-            "frames": store.frames,
-            **losses,
-        }
 
 
 class Loop(Run):
@@ -156,6 +42,11 @@ class Loop(Run):
 
     def __init__(self, out: Path, settings: LoopSettings, *, progress: bool = True) -> None:
         super().__init__(out, settings, progress=progress)
+        if processes().count > 1:
+            raise InputError(
+                "train_agent.py is one process: train the world model in several with train_wm.py, and give it as "
+                "--world-model"
+            )
         require("av", "video", "Videos in reports")
         require("matplotlib", "video", "Plots in reports")
         if settings.world_model is not None:
@@ -272,20 +163,3 @@ class Loop(Run):
             writer.add_scalar("evaluation/real_return", figures["return"]["mean"], round_)
         figures["imagined_returns"] = imagined
         return figures
-
-
-def build_model(config: WorldModelConfig, seed: int) -> WorldModel:
-    """A new world model whose weights follow from `seed`."""
-    with weights_from(seed):
-        return WorldModel(config)
-
-
-def device() -> torch.device:
-    """The first GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))

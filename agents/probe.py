@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gymnasium as gym
+import numpy as np
 
 from envs.factory import EnvConfig, make
 
@@ -16,6 +17,10 @@ class Probe:
 
     frame: tuple[int, int]
     num_actions: int
+    action_size: int = 0
+    """Numbers of a continuous action, in recordings; environments here take discrete ones."""
+    extras: tuple[tuple[str, int], ...] = field(default=(), compare=False)
+    """Names of what else it tells, and how many numbers each has."""
 
 
 @functools.cache
@@ -25,6 +30,8 @@ def probe(config: EnvConfig) -> Probe:
     try:
         height, width, _ = env.observation_space.shape or ()
         assert isinstance(env.action_space, gym.spaces.Discrete)
-        return Probe((height, width), int(env.action_space.n))
+        _, info = env.reset(seed=0)
+        extras = tuple((key, np.size(info[key])) for key in env.get_wrapper_attr("extra_keys"))
+        return Probe((height, width), int(env.action_space.n), extras=extras)
     finally:
         env.close()

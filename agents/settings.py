@@ -6,14 +6,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from tyro.conf import Suppress
+from tyro.conf import Suppress, arg
 
 from agents.dreamer import DreamerConfig
+from agents.probe import Probe
 from envs.factory import EnvConfig
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
+from worldmodel.presets import SIZES
 from worldmodel.training import TrainingConfig
 
 T = TypeVar("T")
@@ -28,21 +30,33 @@ class ModelOptions(WorldModelConfig):
     height: Suppress[int] = 56
     width: Suppress[int] = 56
     num_actions: Suppress[int] = 3
+    action_size: Suppress[int] = 0
+    pose_size: Suppress[int] = 0
+    architecture: Suppress[str] = ""
 
     def __post_init__(self) -> None:
         """Nothing is checked before the frame is known."""
 
-    def of_world(self, frame: tuple[int, int], num_actions: int) -> WorldModelConfig:
-        """The checked configuration for frames of (height, width) pixels and that many actions."""
-        values = {**self.to_dict(), "height": frame[0], "width": frame[1], "num_actions": num_actions}
-        return WorldModelConfig.from_dict(values)
+    def of_world(self, world: Probe, pose_size: int = 0) -> WorldModelConfig:
+        """The checked configuration for the frames and actions of `world`."""
+        derived = {
+            "height": world.frame[0],
+            "width": world.frame[1],
+            "num_actions": world.num_actions,
+            "action_size": world.action_size,
+            "pose_size": pose_size,
+        }
+        return WorldModelConfig.from_dict({**self.to_dict(), **derived})
 
 
 @dataclass(frozen=True)
 class TrainingOptions(TrainingConfig):
     """How the world model is trained."""
 
+    curriculum: Annotated[str, arg(prefix_name=False)] = ""
+    """Lengths of the clips in stages, each with its number of steps: 64:20k,128:20k. The last length stays."""
     seed: Suppress[int] = 0  # follows from the run's
+    steps: Suppress[int] = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,11 @@ class WorldSettings:
     """Everything random in the run follows from it."""
 
     @property
+    def all_world_steps(self) -> int:
+        """Training steps of the world model in the whole run."""
+        return self.world_steps
+
+    @property
     def env_config(self) -> EnvConfig:
         """The real environment as the model sees it."""
         if self.env is None:
@@ -106,6 +125,11 @@ class LoopSettings(WorldSettings):
     contexts: Path | None = None
     """With --world-model: episodes in which dreams begin. None takes those that it was trained on."""
 
+    @property
+    def all_world_steps(self) -> int:
+        """Training steps of the world model in the whole run."""
+        return self.rounds * self.world_steps
+
 
 @dataclass(frozen=True)
 class LearnSettings(WorldSettings):
@@ -113,6 +137,28 @@ class LearnSettings(WorldSettings):
 
     episodes: Path | None = None
     """Folder of recorded episodes to train on. Nothing is recorded then, and no environment is needed."""
+    pose: tuple[str, ...] = ()
+    """Extras of the recordings that say where the agent is, such as agent_pos agent_dir; the model is then told them
+    for every frame. Such a model continues recorded videos, for judging its memory; it is no environment."""
+    tell_actions: bool = True
+    """Tell the model the actions. The paper's Maze models are told the pose alone."""
+    retrace: float = 0.0
+    """Share of training clips that turn round and play their own past backwards; needs --pose."""
+
+
+UNSAVED = {"out", "resume", "progress"}
+"""What a script is told besides and that does not change what a run is."""
+DERIVED = {
+    "model": ("height", "width", "num_actions", "action_size", "pose_size", "architecture"),
+    "training": ("seed", "steps"),
+    "dreamer": ("seed",),
+}
+"""What follows from the environment and from the run's seed."""
+
+
+def _options(config: WorldModelConfig) -> ModelOptions:
+    values = {name: value for name, value in config.to_dict().items() if name not in DERIVED["model"]}
+    return ModelOptions.from_dict(values)
 
 
 _MINIGRID = LoopSettings(
@@ -153,13 +199,21 @@ PRESETS: Mapping[str, LoopSettings] = {
         dreams=600,
         eval_episodes=10,
     ),
+    "tiny": replace(
+        _MINIGRID,
+        env="lssvwm/MiniGrid-Carpet-v0",
+        model=_options(SIZES["tiny"]),
+        training=TrainingOptions(batch=2, length=64),
+    ),
+    **{
+        name: LoopSettings(env="lssvwm/MemoryMaze-9x9-v0", size=size.height, model=_options(size), training=training)
+        for name, size, training in (
+            ("small", SIZES["small"], TrainingOptions(batch=16, length=64, precision="bfloat16", workers=8)),
+            ("base", SIZES["base"], TrainingOptions(batch=32, length=128, precision="bfloat16", workers=8)),
+            ("paper", SIZES["paper"], TrainingOptions(batch=32, length=400, precision="bfloat16", workers=8)),
+        )
+    },
 }
-
-
-UNSAVED = {"out", "resume", "progress"}
-"""What a script is told besides and that does not change what a run is."""
-DERIVED = {"model": ("height", "width", "num_actions"), "training": ("seed",), "dreamer": ("seed",)}
-"""What follows from the environment and from the run's seed."""
 
 
 def to_json(settings: WorldSettings) -> dict[str, Any]:
@@ -175,6 +229,7 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) ->
     """Inverse of `to_json`. Unknown keys are an `InputError`: another script or version wrote `source`."""
     readers: dict[str, Callable[[Any], Any]] = {
         "actions": tuple,
+        "pose": tuple,
         "model": ModelOptions.from_dict,
         "training": lambda saved: _filled(TrainingOptions, saved, source),
         "dreamer": lambda saved: _filled(DreamerOptions, saved, source),

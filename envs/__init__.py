@@ -51,6 +51,7 @@ def _register() -> None:
             max_episode_steps=steps,
             kwargs={"size": size},
         )
+    gym.register("lssvwm/MiniGrid-Carpet-v0", entry_point="envs.carpet:Carpet")
     gym.register(
         "lssvwm/Dream-v0",
         entry_point="envs.dream:DreamEnv",

@@ -23,6 +23,14 @@ def contexts_folder(checkpoint: Checkpoint) -> Path:
 def check_world(checkpoint: Checkpoint, store: EpisodeStore) -> None:
     """Raise an InputError unless model, real environment and contexts agree in frame size and action space."""
     config = checkpoint.model.config
+    unfit = {
+        "is told a pose, which no action determines": config.pose_size > 0,
+        f"dreams {config.chunk} frames at once, but an agent chooses every action": config.chunk > 1,
+        "takes continuous actions, dreams take discrete ones": config.action_size > 0,
+        "is told no actions": config.num_actions + config.action_size == 0,
+    }
+    for reason in (reason for reason, holds in unfit.items() if holds):
+        raise InputError(f"{checkpoint.path} is no environment: it {reason}; train a world model without that")
     count = checkpoint.world.get("num_actions", config.num_actions)
     if count != config.num_actions:
         raise InputError(

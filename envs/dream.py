@@ -19,6 +19,7 @@ from envs.policy import FrameArray
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
+from worldmodel.sampling import Sampler, choose
 
 Output = Literal["numpy", "torch"]
 Terminate = Literal["sample", "threshold", "never"]
@@ -31,7 +32,10 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     contexts: folder of recorded episodes; None takes the one that the checkpoint names.
     context_length: real frames observed before a dream begins; its first observation is the last of them.
     max_episode_steps: horizon of a dream; reaching it truncates. None dreams on.
-    steps: denoising steps per frame.
+    steps: denoising steps per frame; or instead
+    profile: "quality", "balanced" or "realtime", which also set window and precision (`worldmodel.sampling`); or
+    target_fps: frames per second that every row should get; the best profile that reaches it is chosen by a short
+        measurement, logged and kept as `sampler.sampling`. What a dream shows then depends on the machine.
     terminate: the termination head ends an episode by a draw ("sample"), above one half ("threshold") or "never".
     output: "numpy" arrays, or "torch" tensors that stay on `device`.
 
@@ -56,7 +60,9 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         contexts: str | Path | None = None,
         context_length: int = 8,
         max_episode_steps: int | None = 64,
-        steps: int = 2,
+        steps: int | None = None,
+        profile: str | None = None,
+        target_fps: float | None = None,
         terminate: Terminate = "sample",
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         output: Output = "numpy",
@@ -79,8 +85,10 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         self.store = EpisodeStore(contexts_folder(loaded) if contexts is None else contexts)
         check_world(loaded, self.store)
         check_length(self.store, context_length)
+        sampling = choose(self.model, num_envs, steps=steps, profile=profile, target_fps=target_fps)
+        self.sampler = Sampler(self.model, sampling)
 
-        self.num_envs, self.max_episode_steps, self.steps = num_envs, max_episode_steps, steps
+        self.num_envs, self.max_episode_steps = num_envs, max_episode_steps
         self.context_length, self.terminate, self.output = context_length, terminate, output
         self.render_mode, self.closed = render_mode, False
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -142,8 +150,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
                 f"rows {np.flatnonzero(ended).tolist()} are finished: reset(options={{'reset_mask': mask}}) them first"
             )
         active = torch.as_tensor(~ended, device=self.device)
-        imagined = self.model.imagine(
-            chosen, self._memory, steps=self.steps, generator=self._noise, active=active if ended.any() else None
+        imagined = self.sampler.imagine(
+            chosen, self._memory, generator=self._noise, active=active if ended.any() else None
         )
         self._memory, self._frame = imagined.memory, imagined.frame
         probability = imagined.termination.double().cpu().numpy() * ~ended
@@ -228,7 +236,9 @@ class DreamEnv(gym.Env[FrameArray, np.int64]):
         checkpoint: str | Path | Checkpoint,
         contexts: str | Path | None = None,
         context_length: int = 8,
-        steps: int = 2,
+        steps: int | None = None,
+        profile: str | None = None,
+        target_fps: float | None = None,
         terminate: Terminate = "sample",
         device: str = "cpu",
         render_mode: str | None = None,
@@ -240,6 +250,8 @@ class DreamEnv(gym.Env[FrameArray, np.int64]):
             context_length=context_length,
             max_episode_steps=None,  # gymnasium.make adds the time limit
             steps=steps,
+            profile=profile,
+            target_fps=target_fps,
             terminate=terminate,
             autoreset_mode=AutoresetMode.DISABLED,
             device=device,

@@ -21,6 +21,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from PIL import Image
 
+from envs.minigrid import MiniGridFrames
 from envs.policy import FrameArray
 from envs.rows import FrameVectorEnv as FrameVectorEnv
 from envs.rows import LocalRows, ProcessRows
@@ -29,8 +30,7 @@ from worldmodel.errors import InputError, require
 FrameEnv = gym.Env[FrameArray, np.int64]
 """What `make` returns: observations (h, w, 3) uint8, actions 0..n-1."""
 
-_MINIGRID = ("MiniGrid-", "BabyAI-")
-_TILE = 8  # pixels per grid cell of the MiniGrid view: 7 x 7 cells give 56 x 56
+_MINIGRID = ("MiniGrid-", "BabyAI-", "lssvwm/MiniGrid-")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class EnvConfig:
     id: a Gymnasium id; `module:id` imports `module` first, as in `gymnasium.make`.
     size: side of the frame in pixels (>= 1); None keeps the environment's frame. The aspect ratio is not kept.
     actions: which of the environment's actions 0..n-1 to offer, renumbered 0..len-1 in this order; None offers all.
-    extra_obs: ask the environment for its extra observations (Memory Maze: positions and layout), found in `info`.
+    extra_obs: ask the environment for its extra observations (Memory Maze, MiniGrid: position, heading, layout), found
+        in `info`.
     max_episode_steps: truncate after so many steps; a shorter limit of the environment's own still holds.
     """
 
@@ -211,7 +212,7 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
         options["render_mode"] = render_mode
     if config.max_episode_steps is not None:
         options["max_episode_steps"] = config.max_episode_steps
-    if config.extra_obs:
+    if config.extra_obs and not spec.id.startswith(_MINIGRID):
         options["extra_obs"] = True
     try:
         env: gym.Env[Any, Any] = gym.make(spec, **options)
@@ -221,8 +222,7 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
         raise
     minigrid = sys.modules.get("minigrid.minigrid_env")
     if minigrid is not None and isinstance(env.unwrapped, minigrid.MiniGridEnv):
-        # Its own `image` holds codes of objects, not colors.
-        env = importlib.import_module("minigrid.wrappers").RGBImgPartialObsWrapper(env, tile_size=_TILE)
+        env = MiniGridFrames(env, config.extra_obs)
     try:
         return DiscreteActions(FrameObservation(env, config.size), config.actions)
     except InputError:

@@ -1,4 +1,4 @@
-"""Window attention with its ring against dense masked attention, written down anew here."""
+"""Window attention with its memory against dense masked attention, written down anew here."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 from worlds import assert_close, assert_same, generator, randomised, small_config
 
-from worldmodel.attention import FrameLocalAttention, WindowMemory
+from worldmodel.attention import FrameLocalAttention, HistoryMemory, WindowMemory
+from worldmodel.errors import InputError
+from worldmodel.runtime import Runtime
 
 CONFIG = small_config()
 FRAMES = 9
-WINDOWS = [1, 2, 4, 12]  # the last one is longer than the clip
+WINDOWS = [1, 2, 4, 12, None]  # the last but one is longer than the clip
 
 
-def attention(window: int, head_size: int = 16) -> FrameLocalAttention:
-    config = replace(CONFIG, window=window, heads=CONFIG.dim // head_size)
+def attention(window: int | None, head_size: int = 16, chunk: int = 1) -> FrameLocalAttention:
+    config = replace(CONFIG, window=window, heads=CONFIG.dim // head_size, chunk=chunk)
     return randomised(lambda: FrameLocalAttention(config), 0)
 
 
@@ -28,7 +30,7 @@ def tokens(frames: int = FRAMES, rows: int = 2) -> Tensor:
     return 2 * torch.randn(rows, frames, CONFIG.tokens, CONFIG.dim, generator=generator(1), dtype=torch.float64)
 
 
-def dense(module: FrameLocalAttention, x: Tensor) -> Tensor:
+def dense(module: FrameLocalAttention, x: Tensor, window: int | None = -1) -> Tensor:
     """All tokens against all tokens of all frames, masked; positions enter as differences only.
 
     Channel c and channel c + head size / 2 are the parts of one complex number, which turns with the difference in time
@@ -46,7 +48,9 @@ def dense(module: FrameLocalAttention, x: Tensor) -> Tensor:
     turn = torch.exp(1j * torch.stack(turns, -1))  # (query, key, pairs)
 
     q, k, v = (x.reshape(b, frames * count, d) @ part.T for part in module.qkv.weight.chunk(3))
-    seen = (time[:, None] >= time[None, :]) & (time[:, None] - time[None, :] <= module.window)
+    chunk, window = time // module.chunk, module.window if window == -1 else window
+    apart = chunk[:, None] - chunk[None, :]
+    seen = (apart >= 0) & (apart <= (frames if window is None else window // module.chunk))
     heads = []
     for h in range(module.heads):
         part = slice(h * size, (h + 1) * size)
@@ -60,8 +64,8 @@ def dense(module: FrameLocalAttention, x: Tensor) -> Tensor:
 @torch.no_grad()
 def in_segments(
     module: FrameLocalAttention, x: Tensor, cuts: list[int], since: int = 0
-) -> tuple[Tensor, WindowMemory, Tensor]:
-    """Outputs, ring and count of frames after x in segments, counting frames from `since`."""
+) -> tuple[Tensor, WindowMemory | HistoryMemory, Tensor]:
+    """Outputs, memory and count of frames after x in segments, counting frames from `since`."""
     memory, seen, outputs = module.empty(len(x), x), torch.full((len(x),), since), []
     for begin, end in pairwise([0, *cuts, x.shape[1]]):
         y, memory = module(x[:, begin:end], memory, seen)
@@ -72,9 +76,101 @@ def in_segments(
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("cuts", [[], [3], [1, 2, 7], list(range(1, FRAMES))], ids=["whole", "two", "four", "frames"])
-def test_ring_equals_dense(window: int, cuts: list[int]) -> None:
+def test_segments_equal_dense(window: int | None, cuts: list[int]) -> None:
     module, x = attention(window), tokens()
     assert_close(in_segments(module, x, cuts)[0], dense(module, x))
+
+
+@pytest.mark.parametrize(("window", "chunk"), [(5, 5), (10, 5), (0, 5), (None, 5), (4, 2), (2, 2), (None, 2)])
+@pytest.mark.parametrize("every", [20, 10, 1], ids=["whole", "halves", "chunks"])
+def test_chunks_equal_dense(window: int | None, chunk: int, every: int) -> None:
+    """Several chunks at once or one at a time: a frame sees all of its chunk, whenever that came."""
+    module, x = attention(window, chunk=chunk), tokens(20)
+    every = max(every, chunk)
+    assert_close(in_segments(module, x, list(range(every, 20, every)))[0], dense(module, x))
+
+
+def test_frames_of_a_chunk_come_together() -> None:
+    module, x = attention(5, chunk=5), tokens(7)
+    with pytest.raises(InputError, match="7 frames for a model of chunk=5: frames must come in whole chunks"):
+        module(x, module.empty(2, x), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("window", "chunk", "fewer"), [(4, 1, 2), (4, 1, 0), (None, 1, 3), (10, 5, 5), (None, 5, 5)])
+@pytest.mark.parametrize("every", [20, 5], ids=["whole", "segments"])
+def test_looking_back_less_far_is_masking(window: int | None, chunk: int, fewer: int, every: int) -> None:
+    module, x = attention(window, chunk=chunk), tokens(20)
+    module.use(Runtime(window=fewer))
+    cuts = list(range(every, 20, every))
+    y, memory, _ = in_segments(module, x, cuts)
+    assert_close(y, dense(module, x, fewer))
+    assert (y - dense(module, x)).abs().max() > 1e-2
+    # The memory is what it would have been, so that one can go back.
+    module.use(Runtime())
+    _, full, _ = in_segments(module, x, cuts)
+    assert_same(memory, full)
+
+
+@pytest.mark.parametrize(("trained", "chunk", "window"), [(4, 1, 5), (10, 5, 4), (5, 5, 10), (None, 5, 3)])
+def test_a_window_that_was_not_trained(trained: int | None, chunk: int, window: int) -> None:
+    with pytest.raises(InputError, match=rf"window={window}: this model was trained with window={trained}"):
+        attention(trained, chunk=chunk).use(Runtime(window=window))
+
+
+def test_flex_equals_dense_on_cpu() -> None:
+    """The forward pass of the layer, with its memory; gradients are compared on CUDA."""
+    module, x = attention(5, chunk=5), tokens(20)
+    module.use(Runtime(attention="flex"))
+    assert_close(in_segments(module, x, [10])[0], dense(module, x))
+
+
+def test_flex_is_what_runs_when_asked_for() -> None:
+    module, x = attention(3), tokens()
+    module.use(Runtime(attention="flex"))
+    with pytest.raises(InputError, match="no backward pass on CPU"):
+        module(x, module.empty(2, x), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("window", "chunk"), [(4, 1), (10, 5)])
+@pytest.mark.parametrize("seen", [0, 5])
+def test_slots_without_frames_may_be_left_out(window: int, chunk: int, seen: int) -> None:
+    module, x = attention(window, chunk=chunk), tokens(15)
+    past = in_segments(module, x[:, :seen], [])[1] if seen else module.empty(2, x)
+    fewer = WindowMemory(*(v[:, max(0, window - seen) :] for v in past))
+    count = torch.full((2,), seen)
+    for ours, theirs in zip(module(x[:, seen:], fewer, count), module(x[:, seen:], past, count), strict=True):
+        assert_close(
+            dict(enumerate(ours)) if isinstance(ours, tuple) else ours,
+            dict(enumerate(theirs)) if isinstance(theirs, tuple) else theirs,
+        )
+
+
+def test_the_history_holds_all_frames() -> None:
+    module, x = attention(None), tokens()
+    memory = in_segments(module, x, [4, 5])[1]
+    values = (x @ module.qkv.weight[-CONFIG.dim :].T).unflatten(-1, (module.heads, module.head_size))
+    assert isinstance(memory, HistoryMemory)
+    assert memory.keys.shape == (2, FRAMES, CONFIG.tokens, 2, 16)
+    assert_close(memory.values, values)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("window", "chunk"), [(4, 1), (None, 1), (5, 5)])
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
+def test_flex_equals_sdpa_on_cuda(window: int | None, chunk: int, half: bool) -> None:
+    """Outputs, memory and gradients of the layer over two segments of several chunks."""
+    module, x = attention(window, chunk=chunk).float().cuda(), tokens(20).float().cuda()
+    found = []
+    for choice in ("sdpa", "flex"):
+        module.use(Runtime(attention=choice))  # type: ignore[arg-type]
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            first, memory = module(x[:, :10], module.empty(2, x), torch.zeros(2, dtype=torch.int64).cuda())
+            second, memory = module(x[:, 10:], memory, torch.full((2,), 10).cuda())
+        assert {v.dtype for v in memory} == {torch.float32}
+        grads = torch.autograd.grad(first.float().square().sum() + second.float().sum(), module.parameters())
+        found.append((first, second, *memory, *grads))
+    for ours, theirs in zip(*found, strict=True):
+        assert float((ours - theirs).abs().max() / theirs.abs().max()) < (5e-2 if half else 1e-2)
 
 
 def test_smallest_head_and_gradients() -> None:
@@ -91,20 +187,27 @@ def test_smallest_head_and_gradients() -> None:
         assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("window", [2, 4])
-def test_rows_that_have_seen_different_numbers_of_frames(window: int) -> None:
+@pytest.mark.parametrize("window", [2, 4, None])
+def test_rows_that_have_seen_different_numbers_of_frames(window: int | None) -> None:
     """Rows 0 to 5 have seen 0 to 5 frames; the next three come to all of them at once."""
     module, x = attention(window), tokens(rows=6)
     past = [in_segments(module, x[row : row + 1, :row], [])[1] if row else None for row in range(6)]
     past = [module.empty(1, x) if memory is None else memory for memory in past]
-    memory = WindowMemory(*(torch.cat(parts) for parts in zip(*past, strict=True)))
+    longest = max(memory.keys.shape[1] for memory in past)
+    memory = type(past[0])(*(torch.cat([padded(v, longest) for v in parts]) for parts in zip(*past, strict=True)))
     now = torch.stack([x[row, row : row + 3] for row in range(6)])
     with torch.no_grad():
         y, after = module(now, memory, torch.arange(6))
     for row in range(6):
         assert_close(y[row], dense(module, x[row : row + 1, : row + 3])[0, row:])
         expected = in_segments(module, x[row : row + 1, : row + 3], [])[1]
-        assert_close(after.keys[row, -min(window, row + 3) :], expected.keys[0, -min(window, row + 3) :])
+        kept = row + 3 if window is None else min(window, row + 3)
+        assert_close(after.keys[row, -kept:], expected.keys[0, -kept:])
+
+
+def padded(frames: Tensor, length: int) -> Tensor:
+    """Something in front that is not to be looked at."""
+    return torch.cat([frames.new_full((len(frames), length - frames.shape[1], *frames.shape[2:]), 5), frames], 1)
 
 
 @pytest.mark.parametrize("window", [1, 4])

@@ -318,7 +318,7 @@ BAD_FILES: dict[str, dict[str, Any]] = {
     "'image' .* T >= 1": {"image": np.zeros((1, 4, 6, 3), np.uint8)},
     "'reward' needs one entry": {"reward": np.zeros(4, np.float32)},
     "'terminated' needs one entry": {"terminated": np.zeros((5, 1), np.bool_)},
-    "one-hot: continuous": {"action": np.full((5, 2), 0.5, np.float32)},
+    "or continuous .T . 1, A., got float32 .5, 0.": {"action": np.zeros((5, 0), np.float32)},
     "must be integers": {"action": np.zeros(5)},
 }
 

@@ -222,3 +222,47 @@ def test_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "minigrid", None)  # what Python itself does to forbid an import
     with pytest.raises(MissingExtraError, match=r"lssvwm\[minigrid\]"):
         make(MEMORY)
+
+
+@pytest.mark.parametrize("env_id", ["MiniGrid-MemoryS7-v0", "lssvwm/MiniGrid-Carpet-v0"])
+def test_minigrid_tells_where_the_agent_stands(env_id: str) -> None:
+    """Before and after walking: positions move by the heading, and only then."""
+    env = make(EnvConfig(env_id, actions=(0, 1, 2), extra_obs=True))
+    world: Any = env.unwrapped
+    _, before = env.reset(seed=3)
+    moved = turned = 0
+    for action in np.random.default_rng(0).integers(3, size=60):
+        free = world.grid.get(*world.front_pos)
+        _, _, terminated, truncated, info = env.step(action)
+        step = info["agent_pos"] - before["agent_pos"]
+        walks = action == 2 and (free is None or free.can_overlap())
+        assert np.array_equal(step, before["agent_dir"] if walks else [0, 0])
+        assert abs(float(info["agent_dir"] @ before["agent_dir"])) == (0 if action < 2 else 1)
+        assert tuple(info["agent_pos"]) == tuple(world.agent_pos)
+        assert np.array_equal(info["cells"] == 2, world.grid.encode()[..., 0] == 2)  # MiniGrid's code of a wall
+        moved, turned, before = moved + walks, turned + (action < 2), info
+        if terminated or truncated:
+            _, before = env.reset()
+    assert moved > 3
+    assert turned > 10
+
+
+def test_a_carpet_follows_from_its_seed() -> None:
+    """Six colors, everywhere but on the wall, others for another seed; the agent may stand anywhere."""
+    env = make(EnvConfig("lssvwm/MiniGrid-Carpet-v0"))
+    world: Any = env.unwrapped
+
+    def carpet(seed: int) -> Any:
+        env.reset(seed=seed)
+        return world.grid.encode()[1:-1, 1:-1, 1]
+
+    assert np.array_equal(carpet(0), carpet(0))
+    assert (carpet(0) != carpet(1)).mean() > 0.7
+    assert set(np.concatenate([carpet(seed).ravel() for seed in range(5)])) == set(range(6))
+    starts = set()
+    for seed in range(60):
+        env.reset(seed=seed)
+        starts.add(tuple(world.agent_pos))
+    assert len(starts) > 20
+    assert min(min(start) for start in starts) == 1
+    assert max(max(start) for start in starts) == 6

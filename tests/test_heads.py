@@ -163,6 +163,8 @@ def test_standardised_features_have_no_mean_and_unit_deviation() -> None:
     )
     assert_same(standardise(x), x / (1 + 1e-3))  # before that they pass by
     standardise.measure(x)
+    assert_same(standardise(x), x / (1 + 1e-3))  # and within the step
+    standardise.update()
     y = standardise(x)
     assert_close(y.mean(0), torch.zeros(3, dtype=torch.float64))
     torch.testing.assert_close(y.square().mean(0), values(1.0, 1.0, 0.0), rtol=0.03, atol=0.01)
@@ -177,6 +179,7 @@ def test_running_figures_by_hand() -> None:
         x = values(*batch)[:, None]
         before = (standardise.mean.clone(), standardise.variance.clone())
         standardise.measure(x)
+        standardise.update()
         if len(batch) < 2:
             assert_same(standardise.mean, before[0])
             assert_same(standardise.variance, before[1])
@@ -187,6 +190,28 @@ def test_running_figures_by_hand() -> None:
         variance += weight * (float((x - mean).square().mean()) - variance)
         assert_close(standardise.mean, values(mean))
         assert_close(standardise.variance, values(variance))
+
+
+def test_running_figures_do_not_depend_on_how_values_are_parted() -> None:
+    """Nor on which process noted them; large values that hardly vary keep their deviation."""
+    values = torch.randn(60, 3, generator=generator(0)) * torch.tensor([1e-2, 1.0, 5.0]) + torch.tensor([3e2, -2, 0])
+    whole, parted, elsewhere = Standardise(3), Standardise(3), Standardise(3)
+    for batch in values.split(20):
+        whole.measure(batch)
+        parted.measure(batch[:1])
+        parted.measure(batch[1:9])
+        elsewhere.measure(batch[9:])
+        whole.update()
+        parted.update(lambda noted: noted + elsewhere.pending)
+        elsewhere.load_state_dict(parted.state_dict())
+        elsewhere.pending = None
+        torch.testing.assert_close(parted.state_dict(), whole.state_dict(), rtol=1e-6, atol=1e-8)
+    # The running deviation is around the mean as it was at each update.
+    torch.testing.assert_close(whole.mean, values.mean(0), rtol=1e-5, atol=1e-5)
+    assert whole.variance.sqrt()[0] == pytest.approx(1e-2, rel=0.3)
+    assert int(whole.measured) == 3
+    parted.update(torch.zeros_like)
+    assert_same(parted.state_dict(), elsewhere.state_dict())
 
 
 def test_readout_measures_the_frames_that_are_named() -> None:
@@ -203,6 +228,8 @@ def test_readout_measures_the_frames_that_are_named() -> None:
         other = copy.deepcopy(readout)
         readout(tokens, [recall], named)
         other(changed, [recall], named)
+        readout.standardise.update()
+        other.standardise.update()
         assert_same(readout.state_dict(), other.state_dict())
         after = readout(tokens, [recall])
         assert (after - before).abs().max() > 1e-2

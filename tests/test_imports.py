@@ -26,6 +26,8 @@ HEAVY = (
     "stable_baselines3",
     "minerl",
     "mamba_ssm",
+    "torchmetrics",
+    "diffusers",
     "av",
     "matplotlib",
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,8 @@ from worlds import small_store
 from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.training import Trainer
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
@@ -28,6 +32,11 @@ def six_steps(store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> 
     trained = trainer(store, tmp_path_factory.mktemp("whole"))
     trained.train(6, progress=False)
     return trained
+
+
+def call(step: int) -> int:
+    """The first one of a step: the tokenizer takes one before them, and each step one for every row."""
+    return 2 + step * TRAINING.batch
 
 
 class Disturbed:
@@ -72,11 +81,13 @@ def test_another_seed_is_another_training(store: EpisodeStore, tmp_path: Path, s
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("at", [1, 2, 5], ids=["tokenizer", "first step", "fourth step"])
+@pytest.mark.parametrize(
+    ("at", "stands"), [(1, 0), (call(0), 1), (call(3) + 1, 4)], ids=["tokenizer", "first step", "fourth step"]
+)
 def test_a_signal_ends_after_the_step_it_came_in(
-    store: EpisodeStore, tmp_path: Path, six_steps: Trainer, at: int, number: int
+    store: EpisodeStore, tmp_path: Path, six_steps: Trainer, at: int, stands: int, number: int
 ) -> None:
-    """Call 1 fits the tokenizer, call n draws for step n - 1. Both signals save and are passed on as Ctrl-C is."""
+    """Both signals save and are passed on as Ctrl-C is."""
     before = signal.signal(number, interrupt)  # as the scripts do, or else SIGTERM would end the tests
     try:
         source = Disturbed(store, at, lambda: signal.raise_signal(number), drawn=False)
@@ -86,22 +97,22 @@ def test_a_signal_ends_after_the_step_it_came_in(
     finally:
         signal.signal(number, before)
     again = trainer(store, tmp_path, seed=1)
-    assert again.step == at - 1
+    assert again.step == stands
     again.train(6, progress=False)
     assert_same_state(again, six_steps)
 
 
 @pytest.mark.parametrize("drawn", [False, True], ids=["before drawing", "after drawing"])
-@pytest.mark.parametrize("at", [2, 5], ids=["first step", "fourth step"])
+@pytest.mark.parametrize("step", [0, 3], ids=["first step", "fourth step"])
 def test_an_error_while_drawing_loses_nothing(
-    store: EpisodeStore, tmp_path: Path, six_steps: Trainer, at: int, drawn: bool
+    store: EpisodeStore, tmp_path: Path, six_steps: Trainer, step: int, drawn: bool
 ) -> None:
     """The steps before it are saved, and the step can be done again: by another trainer or by the same one."""
-    first = trainer(Disturbed(store, at, interrupt, drawn=drawn), tmp_path)
+    first = trainer(Disturbed(store, call(step) + 1, interrupt, drawn=drawn), tmp_path)
     with pytest.raises(KeyboardInterrupt):
         first.train(6, progress=False)
     again = trainer(store, tmp_path, seed=1)
-    assert again.step == at - 2
+    assert again.step == step
     again.train(6, progress=False)
     assert_same_state(again, six_steps)
     first.train(6, progress=False)
@@ -126,6 +137,55 @@ def test_an_error_in_the_middle_of_a_step(
     assert again.step == 3
     again.train(6, progress=False)
     assert_same_state(again, six_steps)
+
+
+def test_workers_change_nothing(store: EpisodeStore, tmp_path: Path, six_steps: Trainer) -> None:
+    """Neither do other numbers of them before and after a stop, nor what they had read ahead."""
+    reader = replace(TRAINING, workers=2)
+    first = trainer(store, tmp_path, reader)
+    first.train(2, progress=False)
+    first.train(4, progress=False)
+    again = trainer(store, tmp_path, replace(TRAINING, workers=1), seed=1)
+    assert again.step == 4
+    again.train(5, progress=False)
+    trainer(store, tmp_path).train(6, progress=False)
+    assert_same_state(trainer(store, tmp_path), six_steps)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_it_goes_on_as_if_it_had_not_been(
+    store: EpisodeStore, tmp_path: Path, six_steps: Trainer, workers: int
+) -> None:
+    """By SIGKILL, in a process of its own: what was saved after a step is all that is left."""
+    code = (
+        "import os, signal, sys; from dataclasses import replace; from pathlib import Path; import torch;"
+        "torch.set_num_threads(1); sys.path.insert(0, 'tests');"
+        "from trainers import TRAINING, trainer; from worldmodel.episodes import EpisodeStore;"
+        f"t = trainer(EpisodeStore({str(store.root)!r}), Path({str(tmp_path)!r}),"
+        f" replace(TRAINING, workers={workers}, save_seconds=0.0));"
+        "t.update_average = lambda do=t.update_average:"
+        " os.kill(os.getpid(), signal.SIGKILL) if t.step == 4 else do();"
+        "t.train(6, progress=False)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = trainer(store, tmp_path, replace(TRAINING, workers=workers), seed=1)
+    assert again.step == 3
+    again.train(6, progress=False)
+    assert_same_state(again, six_steps)
+
+
+def test_a_stop_in_any_stage_of_a_curriculum(store: EpisodeStore, tmp_path: Path) -> None:
+    """With a decay of the rate too: both follow from the step alone."""
+    staged = replace(TRAINING, curriculum="4:2,6:2,8:1", decay=0.5, steps=7)
+    whole = trainer(store, tmp_path / "whole", staged)
+    whole.train(7, progress=False)
+    assert [int(record["length"]) for record in whole.recent] == [4, 4, 6, 6, 8, 8, 8]
+    for stop in range(1, 8):
+        again = trainer(store, tmp_path / "parts", staged, seed=stop - 1)
+        assert again.step == stop - 1
+        again.train(stop, progress=False)
+    assert_same_state(again, whole)
 
 
 def test_training_up_to_where_it_stands_does_nothing(six_steps: Trainer) -> None:

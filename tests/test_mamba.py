@@ -145,13 +145,18 @@ def test_convolution_tail_longer_or_shorter_than_a_frame(width: int) -> None:
     assert_close(parts.memory, whole.memory)
 
 
-def test_initial_values_are_those_of_mamba_2() -> None:
-    config = small_config(dim=128, head_dim=16)
+@torch.no_grad()
+@pytest.mark.parametrize("tile", [(1, 1), (2, 1)])
+def test_it_begins_with_a_memory_of_frames(tile: tuple[int, int]) -> None:
+    """Convolutions near the identity, strong writing, and memories that fade over 4 to 512 frames whatever the tile."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = BlockwiseMamba(config, (1, 1))
-    dt, decay = torch.nn.functional.softplus(module.dt_bias.detach()), module.log_A.detach().exp()
-    assert 1e-3 * 0.99 <= float(dt.min()) <= float(dt.max()) <= 1e-1 * 1.01
-    assert 1 <= float(decay.min()) <= float(decay.max()) <= 16
-    assert float(decay.std()) > 1
+        module = BlockwiseMamba(small_config(dim=256, heads=4), tile)
     assert bool((module.D == 1).all())
+    assert float((module.conv_weight[..., :-1]).abs().max()) <= 0.1
+    assert float((module.conv_weight[..., -1] - 1).abs().max()) <= 0.1
+    dt = torch.nn.functional.softplus(module.dt_bias)
+    assert 0.099 < float(dt.min()) < float(dt.max()) < 1.001
+    frames = 1 / (dt * module.log_A.exp()) / (tile[0] * tile[1])
+    torch.testing.assert_close(frames[[0, -1]], torch.tensor([4.0, 512.0]))
+    assert bool((frames.diff() > 0).all())

@@ -9,8 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from worlds import assert_same, generator, observe_in, random_actions, random_frames, random_model, small_config
+from worlds import (
+    assert_close,
+    assert_same,
+    generator,
+    observe_in,
+    random_actions,
+    random_frames,
+    random_model,
+    small_config,
+)
 
+from worldmodel.attention import HistoryMemory
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.memory import Memory
@@ -20,6 +30,8 @@ CONFIGS = {
     "both": small_config(),
     "scan only": small_config(window=0),
     "window only": small_config(scan="none"),
+    "history": small_config(window=None),
+    "history only": small_config(window=None, scan="none"),
 }
 BOTH = CONFIGS["both"]
 
@@ -38,7 +50,18 @@ def memories(request: pytest.FixtureRequest) -> tuple[Memory, Memory]:
 
 
 def rows_of(memory: Memory) -> list[dict[str, Tensor]]:
-    return [{name: tensor[row] for name, tensor in memory.state_dict().items()} for row in range(memory.rows)]
+    """By row; of a history the frames that the row has seen."""
+    histories = [
+        f"layers.{i}.{len(layer.tensors()) - back}"
+        for i, layer in enumerate(memory.layers)
+        for back in (1, 2)
+        if isinstance(layer.window, HistoryMemory)
+    ]
+    rows = []
+    for row, frames in enumerate(memory.frames.tolist()):
+        tensors = {name: tensor[row] for name, tensor in memory.state_dict().items()}
+        rows.append({**tensors, **{name: tensors[name][len(tensors[name]) - frames :] for name in histories}})
+    return rows
 
 
 def assert_rows(memory: Memory, expected: list[dict[str, Tensor]]) -> None:
@@ -61,7 +84,8 @@ def test_the_memories_differ(memories: tuple[Memory, Memory]) -> None:
     every = rows_of(a) + rows_of(b)
     for name, tensor in every[0].items():
         if name != "frames":
-            assert all(bool((tensor != other[name]).any()) for other in every[1:]), name
+            others = [other[name] for other in every[1:]]
+            assert all(tensor.shape != other.shape or bool((tensor != other).any()) for other in others), name
 
 
 def test_select(memories: tuple[Memory, Memory]) -> None:
@@ -84,7 +108,7 @@ def test_where_copies_what_is_not_a_number(memories: tuple[Memory, Memory]) -> N
     """A row that has gone wrong does not touch the others: the mask chooses, it does not multiply."""
     a, b = memories
     for name, tensor in b.state_dict().items():
-        tensor[1] = 0 if name == "frames" else torch.nan
+        tensor[1] = 3 if name == "frames" else torch.nan
     mask = torch.tensor([True, True, False, True])
     merged = a.where(mask, b)
     assert_rows(merged, [rows_of(a)[0], rows_of(a)[1], rows_of(b)[2], rows_of(a)[3]])
@@ -137,7 +161,7 @@ def test_nbytes_counted_by_hand() -> None:
     assert remembered(BOTH, 3, 4, 0).nbytes == 3 * (8 * (scan + window) + 8)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", [CONFIGS[name] for name in ("both", "scan only", "window only")])
 def test_size_does_not_depend_on_history(config: WorldModelConfig) -> None:
     """Neither by its own count nor by the storage that it keeps alive."""
     sizes = set()
@@ -146,6 +170,60 @@ def test_size_does_not_depend_on_history(config: WorldModelConfig) -> None:
         kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in memory.state_dict().values()}
         sizes.add((memory.nbytes, sum(kept.values())))
     assert len(sizes) == 1, sizes
+
+
+def test_a_history_grows_by_the_frame() -> None:
+    """Two layers of keys and values of 8 tokens; nothing else grows, in bytes held or kept alive."""
+    sizes = {}
+    for frames in (1, 2, 9):
+        memory = remembered(CONFIGS["history"], 2, frames, 0)
+        kept = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in memory.state_dict().values()}
+        sizes[frames] = memory.nbytes
+        assert sum(kept.values()) == memory.nbytes
+    assert sizes[2] - sizes[1] == 2 * 2 * 2 * 8 * 32 * 8
+    assert sizes[9] - sizes[2] == 7 * (sizes[2] - sizes[1])
+
+
+def slots(memory: Memory) -> set[int]:
+    return {layer.slots for layer in memory.layers}
+
+
+def test_a_history_drops_what_no_row_needs() -> None:
+    """Else it would go on growing in an environment whose rows begin anew at different times."""
+    model = random_model(CONFIGS["history"], 0)
+    old, young = remembered(CONFIGS["history"], 4, 5, 1), remembered(CONFIGS["history"], 4, 3, 2)
+    mixed = old.where(torch.tensor([True, False, False, False]), young)
+    assert slots(mixed) == {5}
+    assert slots(mixed.select(torch.tensor([1, 3]))) == {3}
+    assert slots(mixed.select(torch.tensor([False] * 4))) == {0}
+    assert slots(mixed.put(torch.tensor([0]), model.empty(1))) == {3}
+    assert slots(model.empty(2).put(torch.tensor([1]), old.select(torch.tensor([2])))) == {5}
+    assert slots(old.where(torch.tensor([False] * 4), young)) == {3}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_rows_of_unequal_length_go_on_as_each_alone(config: WorldModelConfig) -> None:
+    model, source = random_model(config, 0), generator(3)
+    old, young = remembered(config, 4, 5, 1), remembered(config, 4, 1, 2)
+    mixed = young.put(torch.tensor([2]), old.select(torch.tensor([0]))).put(torch.tensor([1]), model.empty(1))
+    frames, actions = random_frames(config, 4, 3, source=source), random_actions(config, 4, 3, source=source)
+    seen, after = observe_in(model, frames, actions, [1], mixed)
+    alone = [(0, young.select(torch.tensor([0]))), (1, model.empty(1)), (2, old.select(torch.tensor([0])))]
+    for row, memory in alone:
+        expected, expected_after = observe_in(model, frames[row : row + 1], actions[row : row + 1], [1], memory)
+        assert_close(seen.features[row], expected.features[0])
+        assert_close(rows_of(after)[row], rows_of(expected_after)[0])
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_existing_leaves_out_empty_slots_alone(config: WorldModelConfig) -> None:
+    memory = remembered(config, 2, 1, 0)
+    shorter = memory.existing()
+    for layer, full in zip(shorter.layers, memory.layers, strict=True):
+        assert layer.slots == min(1, full.slots)
+        if layer.window is not None and full.window is not None:
+            assert_same(layer.window, type(full.window)(*(v[:, -1:] for v in full.window)))
+    assert random_model(config, 0).empty(2).existing().layers[0].slots == 0
 
 
 def test_snapshot_round_trip(memories: tuple[Memory, Memory], tmp_path: Path) -> None:
@@ -187,6 +265,14 @@ def test_a_snapshot_that_does_not_fit(change: Any, message: str) -> None:
     memory = remembered(BOTH, 3, 4, 0)
     with pytest.raises(InputError, match=message):
         memory.load_state_dict(change(memory.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["layers.0.2", "layers.1.3"])
+def test_a_snapshot_of_a_history_that_lacks_frames(name: str) -> None:
+    memory = remembered(CONFIGS["history"], 3, 4, 0)
+    snapshot = memory.state_dict()
+    with pytest.raises(InputError, match=name):
+        memory.load_state_dict({**snapshot, name: snapshot[name][:, 1:]})
 
 
 def test_a_snapshot_of_another_architecture() -> None:

@@ -36,9 +36,9 @@ from agents.report import (
     write_mp4,
     write_report,
 )
-from agents.report.video import BACKGROUND, BAR, MARGIN
 from agents.statistics import bootstrap_interval
 from worldmodel.errors import InputError
+from worldmodel.video import BACKGROUND, BAR, MARGIN
 
 Pixels = npt.NDArray[np.uint8]
 RETURNS = [0.0, 0.5, 1.0, 0.9]

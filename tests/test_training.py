@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from together import EXACT, exact
 from trainers import TRAINING, WORLD, trainer
-from worlds import assert_same, small_config, small_store
+from worlds import assert_close, assert_same, small_config, small_store
 
+from worldmodel.backbone import Layer
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
-from worldmodel.training import STATE, Trainer, make_optimizers
+from worldmodel.training import MAY_CHANGE, STATE, Curriculum, Trainer, TrainingConfig, make_optimizers, rate
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,104 @@ def test_rates_rise_to_what_was_asked(store: EpisodeStore, tmp_path: Path) -> No
         rates.append([group["lr"] for optimizer in trained.optimizers for group in optimizer.param_groups])
     share = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert np.allclose(rates, [[s * TRAINING.muon_lr, s * TRAINING.adam_lr] for s in share])
+
+
+def test_rates_fall_to_zero_over_the_last_share_of_the_steps() -> None:
+    config = TrainingConfig(warmup=4, decay=0.5, steps=20)
+    shares = [rate(step, config) for step in range(20)]
+    assert shares[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert shares[5:10] == [1.0] * 5
+    assert shares[10:] == pytest.approx([1 - step / 10 for step in range(10)])
+    assert rate(0, replace(config, decay=0.0, warmup=0)) == 1.0
+
+
+def test_a_decay_has_to_know_the_end(store: EpisodeStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"decay=0\.5 needs to know all steps"):
+        trainer(store, tmp_path, replace(TRAINING, decay=0.5))
+    with pytest.raises(InputError, match="step 7 lies past the 6 steps"):
+        trainer(store, tmp_path, replace(TRAINING, decay=0.5, steps=6)).train(7, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "lengths"),
+    [
+        ("", {0: 24, 10**9: 24}),
+        ("64:20k,128:20k", {0: 64, 19_999: 64, 20_000: 128, 39_999: 128, 40_000: 128, 10**9: 128}),
+        (" 8:3 , 4:1.5k,16:1m ", {0: 8, 2: 8, 3: 4, 1_502: 4, 1_503: 16, 10**9: 16}),
+    ],
+)
+def test_lengths_of_a_curriculum(text: str, lengths: dict[int, int]) -> None:
+    curriculum = Curriculum.parse(text, 24)
+    assert {step: curriculum.length(step) for step in lengths} == lengths
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"curriculum": "64"}, "curriculum='64': '64' is not LENGTH:STEPS, such as 64:20k"),
+        ({"curriculum": "64:20k,"}, "'' is not LENGTH:STEPS"),
+        ({"curriculum": "64:-3"}, "'64:-3' is not LENGTH:STEPS"),
+        ({"curriculum": "0:20k"}, "'0:20k' must have at least 1 frame"),
+        ({"curriculum": "64:1.0005k"}, "a whole number of steps"),
+        ({"curriculum": "64:0"}, "a whole number of steps"),
+        ({"precision": "float16"}, "precision='float16' is not one of"),
+        ({"batch": 0}, "batch=0: give at least 1"),
+        ({"workers": -1}, "workers=-1: give 0 or more"),
+        ({"decay": 1.5}, "decay=1.5: give a share"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainingConfig(**settings)
+
+
+def test_clips_have_to_come_apart_evenly(store: EpisodeStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"batch=3 clips .* 1 process\(es\) with accumulate=2: choose a multiple of 2"):
+        trainer(store, tmp_path, replace(TRAINING, accumulate=2))
+
+
+def test_layers_computed_again_give_the_same_gradients(
+    store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, forward = [], Layer.forward
+
+    def counted(layer: Layer, *args: Any, **options: Any) -> Any:
+        calls.append(layer)
+        return forward(layer, *args, **options)
+
+    monkeypatch.setattr(Layer, "forward", counted)
+    kept = exact(store, tmp_path / "kept", EXACT)
+    once = len(calls)
+    again = exact(store, tmp_path / "again", replace(EXACT, checkpoint_layers=True))
+    assert len(calls) == 3 * once
+    for part, expected in kept.items():
+        assert_close(again[part], expected)
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"precision": "bfloat16", "checkpoint_layers": True}])
+def test_in_half_precision_losses_are_about_the_same(
+    store: EpisodeStore, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Weights and what is left behind keep 32 bits."""
+    single, half = trainer(store, tmp_path / "a"), trainer(store, tmp_path / "b", replace(TRAINING, **changes))
+    for one in (single, half):
+        one.train(3, progress=False)
+    for name in ("loss", "diffusion", "reward", "termination", "grad_norm"):
+        ours, theirs = (one.recent[0][name] for one in (half, single))
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, theirs) == (name in ("reward", "termination")), name  # heads start at zero
+        assert float(ours) == pytest.approx(float(theirs), rel=0.02), name
+    for name, value in half.model.state_dict().items():
+        assert value.dtype == single.model.state_dict()[name].dtype, name
+    assert_same(half.model.tokenizer.state_dict(), single.model.tokenizer.state_dict())
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_gradients(store: EpisodeStore, tmp_path: Path) -> None:
+    plain = exact(store, tmp_path / "plain", EXACT)
+    compiled = exact(store, tmp_path / "compiled", replace(EXACT, compile=True))
+    for part, expected in plain.items():
+        assert_close(compiled[part], expected)
 
 
 def test_gradients_are_clipped(store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +230,10 @@ def test_another_configuration_does_not_go_on(
         trainer(store, six_steps.out, **change)
 
 
-def test_how_often_to_save_may_change(six_steps: Trainer, store: EpisodeStore) -> None:
-    assert trainer(store, six_steps.out, replace(TRAINING, save_seconds=5.0)).step == 6
+def test_how_it_is_carried_out_may_change(six_steps: Trainer, store: EpisodeStore) -> None:
+    changes = {"save_seconds": 5.0, "workers": 2, "accumulate": 3, "checkpoint_layers": True, "compile": True}
+    assert changes.keys() == set(MAY_CHANGE)
+    assert trainer(store, six_steps.out, replace(TRAINING, **changes)).step == 6
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])

@@ -43,8 +43,6 @@ def everything(trained: Trainer) -> dict[str, Any]:
         "model": trained.model.state_dict(),
         "average": trained.average.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in trained.optimizers],
-        "data": trained.data_generator.bit_generator.state,
-        "noise": trained.noise_generator.get_state(),
     }
     return flat(parts)
 

@@ -1,4 +1,4 @@
-"""Frame-local attention: a token of frame i sees all tokens of frames i - k ... i (paper, section 3.1)."""
+"""Frame-local attention: a token of frame i sees all tokens of the frames around it (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -9,68 +9,96 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldmodel.config import WorldModelConfig
+from worldmodel.errors import InputError
+from worldmodel.runtime import AttentionChoice, Runtime, choose_attention
+from worldmodel.windows import Window, attend_flex, attend_sdpa
 
 
 class WindowMemory(NamedTuple):
-    """Keys (already rotated) and values of the last k frames, oldest first, rows first."""
+    """Keys (already rotated) and values of the last k frames, oldest first, rows first.
+
+    A row that has seen fewer frames has zeros in front.
+    """
 
     keys: Tensor  # (B, k, S, heads, head size)
     values: Tensor  # (B, k, S, heads, head size)
 
 
-class FrameLocalAttention(nn.Module):
-    """Sliding-window attention over frames, causal per frame: an agent may choose every single action.
+class HistoryMemory(NamedTuple):
+    """As `WindowMemory`, of all F frames that the longest row has seen: it grows by one with every frame."""
 
-    The window is laid out by a strided view and computed by one dense attention call, linear in T; this was measured
-    7 to 50 times faster than a dense mask on CPU.
-    """
+    keys: Tensor  # (B, F, S, heads, head size)
+    values: Tensor  # (B, F, S, heads, head size)
+
+
+class FrameLocalAttention(nn.Module):
+    """Attention in a window of frames: sliding, in chunks, or over everything before; see `worldmodel.windows`."""
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
-        self.window, self.grid, self.heads = config.window, config.grid, config.heads
+        self.window, self.chunk, self.grid, self.heads = config.window, config.chunk, config.grid, config.heads
         self.head_size = config.dim // config.heads
+        self.rule = Window(config.window, config.chunk)
+        self.choice: AttentionChoice = "auto"
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
 
-    def empty(self, rows: int, like: Tensor) -> WindowMemory:
+    def use(self, runtime: Runtime) -> None:
+        """Take the implementation and the window from `runtime`.
+
+        Raises InputError for a window that is no whole chunks or wider than the one of training.
+        """
+        window = self.window if runtime.window is None else runtime.window
+        if window is not None and (window % self.chunk or (self.window is not None and window > self.window)):
+            raise InputError(
+                f"window={window}: this model was trained with window={self.window}, chunk={self.chunk}; give at most "
+                "as many frames, in whole chunks"
+            )
+        self.choice, self.rule = runtime.attention, Window(window, self.chunk)
+
+    def empty(self, rows: int, like: Tensor) -> WindowMemory | HistoryMemory:
         """Memory of `rows` dreams that have seen nothing."""
-        shape = (rows, self.window, self.grid[0] * self.grid[1], self.heads, self.head_size)
-        return WindowMemory(like.new_zeros(shape), like.new_zeros(shape))
+        shape = (rows, self.window or 0, self.grid[0] * self.grid[1], self.heads, self.head_size)
+        kind = HistoryMemory if self.window is None else WindowMemory
+        return kind(like.new_zeros(shape), like.new_zeros(shape))
 
     def forward(
-        self, x: Tensor, memory: WindowMemory, seen: Tensor, *, advance: bool = True
-    ) -> tuple[Tensor, WindowMemory]:
+        self, x: Tensor, memory: WindowMemory | HistoryMemory, seen: Tensor, *, advance: bool = True
+    ) -> tuple[Tensor, WindowMemory | HistoryMemory]:
         """Attend from x (B, T, S, D) to itself and the window before it; `seen` (B,) counts the frames before x.
 
-        `advance=False` looks ahead: same outputs, the memory unchanged.
+        `advance=False` looks ahead: same outputs, the memory unchanged. A memory may come without slots in which no
+        row has a frame. Both T (InputError) and `seen` must be whole chunks.
         """
         b, frames, tokens, d = x.shape
-        k = self.window
+        check_chunks(frames, self.chunk)
         q, key, value = self.qkv(x).view(b, frames, tokens, 3, self.heads, self.head_size).unbind(3)
         angles = rotary_angles(seen, frames, self.grid, self.head_size, x.dtype)  # (B, T, S, head size / 2)
         q, key = rotate(q, angles), rotate(key, angles)
 
         keys, values = torch.cat([memory.keys, key], 1), torch.cat([memory.values, value], 1)
         if advance:
-            # Copies: views would keep the keys and values of all frames alive for as long as the memory.
-            memory = WindowMemory(*(v[:, frames:].clone(memory_format=torch.contiguous_format) for v in (keys, values)))
+            memory = type(memory)(*(self.remembered(v) for v in (keys, values)))
 
-        # (B, k + T, S, ...) -> (B, T, S, heads, size, k + 1) -> (B * T, heads, (k + 1) * S, size)
-        wide_keys, wide_values = (
-            v.unfold(1, k + 1, 1).permute(0, 1, 3, 5, 2, 4).reshape(b * frames, self.heads, -1, self.head_size)
-            for v in (keys, values)
-        )
-        out = functional.scaled_dot_product_attention(
-            q.flatten(0, 1).transpose(1, 2), wide_keys, wide_values, attn_mask=self.mask(seen, frames, tokens)
-        )
-        return self.out(out.transpose(1, 2).reshape(b, frames, tokens, d)), memory
+        past, window = keys.shape[1] - frames, self.rule.window
+        if window is not None and past > window:
+            keys, values = keys[:, past - window :], values[:, past - window :]
+        kind = choose_attention(self.choice, x.device.type, value.dtype, self.head_size)
+        attend = attend_flex if kind == "flex" and frames > self.chunk else attend_sdpa
+        # Under autocast the projection has 16 bits; what was rotated or remembered has 32.
+        q, keys, values = (v.to(value.dtype) for v in (q, keys, values))
+        out = attend(q, keys, values, seen, self.rule)
+        return self.out(out.reshape(b, frames, tokens, d)), memory
 
-    def mask(self, seen: Tensor, frames: int, tokens: int) -> Tensor:
-        """True where a frame of the window exists: (B * T, 1, 1, (k + 1) * S)."""
-        steps = torch.arange(frames, device=seen.device)
-        slots = torch.arange(self.window + 1, device=seen.device)
-        exists = (seen[:, None, None] + steps[:, None] + slots) >= self.window  # (B, T, k + 1)
-        return exists.flatten(0, 1).repeat_interleave(tokens, -1)[:, None, None]
+    def remembered(self, frames: Tensor) -> Tensor:
+        """The frames to keep, a copy: a view would keep all of them alive for as long as the memory."""
+        return frames if self.window is None else functional.pad(frames, (0,) * 6 + (self.window - frames.shape[1], 0))
+
+
+def check_chunks(frames: int, chunk: int) -> None:
+    """Raise InputError unless `frames` are whole chunks."""
+    if frames % chunk:
+        raise InputError(f"{frames} frames for a model of chunk={chunk}: frames must come in whole chunks")
 
 
 def rotary_angles(seen: Tensor, frames: int, grid: tuple[int, int], head_size: int, dtype: torch.dtype) -> Tensor:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from worldmodel.attention import FrameLocalAttention
+from worldmodel.attention import FrameLocalAttention, check_chunks
+from worldmodel.conditioning import Condition, Place
 from worldmodel.config import WorldModelConfig
+from worldmodel.errors import InputError
 from worldmodel.mamba import BlockwiseMamba
 from worldmodel.memory import LayerMemory, Memory
+from worldmodel.runtime import Chosen, Runtime, choose_attention, choose_scan
 
 
 class Mixed(NamedTuple):
@@ -38,7 +41,7 @@ class Layer(nn.Module):
     def __init__(self, config: WorldModelConfig, index: int) -> None:
         super().__init__()
         self.scan = None if config.scan == "none" else BlockwiseMamba(config, config.tile(index))
-        self.attention = FrameLocalAttention(config) if config.window else None
+        self.attention = None if config.window == 0 else FrameLocalAttention(config)
         hidden = int(config.dim * config.mlp_ratio)
         self.mlp = nn.Sequential(
             nn.Linear(config.dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, config.dim)
@@ -78,50 +81,95 @@ class Backbone(nn.Module):
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
-        self.num_actions, self.noise_bands = config.num_actions, 32
         self.patch_in = nn.Linear(config.latent_channels, config.dim)
         self.position = nn.Parameter(torch.randn(config.tokens, config.dim) * 0.02)
-        self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last one: no action led here
-        self.noise = nn.Sequential(
-            nn.Linear(2 * self.noise_bands, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
-        )
+        self.condition = Condition(config)
+        self.place = Place(config) if config.pose_size else None
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
+        self.chunk, self.head_size, self.runtime = config.chunk, config.dim // config.heads, Runtime()
+        self.recompute = False  # set by the Trainer: trade time for memory where gradients are wanted
+
+    def use(self, runtime: Runtime) -> None:
+        """Compute with these implementations and this window from now on; copies of the model take them along.
+
+        Raises InputError or MissingExtraError where one that is asked for by name cannot run on the model's device,
+        and InputError for a window that the model was not trained with.
+        """
+        if runtime.window is not None and not any(layer.attention for layer in self._layers):
+            raise InputError(f"window={runtime.window}: this model has no attention whose window could be set")
+        chosen_by(runtime, self.position, self.head_size)
+        for layer in self._layers:
+            if layer.attention is not None:
+                layer.attention.use(runtime)
+            if layer.scan is not None:
+                layer.scan.choice = runtime.scan
+        self.runtime = runtime
+
+    @property
+    def chosen(self) -> Chosen:
+        """What the runtime's choices come to where the model is."""
+        return chosen_by(self.runtime, self.position, self.head_size)
+
+    @property
+    def _layers(self) -> list[Layer]:
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
 
     @property
     def scans(self) -> list[tuple[int, int]]:
         """(tiles, channels of the recall) of every layer that has a scan."""
-        layers = [layer.scan for layer in self.layers if isinstance(layer, Layer)]
+        layers = [layer.scan for layer in self._layers]
         return [(scan.tiles, scan.inner) for scan in layers if scan is not None]
 
     def empty(self, rows: int) -> Memory:
         """Memory of `rows` dreams that have seen nothing."""
         like = self.position
-        layers = tuple(layer.empty(rows, like.detach()) for layer in self.layers if isinstance(layer, Layer))
+        layers = tuple(layer.empty(rows, like.detach()) for layer in self._layers)
         return Memory(layers, torch.zeros(rows, dtype=torch.int64, device=like.device))
 
     def forward(
-        self, latents: Tensor, noise: Tensor, actions: Tensor, memory: Memory, *, advance: bool = True
+        self,
+        latents: Tensor,
+        level: Tensor,
+        actions: Tensor,
+        memory: Memory,
+        *,
+        pose: Tensor | None = None,
+        advance: bool = True,
     ) -> Hidden:
-        """Continue from `memory`: latents (B, T, S, C), noise levels in [0, 1] and actions (B, T).
+        """Continue from `memory`: latents (B, T, S, C), noise levels in [0, 1] and actions (B, T), pose (B, T, P).
 
-        Action -1 is "none". With `advance=False` the memory is returned as it was, which is cheaper.
+        Action -1 (or NaN) is "none". With `advance=False` the memory is returned as it was, which is cheaper.
         """
+        start = self.checked(memory, latents.shape[1])
         x = self.patch_in(latents) + self.position
-        none = torch.full_like(actions, self.num_actions)
-        condition = self.noise(fourier(noise, self.noise_bands)) + self.action(torch.where(actions < 0, none, actions))
-        condition = nn.functional.silu(condition)
+        if self.place is not None and pose is not None:
+            x = x + self.place(pose)
+        condition = self.condition(level, actions, pose)
         layers, recalls = [], []
-        for layer, remembered in zip(self.layers, memory.layers, strict=True):
-            x, recall, after = layer(x, condition, remembered, memory.frames, advance=advance)
+        for layer, remembered in zip(self.layers, start.layers, strict=True):
+            given = (x, condition, remembered, memory.frames)
+            if self.recompute and torch.is_grad_enabled():
+                x, recall, after = checkpoint(layer, *given, advance=advance, use_reentrant=False)
+            else:
+                x, recall, after = layer(*given, advance=advance)
             layers.append(after)
             if recall is not None:
                 recalls.append(recall)
         after = Memory(tuple(layers), memory.frames + latents.shape[1]) if advance else memory
         return Hidden(x, tuple(recalls), after)
 
+    def checked(self, memory: Memory, frames: int) -> Memory:
+        """The memory to continue from by `frames` frames. Raises InputError where these are not whole chunks."""
+        check_chunks(frames, self.chunk)
+        if self.chunk > 1:
+            for seen in set(memory.frames.tolist()):
+                check_chunks(seen, self.chunk)
+        # Over several chunks it pays to wait for the device and leave out what no row has seen.
+        return memory.existing() if frames > self.chunk and any(v.slots for v in memory.layers) else memory
 
-def fourier(level: Tensor, bands: int) -> Tensor:
-    """Sines and cosines of a level in [0, 1], from half a period to 500: (...) -> (..., 2 * bands)."""
-    frequencies = torch.exp(torch.linspace(0, math.log(1000), bands, device=level.device, dtype=level.dtype)) * math.pi
-    angles = level[..., None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], -1)
+
+def chosen_by(runtime: Runtime, like: Tensor, head_size: int) -> Chosen:
+    """What the choices come to for tensors on the device and in the dtype of `like`."""
+    device, dtype = like.device.type, like.dtype
+    scan = choose_scan(runtime.scan, device, dtype)
+    return Chosen(scan, choose_attention(runtime.attention, device, dtype, head_size))

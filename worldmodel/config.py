@@ -4,11 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from worldmodel.errors import InputError
 
 Scan = Literal["blockwise", "whole-frame", "none"]
+Target = Literal["x", "v", "eps"]
+Weight = Literal["velocity", "x", "eps", "sigmoid"]
+TokenizerKind = Literal["patches", "autoencoder"]
+
+
+@dataclass(frozen=True)
+class SmallAutoencoder:
+    """The autoencoder that is trained on the recorded frames where no pretrained one is named, and how it is trained.
+
+    It keeps `latent_channels` numbers per token, as patches do.
+    """
+
+    downsampling: int = 4
+    """Pixels along each side of what one latent stands for: a power of two that divides `patch`."""
+    width: int = 32
+    """Channels of its convolutions."""
+    blocks: int = 1
+    """Residual blocks at every resolution below that of the frame."""
+    steps: int = 2000
+    """Training steps."""
+    batch: int = 16
+    """Frames per step."""
+    lr: float = 2e-3
+    """Learning rate of AdamW; rises over the first steps and falls to zero over all of them."""
+
+    def __post_init__(self) -> None:
+        for name in ("downsampling", "width", "blocks", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"small_autoencoder.{name}={getattr(self, name)}: give at least 1")
+        if self.downsampling < 2 or self.downsampling.bit_count() != 1:
+            raise InputError(f"small_autoencoder.downsampling={self.downsampling}: give a power of two, such as 4 or 8")
+        if self.lr <= 0:
+            raise InputError(f"small_autoencoder.lr={self.lr}: give a number above 0")
 
 
 @dataclass(frozen=True)
@@ -23,16 +56,31 @@ class WorldModelConfig:
     width: int = 56
     """Columns of pixels in a frame."""
     num_actions: int = 3
-    """Discrete actions of the environment."""
+    """Discrete actions of the environment; 0 where they are continuous, or where the model is to be told none."""
+    action_size: int = 0
+    """Numbers of a continuous action; 0 where actions are discrete."""
+    pose_size: int = 0
+    """Numbers of the agent's pose that every frame is conditioned on, as in the paper's Maze experiments; 0 for none.
+    A model with a pose continues recorded videos. It is no environment: nothing says where an action leads."""
+    action_dropout: float = 0.0
+    """Share of training frames whose action is withheld, so that the model also continues videos without actions."""
 
+    tokenizer: TokenizerKind = "patches"
+    """How frames become latents: principal components of patches, or an autoencoder of `diffusers`."""
+    autoencoder: str = ""
+    """Pretrained autoencoder: local folder or name on the Hugging Face hub, OWNER/NAME or OWNER/NAME/SUBFOLDER.
+    Empty: a small one, trained here."""
+    small_autoencoder: SmallAutoencoder = SmallAutoencoder()
+    architecture: str = ""
+    """What the autoencoder is built from, as JSON. `WorldModel` fills it in, so a checkpoint needs nothing else."""
     patch: int = 14
-    """Side of a square patch in pixels; must divide height and width."""
+    """Side of a token in pixels; must divide height and width."""
     latent_channels: int = 64
-    """Numbers kept per patch by the tokenizer."""
+    """Numbers kept per token. With a pretrained autoencoder they follow from its latents, whatever stands here."""
     whitening: float = 0.0
-    """0 scales all of them alike, so the loss counts pixels; 1 gives each unit variance. More of it makes small things
-    count that decide much: on MiniGrid, after 300 steps, keys and balls were dreamt right in 26 % of their cells with
-    0, in 45 % with 0.5 and in 62 % with 0.75."""
+    """For patches: 0 scales all of them alike, so the loss counts pixels; 1 gives each unit variance. More of it makes
+    small things count that decide much: on MiniGrid, after 300 steps, keys and balls were dreamt right in 26 % of their
+    cells with 0, in 45 % with 0.5 and in 62 % with 0.75."""
 
     dim: int = 128
     """Width of the tokens."""
@@ -46,8 +94,12 @@ class WorldModelConfig:
     """What the state-space scan runs over: tiles of the token grid, whole frames, or nothing."""
     tiles: tuple[tuple[int, int], ...] = ((2, 2), (1, 1))
     """Tile size (rows, columns of tokens) by layer, repeated over the layers. The paper mixes small and large."""
-    window: int = 4
-    """A frame attends to itself and the `window` frames before it; 0 leaves out attention (paper: k = 10)."""
+    window: int | None = 4
+    """A frame attends to itself and the `window` frames before it (paper: k = 10); 0 leaves out attention, None
+    attends to all frames before it, at a cost that grows with them."""
+    chunk: int = 1
+    """Frames that are denoised jointly and see each other in both directions. 1: an agent chooses every action. The
+    paper's layout is chunk=5, window=5: the own chunk and the one before it."""
 
     state_size: int = 32
     """State of the scan per channel."""
@@ -66,6 +118,11 @@ class WorldModelConfig:
 
     reward_weight: float = 1.0
     """Weight of the reward loss beside the diffusion loss; more where rewards are rare."""
+    target: Target = "x"
+    """What the network predicts: the clean frame, the velocity of the path, or the noise. One follows from another."""
+    weight: Weight = "velocity"
+    """Whose squared error the loss counts, whatever the target: that of the velocity, of the clean frame, of the
+    noise, or of the noise times sigmoid(-1 - log SNR) as in DFoT."""
     context_prob: float = 0.5
     """Share of training clips whose prefix, longer than half, stays clean (paper, long-context training)."""
     noise_mean: float = 0.3
@@ -73,19 +130,37 @@ class WorldModelConfig:
     noise_std: float = 1.2
     """Spread of the training noise levels."""
     min_noise: float = 0.25
-    """Floor of the noise level in the loss weight 1 / max(level, floor)^2, the weight of the velocity error."""
+    """Floor of the noise level where the loss weight divides by it: velocity counts 1 / max(level, floor)^2."""
 
     def __post_init__(self) -> None:
         if self.scan not in get_args(Scan):
             raise InputError(f"scan={self.scan!r} is not one of {get_args(Scan)}")
         if not 0 <= self.whitening <= 1:
             raise InputError(f"whitening={self.whitening}: give a number from 0 to 1")
-        if self.window < 0:
-            raise InputError(f"window={self.window}: give 0 or more frames")
-        counts = ("height", "width", "num_actions", "patch", "latent_channels", "dim", "layers", "heads")
+        for name, known in (("target", Target), ("weight", Weight), ("tokenizer", TokenizerKind)):
+            if getattr(self, name) not in get_args(known):
+                raise InputError(f"{name}={getattr(self, name)!r} is not one of {get_args(known)}")
+        if self.tokenizer == "patches" and (self.autoencoder or self.architecture):
+            raise InputError(f"autoencoder={self.autoencoder!r} is named but not used: add tokenizer='autoencoder'")
+        if self.window is not None and self.window < 0:
+            raise InputError(f"window={self.window}: give 0 or more frames, or None for all")
+        counts = ("height", "width", "patch", "latent_channels", "dim", "layers", "heads", "chunk")
         for name in (*counts, "state_size", "head_dim", "expand", "features", "reward_horizon"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give at least 1")
+        for name in ("num_actions", "action_size", "pose_size"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)}: give 0 or more")
+        if self.num_actions and self.action_size:
+            raise InputError(
+                f"num_actions={self.num_actions} and action_size={self.action_size}: actions are either discrete or "
+                "continuous, set one of them to 0"
+            )
+        for name in ("action_dropout", "context_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 1")
+        if self.window is not None and self.window % self.chunk:
+            raise InputError(f"window={self.window} must be whole chunks of chunk={self.chunk} frames")
         if self.scan == "blockwise" and (not self.tiles or min(map(min, self.tiles)) < 1):
             raise InputError(f"tiles={self.tiles}: give at least one tile (rows, columns), such as tile (1, 1)")
         if self.height % self.patch or self.width % self.patch:
@@ -122,13 +197,19 @@ class WorldModelConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> WorldModelConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`. An unknown key is an `InputError` that names it."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise InputError(f"world model config has unknown keys {unknown}; it was written by another version")
+        _check_keys(cls, values, "world model config")
         values = dict(values)
         if "tiles" in values:
             values["tiles"] = tuple((int(a), int(b)) for a, b in values["tiles"])
+        if isinstance(small := values.get("small_autoencoder"), Mapping):
+            _check_keys(SmallAutoencoder, small, "small_autoencoder of the world model config")
+            values["small_autoencoder"] = SmallAutoencoder(**small)
         return cls(**values)
+
+
+def _check_keys(kind: type[WorldModelConfig | SmallAutoencoder], values: Mapping[str, Any], what: str) -> None:
+    unknown = sorted(set(values) - {f.name for f in fields(kind)})
+    if unknown:
+        raise InputError(f"{what} has unknown keys {unknown}; it was written by another version")

@@ -2,38 +2,53 @@
 
     x_level = (1 - level) * x_0 + level * noise,    level in [0, 1], 0 = clean
 
-The network predicts x_0; the velocity of the path is then (x_level - x_0) / level.
+The network predicts x_0, the velocity noise - x_0 of the path, or the noise; one follows from another (`clean_from`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from worldmodel.config import Target, Weight, WorldModelConfig
+from worldmodel.drawing import Generators, normal, uniform
 
-class NoiseLevels(NamedTuple):
-    """Level of every frame (B, T) and which frames are the clean context (B, T) bool; clean means level 0."""
-
-    level: Tensor
-    clean: Tensor
+MOST_NOISE = 0.98
+"""Highest level at which predicted noise still says anything about x_0: they are divided by 1 - level."""
 
 
-def draw_levels(
-    batch: int, frames: int, generator: torch.Generator, *, mean: float, std: float, context_prob: float
-) -> NoiseLevels:
-    """Noise levels for training, drawn independently per frame: sigmoid(normal(mean, std)).
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides about a batch of clips in training."""
 
+    level: Tensor  # (B, T) noise level, 0 in the clean context
+    clean: Tensor  # (B, T) bool, the clean context
+    noise: Tensor  # (B, T, S, C)
+    withheld: Tensor  # (B, T) bool, frames whose action is not told
+
+
+def draw(shape: tuple[int, ...], generators: Generators, like: Tensor, config: WorldModelConfig) -> Draw:
+    """What a training step draws for latents of `shape` (B, T, S, C), on the device and in the dtype of `like`.
+
+    Levels are sigmoid(normal(mean, std)), independent per frame (diffusion forcing).
     With probability `context_prob` a prefix longer than half of the clip stays clean, so that gradients reach through a
-    long memory (paper, long-context training); otherwise all frames are noised.
+    long memory (paper, long-context training); otherwise all frames are noised. In chunks the prefix ends with one.
     """
-    device = generator.device
-    level = torch.sigmoid(torch.randn(batch, frames, generator=generator, device=device) * std + mean)
-    has_context = torch.rand(batch, generator=generator, device=device) < context_prob
-    cut = torch.randint(frames // 2 + 1, max(frames, frames // 2 + 2), (batch,), generator=generator, device=device)
-    clean = has_context[:, None] & (torch.arange(frames, device=device) < cut[:, None])
-    return NoiseLevels(level.masked_fill(clean, 0.0), clean)
+    batch, frames = shape[:2]
+    level = torch.sigmoid(normal((batch, frames), generators, like) * config.noise_std + config.noise_mean)
+    if config.target == "eps":
+        level = level.clamp(max=MOST_NOISE)
+    chosen = uniform((batch, 2), generators, like)
+    shortest, longest = frames // 2 + 1, max(frames - 1, frames // 2 + 1)
+    cut = shortest + (chosen[:, 1] * (longest - shortest + 1)).floor()
+    cut = (cut / config.chunk).ceil() * config.chunk
+    clean = (chosen[:, :1] < config.context_prob) & (torch.arange(frames, device=like.device) < cut[:, None])
+    withheld = uniform((batch, frames), generators, like) < config.action_dropout
+    noise = normal(shape, generators, like)
+    return Draw(level.masked_fill(clean, 0.0), clean, noise, withheld)
 
 
 def add_noise(latents: Tensor, level: Tensor, noise: Tensor) -> Tensor:
@@ -41,16 +56,47 @@ def add_noise(latents: Tensor, level: Tensor, noise: Tensor) -> Tensor:
     return torch.lerp(latents, noise, level[..., None, None])
 
 
-def loss_weight(level: Tensor, floor: float) -> Tensor:
-    """Weight of the squared error of x_0: 1 / level^2 turns it into the velocity error, floored near clean frames."""
-    return level.clamp(min=floor) ** -2
+def clean_from(output: Tensor, x: Tensor, level: Tensor, target: Target) -> Tensor:
+    """The prediction of x_0 in the network's output: output and x = x_level (B, T, S, C), level (B, T)."""
+    if target == "x":
+        return output
+    level = level[..., None, None]
+    if target == "v":
+        return x - level * output
+    return (x - level * output) / (1 - level).clamp(min=1 - MOST_NOISE)
 
 
-def euler_levels(steps: int) -> Tensor:
-    """The K + 1 levels that K Euler steps visit, from 1 down to 0."""
-    return torch.linspace(1, 0, steps + 1)
+def loss_weight(level: Tensor, weight: Weight, floor: float) -> Tensor:
+    """What the squared error of x_0 counts at a level, so that it becomes that of another target.
+
+    On the linear path the velocity's error is that of x_0 divided by the level, the noise's that times (1 - level);
+    "sigmoid" is the noise's error times sigmoid(-1 - log SNR) (Song et al. 2025, DFoT). `floor` bounds the division.
+    """
+    if weight == "x":
+        return torch.ones_like(level)
+    velocity = level.clamp(min=floor) ** -2
+    if weight == "velocity":
+        return velocity
+    noise = velocity * (1 - level) ** 2
+    if weight == "eps":
+        return noise
+    log_snr = 2 * ((1 - level).clamp(min=1e-6).log() - level.clamp(min=1e-6).log())
+    return noise * torch.sigmoid(-1 - log_snr)
+
+
+def euler_levels(steps: int, target: Target = "x") -> list[float]:
+    """The K + 1 levels that K steps visit, down to 0. On the linear path an Euler step and a DDIM step are the same."""
+    most = MOST_NOISE if target == "eps" else 1.0
+    return [most * (1 - step / steps) for step in range(steps + 1)]
 
 
 def euler_step(x: Tensor, prediction: Tensor, level: float, target: float) -> Tensor:
     """Move x along the line through `prediction` (of x_0) from `level` down to `target`; exact at target 0."""
     return prediction + (x - prediction) * (target / level)
+
+
+def fourier(values: Tensor, bands: int, longest: float, shortest: float) -> Tensor:
+    """Sines and cosines of values with periods from `longest` to `shortest`: (...) -> (..., 2 * bands)."""
+    periods = torch.linspace(math.log(longest), math.log(shortest), bands, device=values.device, dtype=values.dtype)
+    angles = values[..., None] * (2 * math.pi / periods.exp())
+    return torch.cat([angles.sin(), angles.cos()], -1)

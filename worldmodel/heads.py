@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,8 @@ class TwoHot(nn.Module):
 
     def mean(self, logits: Tensor) -> Tensor:
         """Logits (..., bins) -> expected values (...)."""
-        return logits.softmax(-1) @ self.bins
+        # No matrix product: autocast would round both to 8 bits, and hundreds have to cancel out.
+        return (logits.to(self.bins.dtype).softmax(-1) * self.bins).sum(-1)
 
     def encode(self, values: Tensor) -> Tensor:
         """Values (...) -> two-hot weights (..., bins). Values past the outer bins count as those."""
@@ -44,7 +45,7 @@ class TwoHot(nn.Module):
 
     def loss(self, logits: Tensor, values: Tensor) -> Tensor:
         """Cross-entropy with the two-hot target: logits (..., bins), values (...) -> (...)."""
-        return -(self.encode(values) * functional.log_softmax(logits, -1)).sum(-1)
+        return -(self.encode(values) * functional.log_softmax(logits.to(self.bins.dtype), -1)).sum(-1)
 
 
 class Readout(nn.Module):
@@ -72,7 +73,7 @@ class Readout(nn.Module):
     def forward(self, tokens: Tensor, recall: Sequence[Tensor], measure: Tensor | None = None) -> Tensor:
         """Tokens (..., S, D) and one recall (..., N, channels) per scan -> (..., F).
 
-        `measure` (...) bool marks the frames that the standardisation is to be measured on, while training.
+        `measure` (...) bool marks the frames whose figures `standardise` is to note, while training.
         """
         parts = [self.squeeze(tokens), *(read(r) for read, r in zip(self.recalls, recall, strict=True))]
         inputs = torch.cat([part.flatten(-2) for part in parts], -1)
@@ -87,6 +88,7 @@ class Standardise(nn.Module):
 
     What a frame shows outweighs what it remembers by far; without this, heads see the remembered part as noise. The
     running figures are the same for every frame, so unlike those of a batch they leave a dream's rows independent.
+    They move between steps of training, not within, so they do not depend on how a step's clips were parted.
     """
 
     mean: Tensor
@@ -99,16 +101,33 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("variance", torch.ones(size))
         self.register_buffer("measured", torch.zeros((), dtype=torch.int64))
+        self.pending: Tensor | None = None  # (1 + 2 * size,): how many values, their sum, that of their squares
 
     @torch.no_grad()
     def measure(self, values: Tensor) -> None:
-        """Move the running figures towards those of values (n, size); the first few count in full."""
-        if len(values) < 2:
+        """Note values (n, size) for the next `update`."""
+        # Around the mean so far, or little would be left of the squares of what is large and hardly varies.
+        values = values - self.mean
+        parts = [part.sum(0, dtype=torch.float64) for part in (torch.ones_like(values[:, :1]), values, values.square())]
+        self.pending = torch.cat(parts) if self.pending is None else self.pending + torch.cat(parts)
+
+    @torch.no_grad()
+    def update(self, total: Callable[[Tensor], Tensor] = torch.clone) -> None:
+        """Move the running figures towards those of what was noted since the last time; the first few count in full.
+
+        `total` adds up what several processes have noted: then all have to call this.
+        """
+        empty = torch.zeros(1 + 2 * len(self.mean), dtype=torch.float64, device=self.mean.device)
+        pending, self.pending = total(empty if self.pending is None else self.pending), None
+        count, shift, squares = pending.split([1, len(self.mean), len(self.mean)])
+        if count < 2:
             return
+        shift, squares = shift / count, squares / count
         self.measured += 1
         weight = max(self.momentum, 1 / int(self.measured))
-        self.mean.lerp_(values.mean(0), weight)
-        self.variance.lerp_((values - self.mean).square().mean(0), weight)
+        self.mean += weight * shift
+        # The mean square around the new mean, from that around the old one.
+        self.variance.lerp_((squares - weight * (2 - weight) * shift.square()).to(self.variance), weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., size) -> (..., size)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldmodel.config import WorldModelConfig
+from worldmodel.runtime import ScanChoice
 from worldmodel.scan import scan
 
 
@@ -38,6 +39,7 @@ class BlockwiseMamba(nn.Module):
     def __init__(self, config: WorldModelConfig, tile: tuple[int, int]) -> None:
         super().__init__()
         self.tile, self.grid = tile, config.grid
+        self.choice: ScanChoice = "auto"  # set by Backbone.use
         self.tiles = (config.grid[0] // tile[0]) * (config.grid[1] // tile[1])
         self.inner = config.expand * config.dim
         self.head_dim, self.heads = config.head_dim, self.inner // config.head_dim
@@ -55,12 +57,20 @@ class BlockwiseMamba(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Mamba-2's initialisation: dt log-uniform in [0.001, 0.1] through softplus, -A uniform in [1, 16]."""
-        nn.init.uniform_(self.conv_weight, -(self.conv_width**-0.5), self.conv_width**-0.5)
-        dt = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
+        """A beginning from which memory is learned soon; Mamba-2's own, made for language, was measured far slower.
+
+        The convolution begins near the identity. In a 1x1 tile it reaches over frames: a random one makes the key of a
+        frame from the frames before it too, so that the same place, reached by another way, finds nothing. Steps dt
+        are log-uniform in [0.1, 1] (Mamba-2: 0.001 to 0.1), so what is written is no weaker than what passes by. The
+        heads' memories fade over 4 to 512 frames, evenly in the logarithm (Mamba-2: over 1 to 1,000 tokens, most few).
+        """
+        nn.init.uniform_(self.conv_weight, -0.1, 0.1)
+        dt = torch.exp(torch.empty(self.heads).uniform_(math.log(0.1), math.log(1.0)))
+        frames = torch.exp(torch.linspace(math.log(4), math.log(512), self.heads))
         with torch.no_grad():
+            self.conv_weight[..., -1] += 1
             self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
-            self.log_A.copy_(torch.empty(self.heads).uniform_(1, 16).log())
+            self.log_A.copy_(-torch.log(dt * frames * self.tile[0] * self.tile[1]))
 
     def empty(self, rows: int, like: Tensor) -> ScanMemory:
         """Memory of `rows` dreams that have seen nothing; zeros, on the device and in the dtype of `like`."""
@@ -81,19 +91,20 @@ class BlockwiseMamba(nn.Module):
         mixed = functional.conv1d(padded.transpose(1, 2), self.conv_weight, self.conv_bias, groups=self.channels)
         values, B, C = functional.silu(mixed.transpose(1, 2)).split([self.inner, self.state_size, self.state_size], -1)
         values = values.unflatten(-1, (self.heads, self.head_dim))
-        y, state = scan(
+        # Without D: that term is the token itself passing by, the rest is what came out of the state.
+        answers, state = scan(
             values,
             functional.softplus(dt + self.dt_bias),
             -self.log_A.exp(),
             B,
             C,
-            self.D,
+            None,
             memory.state.flatten(0, 1),
             advance=advance,
+            choice=self.choice,
         )
-        # D * x is the token itself passing by; what is left came out of the state.
-        answers = (y - self.D[:, None] * values).reshape(b, self.tiles, frames, -1, self.inner)
-        recall = answers.mean(3).transpose(1, 2)
+        recall = answers.reshape(b, self.tiles, frames, -1, self.inner).mean(3).transpose(1, 2)
+        y = torch.addcmul(answers, self.D[:, None], values)
         out = self.project_out(self.norm(y.flatten(2) * functional.silu(gate)))
         if advance:
             # A copy: a view would keep the inputs of all frames alive for as long as the memory.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from worldmodel.attention import WindowMemory
+from worldmodel.attention import HistoryMemory, WindowMemory
 from worldmodel.errors import InputError
 from worldmodel.mamba import ScanMemory
 
@@ -18,7 +19,7 @@ class LayerMemory:
     """What one layer remembers; None for a mixer that the layer does not have."""
 
     scan: ScanMemory | None
-    window: WindowMemory | None
+    window: WindowMemory | HistoryMemory | None
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All tensors, scan first."""
@@ -28,12 +29,29 @@ class LayerMemory:
         """The same layer around other tensors, in the order of `tensors()`."""
         rest = list(tensors)
         scan = ScanMemory(rest.pop(0), rest.pop(0)) if self.scan else None
-        return LayerMemory(scan, WindowMemory(*rest) if self.window else None)
+        return LayerMemory(scan, type(self.window)(*rest) if self.window else None)
+
+    @property
+    def slots(self) -> int:
+        """Frames that keys and values have room for."""
+        return self.window.keys.shape[1] if self.window else 0
+
+    def in_slots(self, number: int) -> LayerMemory:
+        """Keys and values in `number` slots: cut off, or filled up with zeros, on the side of the oldest."""
+        if self.window is None or number == self.slots:
+            return self
+        lead = (0,) * 6 + (number - self.slots, 0)
+        return LayerMemory(self.scan, type(self.window)(*(functional.pad(v, lead) for v in self.window)))
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of B dreams. Its size does not depend on how many frames the dreams have seen."""
+    """Memory of B dreams. Its size does not depend on how many frames they have seen, with one exception.
+
+    With attention over all frames (`window=None`) keys and values of F frames are kept, as many as the row that has
+    seen most, and `nbytes` grows with them. Rows that have seen fewer have zeros in front. Joining memories of unequal
+    F fills up the shorter one, and what no row needs any more is dropped.
+    """
 
     layers: tuple[LayerMemory, ...]
     frames: Tensor  # (B,) int64, frames committed so far
@@ -50,15 +68,23 @@ class Memory:
 
     def select(self, rows: Tensor) -> Memory:
         """The memory of some rows: `rows` is an index (any length, repeats allowed) or a bool mask (B,)."""
-        return self._map(lambda t: t[rows])
+        return self._map(lambda t: t[rows])._fitted()
 
     def where(self, mask: Tensor, other: Memory) -> Memory:
         """Rows of this memory where `mask` (B,) is True, rows of `other` elsewhere, bit for bit."""
-        return self._map(lambda a, b: torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b), other)
+        mine, theirs = self._aligned(other)
+        joined = mine._map(lambda a, b: torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b), theirs)
+        return joined._fitted()
 
     def put(self, rows: Tensor, other: Memory) -> Memory:
         """A copy in which the rows at index `rows` (n,) are replaced by the n rows of `other`."""
-        return self._map(lambda a, b: a.index_copy(0, rows, b), other)
+        mine, theirs = self._aligned(other)
+        return mine._map(lambda a, b: a.index_copy(0, rows, b), theirs)._fitted()
+
+    def existing(self) -> Memory:
+        """The same memory without slots of keys and values in which no row has a frame: less to attend to."""
+        longest = self._longest()
+        return Memory(tuple(layer.in_slots(min(longest, layer.slots)) for layer in self.layers), self.frames)
 
     def clone(self) -> Memory:
         """A copy that shares no storage."""
@@ -80,6 +106,8 @@ class Memory:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> Memory:
         """A memory of this structure with the tensors of `state_dict()`; its number of rows may differ."""
         own = self.state_dict()
+        if "frames" in tensors and tensors["frames"].dtype == torch.int64:
+            own = self._histories_in(int(max(tensors["frames"].tolist(), default=0))).state_dict()
         if set(own) != set(tensors):
             raise InputError(f"memory snapshot has entries {sorted(set(own) ^ set(tensors))} too many or too few")
         rows = len(tensors["frames"])
@@ -95,6 +123,22 @@ class Memory:
             for i, layer in enumerate(self.layers)
         )
         return Memory(layers, tensors["frames"])
+
+    def _longest(self) -> int:
+        return int(self.frames.max()) if self.rows else 0
+
+    def _histories_in(self, slots: int) -> Memory:
+        kept = (v.in_slots(slots) if isinstance(v.window, HistoryMemory) else v for v in self.layers)
+        return Memory(tuple(kept), self.frames)
+
+    def _fitted(self) -> Memory:
+        # Asking for the longest row waits for the device, so only where there is something to fit.
+        grows = any(isinstance(layer.window, HistoryMemory) for layer in self.layers)
+        return self._histories_in(self._longest()) if grows else self
+
+    def _aligned(self, other: Memory) -> tuple[Memory, Memory]:
+        slots = max((layer.slots for memory in (self, other) for layer in memory.layers), default=0)
+        return self._histories_in(slots), other._histories_in(slots)
 
     def _map(self, function: Callable[..., Tensor], *others: Memory) -> Memory:
         layers = tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldmodel.backbone import Backbone
+from worldmodel.conditioning import withhold
 from worldmodel.config import WorldModelConfig
-from worldmodel.diffusion import add_noise, draw_levels, euler_levels, euler_step, loss_weight
-from worldmodel.episodes import NO_ACTION, Clips
-from worldmodel.errors import InputError
+from worldmodel.diffusion import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
+from worldmodel.drawing import Generators, normal
+from worldmodel.episodes import Clips
+from worldmodel.episodes.retrace import led_here
 from worldmodel.heads import Readout, TwoHot, mlp
 from worldmodel.memory import Memory
-from worldmodel.tokenizer import PatchTokenizer
-
-Generators = torch.Generator | Sequence[torch.Generator]
+from worldmodel.tokenizer import completed, make_tokenizer
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,15 @@ class Losses:
     """Scalar training losses; `total` is what to minimise."""
 
     total: Tensor
+    diffusion: Tensor
+    reward: Tensor
+    termination: Tensor
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many frames carry each loss: what the sums are divided by. Scalars, which add up over parts of a batch."""
+
     diffusion: Tensor
     reward: Tensor
     termination: Tensor
@@ -44,7 +53,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Imagined:
-    """One new frame per row, and what came with it."""
+    """One new frame per row, and what came with it. A model of chunks gives c frames: (B, c) instead of (B,)."""
 
     frame: Tensor  # (B, h, w, 3) uint8
     reward: Tensor  # (B,)
@@ -62,8 +71,8 @@ class WorldModel(nn.Module):
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
-        self.config = config
-        self.tokenizer = PatchTokenizer(config)
+        self.config = config = completed(config)
+        self.tokenizer = make_tokenizer(config)
         self.backbone = Backbone(config)
         self.denoise = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, config.latent_channels))
         self.readout = Readout(config.tokens, config.dim, self.backbone.scans, config.features)
@@ -80,45 +89,92 @@ class WorldModel(nn.Module):
         """Memory of `rows` dreams that have seen nothing."""
         return self.backbone.empty(rows)
 
-    def loss(self, clips: Clips, generator: torch.Generator) -> Losses:
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (..., h, w, 3) uint8 -> latents (..., S, C), in full precision whatever the rest is computed in."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.tokenizer.encode(frames)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (..., S, C) -> frames (..., h, w, 3) uint8, likewise."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.tokenizer.decode(latents)
+
+    def loss(self, clips: Clips, generator: Generators) -> Losses:
         """Diffusion-forcing loss on noised frames, head losses on clean ones. Clips as from `EpisodeStore.sample`."""
-        self._check_actions(clips.actions, 2)
-        config, mask = self.config, clips.mask
-        latents = self.tokenizer.encode(clips.frames)
-        batch, length = mask.shape
-        level, clean = draw_levels(
-            batch, length, generator, mean=config.noise_mean, std=config.noise_std, context_prob=config.context_prob
-        )
-        noise = torch.randn(latents.shape, generator=generator, device=generator.device, dtype=latents.dtype)
-        level = level.to(latents.dtype)
-        hidden = self.backbone(add_noise(latents, level, noise), level, clips.actions, self.empty(len(mask)))
+        return self(clips, self.draw(clips, generator))  # type: ignore[no-any-return]
 
-        error = (self.denoise(hidden.tokens) - latents).square().mean((-1, -2)) * loss_weight(level, config.min_noise)
-        diffusion = masked_mean(error, mask & ~clean)
+    def draw(self, clips: Clips, generator: Generators) -> Draw:
+        """What chance decides about `clips`; with a generator per row, each row's share follows from its own."""
+        self.backbone.condition.check(clips.actions, clips.pose, clips.mask.shape[1])
+        like = self.backbone.position
+        shape = (*clips.mask.shape, self.config.tokens, self.config.latent_channels)
+        return draw(shape, generator, like, self.config)
 
-        read = mask & clean
+    def counts(self, clips: Clips, drawn: Draw) -> Counts:
+        """What `forward` divides by, unless told otherwise."""
+        read = clips.mask & drawn.clean
+        ahead = future_rewards(clips.rewards, clips.mask & led_here(clips.actions), self.config.reward_horizon)
+        parts = (clips.mask & ~drawn.clean, read[..., None] & ahead.exists, read)
+        return Counts(*(part.sum() for part in parts))
+
+    def forward(self, clips: Clips, drawn: Draw, counts: Counts | None = None) -> Losses:
+        """`loss` of what was drawn.
+
+        `counts` of a batch that these clips are a part of makes their losses parts of its losses, which add up.
+        """
+        config, mask, counts = self.config, clips.mask, counts or self.counts(clips, drawn)
+        with torch.autocast(mask.device.type, enabled=False):  # half precision would be noise in what is to be learnt
+            latents = self.encode(clips.frames)
+        noised = add_noise(latents, drawn.level, drawn.noise)
+        actions = withhold(clips.actions, drawn.withheld)
+        hidden = self.backbone(noised, drawn.level, actions, self.empty(len(mask)), pose=clips.pose)
+
+        predicted = clean_from(self.denoise(hidden.tokens), noised, drawn.level, config.target)
+        weight = loss_weight(drawn.level, config.weight, config.min_noise)
+        error = (predicted - latents).square().mean((-1, -2)) * weight
+        diffusion = masked_sum(error, mask & ~drawn.clean) / counts.diffusion.clamp(min=1)
+
+        read = mask & drawn.clean
         features = self.readout(hidden.tokens, hidden.recall, read if self.training else None)
-        ahead = future_rewards(clips.rewards, mask & (clips.actions != NO_ACTION), config.reward_horizon)
+        ahead = future_rewards(clips.rewards, clips.mask & led_here(clips.actions), config.reward_horizon)
         logits = self.reward_head(features).unflatten(-1, (config.reward_horizon, -1))
-        reward = masked_mean(self.twohot.loss(logits, ahead.rewards), read[..., None] & ahead.exists)
-        termination = masked_mean(
-            functional.binary_cross_entropy_with_logits(
-                self.termination_head(features)[..., 0], clips.terminated.to(features.dtype), reduction="none"
-            ),
-            read,
+        losses = self.twohot.loss(logits, ahead.rewards)
+        reward = masked_sum(losses, read[..., None] & ahead.exists) / counts.reward.clamp(min=1)
+        ended = clips.terminated.to(features.dtype)
+        losses = functional.binary_cross_entropy_with_logits(
+            self.termination_head(features)[..., 0], ended, reduction="none"
         )
+        termination = masked_sum(losses, read) / counts.termination.clamp(min=1)
         total = diffusion + config.reward_weight * reward + termination
         return Losses(total, diffusion, reward, termination)
 
-    def observe(self, frames: Tensor, actions: Tensor, memory: Memory | None = None) -> tuple[Features, Memory]:
+    def observe(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        memory: Memory | None = None,
+        *,
+        pose: Tensor | None = None,
+        noise: float = 0.0,
+        generator: Generators | None = None,
+    ) -> tuple[Features, Memory]:
         """Let real frames enter memory: frames (B, T, h, w, 3) uint8, actions (B, T) that led to them, -1 = none.
 
-        One call, several segments or frame by frame give the same memory up to float error.
+        One call, several segments or frame by frame give the same memory up to float error. Continuous actions are
+        (B, T, A), NaN for none; `pose` (B, T, P) is for models that were trained with one. `noise` in (0, 1) lets the
+        frames enter noised to that level, by `generator`: a prefix that is itself not to be trusted.
         """
-        self._check_actions(actions, 2)
-        if frames.ndim != 5 or frames.shape[:2] != actions.shape:
+        self.backbone.condition.check(actions, pose, None)
+        if frames.ndim != 5 or frames.shape[:2] != actions.shape[:2]:
             raise ValueError(f"frames must be (B, T, h, w, 3) with actions (B, T), got {frames.shape}, {actions.shape}")
-        return self._commit(self.tokenizer.encode(frames), actions, memory or self.empty(len(frames)))
+        memory = self.empty(len(frames)) if memory is None else memory
+        latents = self.encode(frames)
+        level = latents.new_full(frames.shape[:2], noise)
+        if noise:
+            if generator is None or not 0 < noise < 1:
+                raise ValueError(f"noise={noise}: a noised prefix takes a level between 0 and 1, and a generator")
+            latents = add_noise(latents, level, normal(tuple(latents.shape), generator, latents))
+        return self._commit(latents, level, actions, memory, pose)
 
     def imagine(
         self,
@@ -128,60 +184,55 @@ class WorldModel(nn.Module):
         steps: int,
         generator: Generators,
         active: Tensor | None = None,
+        pose: Tensor | None = None,
+        stabilise: float = 0.0,
     ) -> Imagined:
         """Dream one frame per row under `actions` (B,), by `steps` Euler steps that all start from `memory`.
 
         `generator` is one for all rows, or one per row, which makes a row independent of its neighbours. Rows where
         `active` (B,) bool is False are computed but keep their memory bit for bit, and their own generators unused.
         The new frame is rounded to pixels and encoded again before it enters memory, so a dream stays on the grid of
-        real frames and remembers exactly what it showed.
+        real frames and remembers exactly what it showed. `stabilise` is the noise level that it is declared to have
+        there: above 0 the model trusts its own frames less (Chen et al. 2024, section 3.3).
+
+        `pose` (B, P) is for models that were trained with one, continuous actions are (B, A). A model of chunks
+        (`chunk` = c > 1) dreams c frames jointly: all arguments and results have (B, c) in place of (B,). From empty
+        memory, with action -1, the dream begins without any real frame.
         """
-        self._check_actions(actions, 1)
         if steps < 1:
             raise ValueError(f"steps={steps}: imagining takes at least one denoising step")
-        rows, config = len(actions), self.config
-        x = self._noise((rows, 1, config.tokens, config.latent_channels), generator, active)
-        levels = euler_levels(steps).tolist()
-        for level, target in itertools.pairwise(levels):
-            at = x.new_full((rows, 1), level)
-            hidden = self.backbone(x, at, actions[:, None], memory, advance=False)
-            x = euler_step(x, self.denoise(hidden.tokens), level, target)
-        frame = self.tokenizer.decode(x)
-        seen, after = self._commit(self.tokenizer.encode(frame), actions[:, None], memory)
+        if not 0 <= stabilise < 1:
+            raise ValueError(f"stabilise={stabilise}: give a noise level from 0 to below 1")
+        config, one = self.config, self.config.chunk == 1
+        if actions.ndim != 2 - one + bool(config.action_size):
+            want = "(B,)" if one else f"(B, {config.chunk})"
+            vectors = f" and {config.action_size} numbers" if config.action_size else ""
+            raise ValueError(f"actions to imagine must be {want}{vectors}, got {tuple(actions.shape)}")
+        if one:
+            actions, pose = actions[:, None], None if pose is None else pose[:, None]
+        self.backbone.condition.check(actions, pose, config.chunk)
+        lead = (len(actions), config.chunk)
+        x = normal((*lead, config.tokens, config.latent_channels), generator, self.backbone.position, active)
+        for level, target in itertools.pairwise(euler_levels(steps, config.target)):
+            at = x.new_full(lead, level)
+            hidden = self.backbone(x, at, actions, memory, pose=pose, advance=False)
+            x = euler_step(x, clean_from(self.denoise(hidden.tokens), x, at, config.target), level, target)
+        frames = self.decode(x)
+        seen, after = self._commit(self.encode(frames), x.new_full(lead, stabilise), actions, memory, pose)
         if active is not None:
             after = after.where(active, memory)
-        return Imagined(frame[:, 0], seen.reward[:, 0], seen.termination[:, 0], seen.features[:, 0], after)
+        if not one:
+            return Imagined(frames, seen.reward, seen.termination, seen.features, after)
+        return Imagined(frames[:, 0], seen.reward[:, 0], seen.termination[:, 0], seen.features[:, 0], after)
 
-    def _commit(self, latents: Tensor, actions: Tensor, memory: Memory) -> tuple[Features, Memory]:
-        hidden = self.backbone(latents, latents.new_zeros(actions.shape), actions, memory)
+    def _commit(
+        self, latents: Tensor, level: Tensor, actions: Tensor, memory: Memory, pose: Tensor | None
+    ) -> tuple[Features, Memory]:
+        hidden = self.backbone(latents, level, actions, memory, pose=pose)
         features = self.readout(hidden.tokens, hidden.recall)
         logits = self.reward_head(features)[..., : self.twohot.count]
         termination = torch.sigmoid(self.termination_head(features)[..., 0])
         return Features(features, self.twohot.mean(logits), termination), hidden.memory
-
-    def _noise(self, shape: tuple[int, ...], generator: Generators, active: Tensor | None) -> Tensor:
-        dtype = self.backbone.position.dtype
-        if isinstance(generator, torch.Generator):
-            return torch.randn(shape, generator=generator, device=self.device, dtype=dtype)
-        if len(generator) != shape[0]:
-            raise ValueError(f"{len(generator)} generators for {shape[0]} rows; give one for all, or one per row")
-        drawn = torch.zeros(shape, device=self.device, dtype=dtype)
-        chosen = range(shape[0]) if active is None else active.nonzero()[:, 0].tolist()
-        for row in chosen:
-            drawn[row] = torch.randn(shape[1:], generator=generator[row], device=self.device, dtype=dtype)
-        return drawn
-
-    def _check_actions(self, actions: Tensor, ndim: int) -> None:
-        if actions.ndim != ndim or actions.dtype != torch.int64:
-            raise ValueError(
-                f"actions must be int64 with {ndim} dimensions, got {actions.dtype} {tuple(actions.shape)}"
-            )
-        for action in map(int, torch.aminmax(actions)) if actions.numel() else ():
-            if not NO_ACTION <= action < self.config.num_actions:
-                raise InputError(
-                    f"action {action} is outside the {self.config.num_actions} actions of this world model; "
-                    "it was trained on another action space"
-                )
 
 
 @contextmanager
@@ -210,6 +261,6 @@ def future_rewards(rewards: Tensor, exists: Tensor, horizon: int) -> FutureRewar
     return FutureRewards(padded.unfold(1, horizon, 1), padded_exists.unfold(1, horizon, 1))
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of values where mask is True; zero when it is nowhere."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum of values where mask is True."""
+    return torch.where(mask, values, 0.0).sum()

@@ -6,7 +6,7 @@ import copy
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
@@ -28,15 +28,20 @@ class Stepwise(Protocol):
     whole: bool
     """False while a step has begun to change what `save` writes, and has not ended."""
     recent: list[dict[str, Tensor]]
-    data_generator: np.random.Generator
-    noise_generator: torch.Generator
 
     def prepare(self) -> None:
         """What comes before the first step; nothing when that has been done."""
         ...
 
     def train_step(self) -> dict[str, Tensor]:
-        """One step; returns its figures as scalar tensors."""
+        """One step; returns its figures as scalar tensors.
+
+        One that fails before it has changed what `save` writes can be done again with the same result.
+        """
+        ...
+
+    def agree(self, flag: bool) -> bool:
+        """Whether `flag` is set in any of the processes that do this work together; in one alone it is `flag`."""
         ...
 
     def save(self) -> None:
@@ -59,10 +64,9 @@ def run_steps(
 ) -> dict[str, float]:
     """Bring `work` to step `until` and save it; returns means over the last hundred steps at most.
 
-    An interruption takes effect between two steps and saves before it is passed on. A step that fails before it has
-    changed anything leaves the generators where they were, so what is saved then goes on as if it had not begun; half
-    a step is never saved. `units` of `unit` are done
-    by a step; figures named in `shown` stand beside the bar, all go to TensorBoard under `name` every `every` steps.
+    An interruption takes effect between two steps, of all processes the same two, and saves before it is passed on;
+    half a step is never saved. `units` of `unit` are done by a step; figures named in `shown` stand beside the bar, all
+    go to TensorBoard under `name` every `every` steps.
     """
     if not work.whole:
         raise RuntimeError("a step was cut off in the middle: make this object anew, it continues from what is saved")
@@ -75,15 +79,16 @@ def run_steps(
         unit_scale=units > 1,
         disable=not progress,
     )
-    with deferred_interrupts() as interrupt:
+    with deferred_interrupts() as interrupts:
+        stop = False
         try:
             if work.step < until:
-                with rewinding(work):
-                    work.prepare()
+                work.prepare()
             while work.step < until:
-                interrupt()
-                with rewinding(work):
-                    work.recent = [*work.recent[1 - KEPT :], work.train_step()]
+                stop = work.agree(interrupts.came)
+                if stop:
+                    break
+                work.recent = [*work.recent[1 - KEPT :], work.train_step()]
                 bar.update(units)
                 if work.step % every == 0:
                     means = mean_of(work.recent[-every:])
@@ -98,7 +103,9 @@ def run_steps(
             bar.close()
             if work.whole:
                 work.save()
-        interrupt()
+        # Asked once more, so that no process leaves before the one that writes has written.
+        if work.agree(interrupts.came or stop):
+            raise KeyboardInterrupt
     return mean_of(work.recent)
 
 
@@ -107,39 +114,51 @@ def mean_of(records: Sequence[dict[str, Tensor]]) -> dict[str, float]:
     return {k: float(torch.stack([r[k] for r in records]).mean()) for k in records[0]} if records else {}
 
 
+class Interrupts:
+    """SIGINT and SIGTERM that have come while they were held back."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    @property
+    def came(self) -> bool:
+        """Whether there was one."""
+        return bool(self.numbers)
+
+    def __call__(self) -> None:
+        """Raise KeyboardInterrupt if there was one."""
+        if self.came:
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], None]]:
-    """Hold back SIGINT and SIGTERM; the function that is given raises KeyboardInterrupt if one has come since.
+def deferred_interrupts() -> Iterator[Interrupts]:
+    """Hold back SIGINT and SIGTERM; call what is given where they may take effect.
 
     Half an optimiser step cannot be resumed. A second SIGINT does not wait. Outside the main thread Python delivers no
     signals, and nothing is held back.
     """
-    pending: list[int] = []
+    interrupts = Interrupts()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and number in pending:
+        if number == signal.SIGINT and number in interrupts.numbers:
             raise KeyboardInterrupt
-        pending.append(number)
-
-    def check() -> None:
-        if pending:
-            raise KeyboardInterrupt
+        interrupts.numbers.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield check
+        yield interrupts
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield check
+        yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def rewinding(work: Stepwise) -> Iterator[None]:
-    """Put the generators back to where they were if the step inside fails, so that it can be done again."""
-    numbers, tensors = work.data_generator, work.noise_generator
+def rewinding(numbers: np.random.Generator, tensors: torch.Generator) -> Iterator[None]:
+    """Put the generators back to where they were if what is inside fails, so that it can be done again."""
     before, state = copy.deepcopy(numbers.bit_generator.state), tensors.get_state()
     try:
         yield

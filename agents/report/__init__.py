@@ -2,7 +2,7 @@
 
 from agents.report.page import Clip, Evaluated, Report, write_report
 from agents.report.plots import Curve, plot_curves, plot_returns, read_curves
-from agents.report.video import Panel, encode_png, filmstrip, montage, write_mp4
+from worldmodel.video import Panel, encode_png, filmstrip, montage, write_mp4
 
 __all__ = [
     "Clip",

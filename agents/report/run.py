@@ -14,13 +14,13 @@ import torch
 from agents.evaluation import Evaluation
 from agents.report.page import Clip, Evaluated, Report, write_report
 from agents.report.plots import read_curves
-from agents.report.video import Panel, encode_png, filmstrip, montage, write_mp4
 from agents.statistics import bootstrap_interval, separated
 from worldmodel import __version__
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.episodes.data import KEYS
 from worldmodel.evaluation import Dreamt, dream_along
 from worldmodel.model import WorldModel
+from worldmodel.video import Panel, encode_png, filmstrip, montage, write_mp4
 
 CONTEXT = 8
 ONLY_IMAGINED = "trained only in imagination, judged for real"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -25,12 +25,14 @@ KEYS = ("image", "action", "reward", "terminated", "truncated")
 class Episode:
     """One episode on the project's time-line (`docs/timeline.md`); all arrays have T + 1 entries, frame 0 included.
 
-    `action[t]` led to `image[t]`; `reward[t]`, `terminated[t]`, `truncated[t]` came with `image[t]`.
+    `action[t]` led to `image[t]`; `reward[t]`, `terminated[t]`, `truncated[t]` came with `image[t]`. Actions are whole
+    numbers from 0, or vectors of A numbers where they are continuous; nothing led to frame 0, so action[0] is
+    NO_ACTION or all NaN.
     `extras` holds whatever else was recorded, under any other key and of any shape: positions, layouts, the seed.
     """
 
     image: NDArray[np.uint8]  # (T + 1, h, w, 3)
-    action: NDArray[np.int64]  # (T + 1,), action[0] = NO_ACTION
+    action: NDArray[np.int64] | NDArray[np.float32]  # (T + 1,) int64, or (T + 1, A) float32
     reward: NDArray[np.float32]  # (T + 1,), reward[0] = 0
     terminated: NDArray[np.bool_]  # (T + 1,)
     truncated: NDArray[np.bool_]  # (T + 1,)
@@ -43,17 +45,38 @@ class Episode:
 
 @dataclass(frozen=True)
 class Clips:
-    """B windows of T frames. Frames past an episode's end are zero and have `mask` False."""
+    """B windows of T frames. Frames past an episode's end are zero and have `mask` False.
+
+    The action is NO_ACTION, or all NaN where actions are continuous, on frame 0 of an episode.
+    """
 
     frames: Tensor  # (B, T, h, w, 3) uint8
-    actions: Tensor  # (B, T) int64, NO_ACTION on frame 0 of an episode
+    actions: Tensor  # (B, T) int64, or (B, T, A) float32
     rewards: Tensor  # (B, T) float32
     terminated: Tensor  # (B, T) bool
     mask: Tensor  # (B, T) bool
+    pose: Tensor | None = None  # (B, T, P) float32
 
     def to(self, device: torch.device | str) -> Clips:
         """Return the same clips with every tensor on `device`."""
-        return Clips(*(getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)))
+        return self._map(lambda part: part.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Clips:
+        """Return the same clips in memory from which a GPU copies while it computes."""
+        return self._map(Tensor.pin_memory)
+
+    def rows(self, which: slice | Tensor) -> Clips:
+        """Return some of the clips."""
+        return self._map(lambda part: part[which])
+
+    @staticmethod
+    def cat(clips: Sequence[Clips]) -> Clips:
+        """Return the clips of several batches, all with the same number of frames, as one."""
+        return clips[0]._map(lambda *parts: torch.cat(parts), *clips[1:])
+
+    def _map(self, function: Callable[..., Tensor], *others: Clips) -> Clips:
+        parts = ([getattr(one, item.name) for one in (self, *others)] for item in fields(self))
+        return Clips(*(None if part[0] is None else function(*part) for part in parts))  # type: ignore[arg-type]
 
 
 def check_episode(episode: Episode, source: str) -> None:
@@ -70,17 +93,31 @@ def check_episode(episode: Episode, source: str) -> None:
     )
     frames = len(image)
     want(frames >= 2, f"an episode needs at least 2 frames, got {frames}")
-    for key, dtype in (("action", np.int64), ("reward", np.float32), ("terminated", np.bool_), ("truncated", np.bool_)):
+    for key, dtype in (("reward", np.float32), ("terminated", np.bool_), ("truncated", np.bool_)):
         array = getattr(episode, key)
         want(
             array.dtype == dtype and array.shape == (frames,),
             f"'{key}' must be {np.dtype(dtype)} ({frames},), one entry per frame, got {array.dtype} {array.shape}",
         )
-    want(
-        int(episode.action[0]) == NO_ACTION,
-        f"action[0] must be {NO_ACTION}, since action[t] is the action that led to image[t], got {episode.action[0]}",
-    )
-    want(int(episode.action[1:].min()) >= 0, "action[1:] must be 0 or more")
+    action = episode.action
+    if action.dtype == np.float32:
+        want(
+            action.ndim == 2 and len(action) == frames and action.shape[1] > 0,
+            f"continuous 'action' must be float32 ({frames}, A), one row per frame, got {action.shape}",
+        )
+        want(bool(np.isnan(action[0]).all()), "action[0] must be all NaN, since nothing led to image[0]")
+        want(bool(np.isfinite(action[1:]).all()), "action[1:] must be finite")
+    else:
+        want(
+            action.dtype == np.int64 and action.shape == (frames,),
+            f"'action' must be int64 ({frames},), one entry per frame, or float32 ({frames}, A) where actions are "
+            f"continuous, got {action.dtype} {action.shape}",
+        )
+        want(
+            int(action[0]) == NO_ACTION,
+            f"action[0] must be {NO_ACTION}, since action[t] is the action that led to image[t], got {action[0]}",
+        )
+        want(int(action[1:].min()) >= 0, "action[1:] must be 0 or more")
     want(float(episode.reward[0]) == 0.0, f"reward[0] must be 0: nothing was done yet, got {episode.reward[0]}")
     want(bool(np.isfinite(episode.reward).all()), "'reward' must be finite")
     ends = np.flatnonzero(episode.terminated[:-1] | episode.truncated[:-1])

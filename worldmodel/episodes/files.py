@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import time
 import uuid
 import zipfile
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,37 +23,42 @@ from worldmodel.errors import InputError
 
 SUFFIX = ".npz"
 _RESERVED = {"file", "allow_pickle"}  # names that np.savez_compressed takes for its own parameters
+_MAPPED = 1 << 16  # bytes from which on reading a part of an array is cheaper than reading it all
 _DAMAGED = "is damaged ({}): delete it, or copy it again from where it came"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     """What the index keeps of a file."""
 
     frames: int
     image_shape: tuple[int, int]  # (h, w)
     max_action: int
+    """The largest discrete action; NO_ACTION where actions are continuous."""
+    action_size: int
+    """Numbers of a continuous action; 0 where actions are discrete."""
 
 
 def header_of(episode: Episode) -> Header:
     """Return the index entry of an episode in memory."""
     height, width = episode.image.shape[1:3]
-    return Header(len(episode.image), (height, width), int(episode.action.max()))
+    return Header(len(episode.image), (height, width), *_action_space(episode.action))
 
 
-def write_episode(root: Path, episode: Episode) -> Path:
-    """Write `episode` into `root` under a name of its own and return the path.
+def write_episode(root: Path, episode: Episode, *, compress: bool = True, name: str | None = None) -> Path:
+    """Write `episode` into `root` under `name`, or one of its own, and return the path.
 
-    The name sorts by time and is unique across machines, so that nothing is ever overwritten; the file appears under
-    it only once all its bytes are on disk.
+    Its own name sorts by time and is unique across machines, so that nothing is ever overwritten; the file appears
+    under it only once all its bytes are on disk. Without `compress` it is larger, and a part of it can be read.
     """
     _check_extras(episode.extras)
     arrays: dict[str, Any] = {**episode.arrays()}
-    name = f"{time.time_ns():020d}-{uuid.uuid4().hex}-{len(episode.image)}{SUFFIX}"
+    name = name or f"{time.time_ns():020d}-{uuid.uuid4().hex}-{len(episode.image)}{SUFFIX}"
+    save = np.savez_compressed if compress else np.savez
     path, partial = root / name, root / f".{name}.partial"
     try:
         with partial.open("xb") as file:
-            np.savez_compressed(file, **arrays)
+            save(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
@@ -89,11 +95,15 @@ def read_header(path: Path) -> Header:
                     f"{path}: '{key}' needs one entry for each of the {shape[0]} frames, got shape {other}"
                 )
         actions = _actions(_array(archive, path, "action"), path)
-    return Header(shape[0], (shape[1], shape[2]), int(actions.max()))
+    return Header(shape[0], (shape[1], shape[2]), *_action_space(actions))
 
 
 def read_episode(path: Path) -> Episode:
-    """Read and check the episode in `path`; raises InputError naming the file. The arrays are read-only."""
+    """Read and check the episode in `path`; raises InputError naming the file. The arrays are read-only.
+
+    Large arrays that are stored without compression are mapped: only what is used of them is read, when it is used.
+    Damage to their bytes, unlike to those of all others, is then not noticed.
+    """
     with _opened(path) as archive:
         arrays = {key: _array(archive, path, key) for key in _keys(archive)}
     frames = len(arrays["image"])
@@ -148,23 +158,43 @@ def _keys(archive: zipfile.ZipFile) -> list[str]:
 def _shape_and_dtype(archive: zipfile.ZipFile, path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     info = archive.getinfo(f"{key}.npy")
     with archive.open(info) as member:
-        try:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(member)
-        except ValueError as error:
-            raise InputError(f"{path} {_DAMAGED.format(f'{key}: {error}')}") from error
+        shape, _, dtype = _array_header(member, path, key)
         if info.file_size != member.tell() + math.prod(shape) * dtype.itemsize:
             raise InputError(f"{path} {_DAMAGED.format(f'{key}: its size is not that of {dtype} {shape}')}")
     return shape, dtype
 
 
+def _array_header(member: IO[bytes], path: Path, key: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype; `member` stands at the array's bytes afterwards."""
+    try:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return read(member)
+    except ValueError as error:
+        raise InputError(f"{path} {_DAMAGED.format(f'{key}: {error}')}") from error
+
+
 def _array(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[Any]:
-    with archive.open(f"{key}.npy") as member:
+    info = archive.getinfo(f"{key}.npy")
+    with archive.open(info) as member:
+        if info.compress_type == zipfile.ZIP_STORED and info.file_size >= _MAPPED:
+            shape, fortran, dtype = _array_header(member, path, key)
+            if not dtype.hasobject:
+                offset = _data_offset(path, info) + member.tell()
+                return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+            member.seek(0)
         try:
             return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
         except ValueError as error:
             raise InputError(f"{path}: '{key}' cannot be read ({error}): write the file again") from error
+
+
+def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a member begin: after its own header, whose length the zip directory does not tell."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        name, extra = struct.unpack("<26xHH", file.read(30))
+    return info.header_offset + 30 + int(name) + int(extra)
 
 
 def _flags(array: NDArray[Any] | None, default: NDArray[np.bool_], key: str, path: Path) -> NDArray[np.bool_]:
@@ -175,16 +205,23 @@ def _flags(array: NDArray[Any] | None, default: NDArray[np.bool_], key: str, pat
     return array.astype(np.bool_)
 
 
-def _actions(array: NDArray[Any], path: Path) -> NDArray[np.int64]:
-    """Turn stored actions, integers (T + 1,) or one-hot rows (T + 1, A), into int64 (T + 1,)."""
-    if array.ndim == 2 and array.dtype.kind in "biuf":
+def _actions(array: NDArray[Any], path: Path) -> NDArray[np.int64] | NDArray[np.float32]:
+    """Stored actions as an Episode has them: integers (T + 1,), one-hot rows (T + 1, A), or continuous ones."""
+    if array.ndim == 2 and array.dtype.kind in "biuf" and array.shape[1] > 0:
         rows = array[1:]
-        if not np.isin(rows, (0, 1)).all() or not (rows.sum(axis=1) == 1).all():
-            raise InputError(f"{path}: 'action' {array.shape} must be one-hot: continuous actions are not supported")
-        # Row 0 is zero or a filler in published files: nothing led to frame 0.
-        return np.concatenate(([NO_ACTION], rows.argmax(axis=1))).astype(np.int64)
+        # Row 0 is zero or a filler in published files: nothing led to frame 0. Where actions are continuous it is NaN.
+        told = array.dtype.kind != "f" or not np.isnan(array[0]).any()
+        if told and array.shape[1] > 1 and np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all():
+            return np.concatenate(([NO_ACTION], rows.argmax(axis=1))).astype(np.int64)
+        return np.concatenate((np.full_like(array[:1], np.nan, np.float32), rows)).astype(np.float32)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(
-            f"{path}: 'action' must be integers (T + 1,) or one-hot (T + 1, A), got {array.dtype} {array.shape}"
+            f"{path}: 'action' must be integers (T + 1,), one-hot (T + 1, A) or continuous (T + 1, A), "
+            f"got {array.dtype} {array.shape}"
         )
     return array.astype(np.int64)
+
+
+def _action_space(actions: NDArray[np.int64] | NDArray[np.float32]) -> tuple[int, int]:
+    """Largest discrete action and numbers of a continuous one."""
+    return (NO_ACTION, actions.shape[1]) if actions.ndim == 2 else (int(actions.max()), 0)

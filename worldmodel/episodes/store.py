@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
 from worldmodel.episodes.data import Clips, Episode, check_episode
 from worldmodel.episodes.files import SUFFIX, Header, header_of, read_array, read_episode, read_header, write_episode
@@ -27,20 +30,27 @@ class EpisodeStore:
     wrote. One store object is for one thread.
     """
 
-    def __init__(self, root: Path | str, create: bool = False, cache_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self, root: Path | str, create: bool = False, cache_bytes: int = 1 << 30, *, pose: Sequence[str] = ()
+    ) -> None:
         """Index the folder `root`.
 
         `create` makes the folder where it is missing and allows it to be empty. Decoded episodes are kept in memory
-        up to `cache_bytes`, those used last.
+        up to `cache_bytes`, those used last; the workers of a `DataLoader` share that number. `pose` names extras with
+        one entry per frame that make up the agent's pose; clips then carry them, side by side.
 
         Raises InputError for a missing or empty folder, and for a file in it that is no whole episode.
         """
         self.root = Path(root)
         self._index: dict[str, Header] = {}
+        self._names: tuple[str, ...] = ()
+        self._headers: dict[Header, Header] = {}  # each kind once: of a million episodes most are alike
         self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._ends: NDArray[np.int64] = np.zeros(0, np.int64)
         self._cache: OrderedDict[str, Episode] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._cached = 0
+        self.pose = tuple(pose)
         if create:
             self.root.mkdir(parents=True, exist_ok=True)
         elif not self.root.is_dir():
@@ -49,6 +59,10 @@ class EpisodeStore:
         if not create:
             self._require_episodes()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: the index, not the episodes that were read."""
+        return self.__dict__ | {"_cache": OrderedDict(), "_cached": 0}
+
     def __len__(self) -> int:
         """Return the number of episodes."""
         return len(self._index)
@@ -56,7 +70,7 @@ class EpisodeStore:
     @property
     def names(self) -> tuple[str, ...]:
         """The file names, sorted; those written here sort by time."""
-        return tuple(self._index)
+        return self._names
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -79,26 +93,38 @@ class EpisodeStore:
         self._require_episodes()
         return max(header.max_action for header in self._index.values())
 
+    @property
+    def action_size(self) -> int:
+        """Numbers of a continuous action; 0 where actions are discrete. Raises InputError while the store is empty."""
+        return self._require_episodes().action_size
+
+    @property
+    def pose_size(self) -> int:
+        """Numbers of a frame's pose. Raises InputError while the store is empty, and where an extra is missing."""
+        return self._pose(self.names[0], self.read(self.names[0])).shape[1] if self.pose else 0
+
     def refresh(self) -> int:
         """Index the files that appeared, forget those that are gone, and return how many appeared.
 
         Only new files are opened. Raises InputError naming the first file that is no whole episode of this store.
         """
-        found = {path.name: path for path in self.root.glob(f"*{SUFFIX}") if not path.name.startswith(".")}
-        new = {name: read_header(path) for name, path in sorted(found.items()) if name not in self._index}
+        found = {name for name in os.listdir(self.root) if name.endswith(SUFFIX) and not name.startswith(".")}
+        new = {name: read_header(self.root / name) for name in sorted(found - self._index.keys())}
         self._set_index({name: header for name, header in self._index.items() if name in found} | new)
         return len(new)
 
-    def append(self, episode: Episode) -> Path:
+    def append(self, episode: Episode, *, compress: bool = True) -> Path:
         """Write `episode` into the folder and return its path.
 
-        Raises InputError for wrong shapes, dtypes or time-line, or frames of another size than the store's.
+        Compressed, a clip costs reading the whole episode; otherwise only its own frames are read, from a file several
+        times as large. Raises InputError for wrong shapes, dtypes or time-line, or frames of another size than the
+        store's.
         """
         check_episode(episode, "episode to append")
         header = header_of(episode)
         self._check_size("episode to append", header, self._index)
-        path = write_episode(self.root, episode)
-        self._set_index(self._index | {path.name: header})
+        path = write_episode(self.root, episode, compress=compress)
+        self._set_index({**self._index, path.name: header}, checked=True)
         return path
 
     def read(self, name: str) -> Episode:
@@ -109,9 +135,12 @@ class EpisodeStore:
         if name not in self._index:
             raise InputError(f"{self.root} has no episode {name}: see EpisodeStore.names")
         episode = read_episode(self.root / name)
+        if isinstance(episode.image, np.memmap):
+            return episode  # the system keeps what was read of it, in memory that it can take back
         self._cache[name] = episode
         self._cached += _nbytes(episode)
-        while self._cached > self._cache_bytes:
+        worker = get_worker_info()
+        while self._cached > self._cache_bytes // (worker.num_workers if worker else 1):
             self._cached -= _nbytes(self._cache.popitem(last=False)[1])
         return episode
 
@@ -128,8 +157,7 @@ class EpisodeStore:
         """
         self._require_episodes()
         _check_counts(batch, length)
-        ends = np.cumsum(self._lengths)
-        rows = np.searchsorted(ends, generator.integers(ends[-1], size=batch), side="right")
+        rows = np.searchsorted(self._ends, generator.integers(self._ends[-1], size=batch), side="right")
         frames = self._lengths[rows]
         half = length // 2
         starts = np.clip(generator.integers(-half, frames - length + half, endpoint=True), 0, frames - 2)
@@ -160,14 +188,17 @@ class EpisodeStore:
         return self._gather(rows, draws - (ends - windows)[rows], length)
 
     def _gather(self, rows: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> Clips:
-        batch, names = len(rows), self.names
+        batch = len(rows)
         frames = np.zeros((batch, length, *self.image_shape, 3), np.uint8)
-        actions = np.zeros((batch, length), np.int64)
+        size = self.action_size
+        actions = np.full((batch, length, size), np.nan, np.float32) if size else np.zeros((batch, length), np.int64)
         rewards = np.zeros((batch, length), np.float32)
         terminated = np.zeros((batch, length), np.bool_)
         mask = np.zeros((batch, length), np.bool_)
+        pose: NDArray[np.float32] | None = None
         for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
-            episode = self.read(names[row])
+            name = self._names[row]
+            episode = self.read(name)
             window = slice(start, start + length)
             n = len(episode.action[window])
             frames[i, :n] = episode.image[window]
@@ -175,13 +206,33 @@ class EpisodeStore:
             rewards[i, :n] = episode.reward[window]
             terminated[i, :n] = episode.terminated[window]
             mask[i, :n] = True
-        return Clips(*(torch.from_numpy(array) for array in (frames, actions, rewards, terminated, mask)))
+            if self.pose:
+                seen = self._pose(name, episode)[window]
+                pose = np.zeros((batch, length, seen.shape[1]), np.float32) if pose is None else pose
+                pose[i, :n] = seen
+        parts = (frames, actions, rewards, terminated, mask, pose)
+        return Clips(*(None if part is None else torch.from_numpy(part) for part in parts))  # type: ignore[arg-type]
 
-    def _set_index(self, index: dict[str, Header]) -> None:
-        for name, header in index.items():
+    def _pose(self, name: str, episode: Episode) -> NDArray[np.float32]:
+        """The pose extras of an episode side by side, (T + 1, P)."""
+        parts = []
+        for key in self.pose:
+            part = episode.extras.get(key)
+            if part is None or part.dtype.kind not in "biuf" or part.shape[:1] != episode.image.shape[:1]:
+                raise InputError(
+                    f"{self.root / name}: '{key}' is asked for as pose, but there is no such extra of numbers with "
+                    f"one entry per frame; it has {sorted(episode.extras)}: record with extra_obs, or name others"
+                )
+            parts.append(part.reshape(len(part), -1).astype(np.float32))
+        return np.concatenate(parts, axis=1)
+
+    def _set_index(self, index: dict[str, Header], *, checked: bool = False) -> None:
+        for name, header in () if checked else index.items():
             self._check_size(str(self.root / name), header, index)
-        self._index = dict(sorted(index.items()))
+        self._index = {name: self._headers.setdefault(header, header) for name, header in sorted(index.items())}
+        self._names = tuple(self._index)
         self._lengths = np.array([header.frames for header in self._index.values()], np.int64)
+        self._ends = self._lengths.cumsum()
 
     def _check_size(self, source: str, header: Header, index: dict[str, Header]) -> None:
         name, first = next(iter(index.items()), (source, header))
@@ -189,6 +240,11 @@ class EpisodeStore:
             raise InputError(
                 f"{source} has frames of {header.image_shape}, but {name} in {self.root} has {first.image_shape}: "
                 "keep one frame size per folder"
+            )
+        if header.action_size != first.action_size:
+            raise InputError(
+                f"{source} has actions of {header.action_size} numbers (0: discrete), but {name} in {self.root} has "
+                f"{first.action_size}: keep one action space per folder"
             )
 
     def _require_episodes(self) -> Header:

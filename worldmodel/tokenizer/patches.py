@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
+from worldmodel.tokenizer.checks import check_fitted, check_frames
 
 
 class PatchTokenizer(nn.Module):
@@ -25,6 +26,7 @@ class PatchTokenizer(nn.Module):
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
         self.grid, self.patch, self.whitening = config.grid, config.patch, config.whitening
+        self.channels = config.latent_channels
         pixels = 3 * config.patch**2
         if config.latent_channels > pixels:
             raise InputError(f"latent_channels={config.latent_channels} exceeds the {pixels} numbers of a patch")
@@ -34,8 +36,8 @@ class PatchTokenizer(nn.Module):
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
-    def fit(self, frames: Tensor) -> None:
-        """Fit to real frames (N, h, w, 3) uint8; a few thousand suffice."""
+    def fit(self, frames: Tensor, *, seed: int = 0, progress: bool = False) -> None:
+        """Fit to real frames (N, h, w, 3) uint8; a few thousand suffice. Nothing is random and it takes no time."""
         patches = self._patches(frames).flatten(0, 1)
         mean = patches.mean(0)
         centred = (patches - mean).double()
@@ -53,13 +55,13 @@ class PatchTokenizer(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (..., h, w, 3) uint8 -> latents (..., S, C) of about unit variance."""
-        self._check_fitted()
+        check_fitted(self.fitted)
         flat = (self._patches(frames.reshape(-1, *frames.shape[-3:])) - self.mean) @ self.basis / self.scale
         return flat.reshape(*frames.shape[:-3], *flat.shape[1:])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (..., S, C) -> frames (..., h, w, 3) uint8."""
-        self._check_fitted()
+        check_fitted(self.fitted)
         (rows, columns), p = self.grid, self.patch
         patches = latents.reshape(-1, *latents.shape[-2:]) * self.scale @ self.basis.T + self.mean
         pixels = patches.view(-1, rows, columns, p, p, 3).permute(0, 1, 3, 2, 4, 5)
@@ -69,15 +71,6 @@ class PatchTokenizer(nn.Module):
     def _patches(self, frames: Tensor) -> Tensor:
         """(N, h, w, 3) uint8 -> (N, S, pixels) in [-1, 1]."""
         (rows, columns), p = self.grid, self.patch
-        if frames.dtype != torch.uint8 or frames.shape[1:] != (rows * p, columns * p, 3):
-            raise InputError(
-                f"frames must be uint8 (..., {rows * p}, {columns * p}, 3), got {frames.dtype} {tuple(frames.shape)}"
-            )
+        check_frames(frames, (rows * p, columns * p))
         x = frames.to(self.mean.dtype) / 127.5 - 1
         return x.view(-1, rows, p, columns, p, 3).permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, p * p * 3)
-
-    def _check_fitted(self) -> None:
-        if not bool(self.fitted):
-            raise InputError(
-                "the tokenizer is not fitted: call tokenizer.fit(frames) on real frames, or load a checkpoint"
-            )

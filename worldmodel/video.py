@@ -20,6 +20,8 @@ Pixels = npt.NDArray[np.uint8]
 PANEL_HEIGHT, CELL_HEIGHT = 224, 96
 GAP, MARGIN, BAR, FONT_SIZE = 8, 6, 26, 15
 BACKGROUND, INK, FAINT = (23, 24, 28), (236, 237, 240), (138, 141, 150)
+REAL = (245, 176, 65)
+"""Border of frames that a model was shown."""
 DIMMED = 0.35
 
 
@@ -125,6 +127,24 @@ def encode_png(image: Pixels) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def write_png(path: Path, image: Pixels) -> None:
+    """Write an image, uint8 (H, W, 3), as a PNG file, at once."""
+    data = encode_png(image)
+    replace(path, lambda temporary: temporary.write_bytes(data))
+
+
+def marked(frames: Pixels, count: int) -> Pixels:
+    """Frames with a border of one pixel, uint8 (T, h + 2, w + 2, 3): in color around the first `count`, which are real.
+
+    Around the others it is the background, so the size stays the same.
+    """
+    colors = np.where(np.arange(len(frames))[:, None] < count, np.array(REAL), np.array(BACKGROUND)).astype(np.uint8)
+    bordered = np.empty((len(frames), frames.shape[1] + 2, frames.shape[2] + 2, 3), np.uint8)
+    bordered[:] = colors[:, None, None]
+    bordered[:, 1:-1, 1:-1] = frames
+    return bordered
 
 
 def check_frames(frames: Pixels, what: str) -> None:

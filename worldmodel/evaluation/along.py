@@ -1,4 +1,4 @@
-"""How well a world model dreams: real episodes dreamt again, and what the dreams lose."""
+"""Real episodes dreamt again from their own beginning and actions."""
 
 from __future__ import annotations
 

@@ -1,0 +1,204 @@
+"""A run on disk, and its first two stages: recording real episodes and learning the world from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from agents.policies import make_policy
+from agents.probe import Probe, probe
+from agents.settings import LearnSettings, WorldSettings
+from envs.policy import Policy
+from envs.recording import record
+from worldmodel.checkpoint import read_json
+from worldmodel.checkpoint import replace as write_atomically
+from worldmodel.config import WorldModelConfig
+from worldmodel.episodes import EpisodeStore
+from worldmodel.episodes.retrace import Retraced
+from worldmodel.errors import InputError
+from worldmodel.model import WorldModel, weights_from
+from worldmodel.training import ClipSource, Trainer, TrainingConfig, processes
+
+SEEDS_PER_RUN = 1_000_000
+"""A run's own seed moves the seeds of its episodes by so many."""
+
+Figures = dict[str, Any]
+
+
+class Run:
+    """A folder in which stages are done once.
+
+    Settings that cannot work are an `InputError` at construction, before anything is written. A run that was killed and
+    goes on ends with the figures of one that was not, bit for bit on a CPU with one thread; only the order of episodes,
+    which decides what is drawn from them, may differ where several were being recorded at once.
+    """
+
+    def __init__(
+        self, out: Path, settings: WorldSettings, *, episodes: Path | None = None, progress: bool = True
+    ) -> None:
+        self.out, self.settings, self.progress = out, settings, progress
+        self.own_episodes = out / "episodes"
+        self.episodes = episodes or self.own_episodes
+        for name in ("collect_episodes", "num_envs", "world_steps", "dreams", "eval_episodes", "rounds"):
+            if getattr(settings, name, 1) < 1:
+                raise InputError(f"{name} is {getattr(settings, name)}: use 1 or more")
+
+    def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
+        """Do `work` unless its figures are there already; keep and return them."""
+        path = self.out / "stages" / f"{name}.json"
+        if path.exists():
+            return read_json(path, "the folder of a run's stages")
+        figures: Figures = json.loads(json.dumps(work(), allow_nan=False))
+        if processes().main:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, figures)
+        return figures
+
+    def writer(self, part: str, step: int) -> SummaryWriter:
+        """Curves of one part of the run that goes on after `step`; what a killed process logged later is gone."""
+        folder = str(self.out / "tensorboard" / part)
+        return SummaryWriter(folder, purge_step=step + 1, flush_secs=1)
+
+    def world_of_episodes(self) -> Probe:
+        """Frames and actions that the world model is to learn: the environment's, or those of the given episodes."""
+        s = self.settings
+        if self.episodes == self.own_episodes:
+            return probe(s.env_config)
+        store = EpisodeStore(self.episodes)
+        seen = Probe(store.image_shape, store.max_action + 1, store.action_size)
+        if s.env is None:
+            return seen
+        world = probe(s.env_config)
+        if world.frame != seen.frame or world.num_actions < seen.num_actions:
+            raise InputError(
+                f"{self.episodes} holds frames of {seen.frame} and actions up to {seen.num_actions - 1}, "
+                f"{s.env} has frames of {world.frame} and {world.num_actions} actions: leave out --env, or change "
+                "--size and --actions"
+            )
+        return world
+
+    def store(self) -> EpisodeStore:
+        """The episodes to learn from."""
+        return EpisodeStore(self.episodes)
+
+    def clips(self, store: EpisodeStore) -> ClipSource:
+        """What the world model is trained on."""
+        return store
+
+    def configure(self, seen: Probe) -> WorldModelConfig:
+        """The world model's configuration for a world."""
+        return self.settings.model.of_world(seen)
+
+    def model_config(self) -> WorldModelConfig:
+        """The world model's configuration, checked."""
+        config = self.configure(self.world_of_episodes())
+        with torch.device("meta"):  # its parts check it too; nothing is allocated
+            WorldModel(config)
+        return config
+
+    def collect(self, round_: int, policy: Policy) -> Figures:
+        """Record this round's real episodes."""
+        s = self.settings
+        summary = record(
+            s.env_config,
+            EpisodeStore(self.own_episodes, create=True),
+            policy,
+            episodes=s.collect_episodes,
+            num_envs=s.num_envs,
+            processes=s.processes,
+            seed=s.seed * SEEDS_PER_RUN + round_ * s.collect_episodes,
+            progress=self.progress,
+        )
+        figures = asdict(summary)
+        del figures["returns"]
+        return figures
+
+    def first_collector(self) -> Policy:
+        """The policy that records before anything is learned."""
+        return make_policy(self.settings.collector, probe(self.settings.env_config).num_actions)
+
+    def learn_world(self, round_: int) -> Figures:
+        """Train the world model on all episodes so far, from where it stands."""
+        s, store, config = self.settings, self.store(), self.model_config()
+        own = self.episodes == self.own_episodes
+        world = {
+            "env": None if s.env is None else s.env_config.to_dict(),
+            "num_actions": config.num_actions,
+            "episodes": str(Path("..") / "episodes") if own else str(self.episodes.resolve()),
+            "pose": list(store.pose),
+        }
+        model = build_model(config, s.seed).to(device())
+        steps = s.all_world_steps if s.training.decay else 0
+        training = TrainingConfig(**{**asdict(s.training), "seed": s.seed, "steps": steps})
+        trainer = Trainer(model, self.clips(store), training, self.out / "world_model", world=world)
+        with self.writer("world_model", trainer.step) if processes().main else nullcontext() as trainer.writer:
+            losses = trainer.train((round_ + 1) * s.world_steps, progress=self.progress)
+        parameters = sum(p.numel() for p in model.parameters())
+        return {
+            "steps": trainer.step,
+            "parameters": parameters,
+            "episodes": len(store),
+            "frames": store.frames,
+            **losses,
+        }
+
+
+class Learning(Run):
+    """A world model alone: recorded and learned, or learned from episodes that are there."""
+
+    settings: LearnSettings
+
+    def __init__(self, out: Path, settings: LearnSettings, *, progress: bool = True) -> None:
+        super().__init__(out, settings, episodes=settings.episodes, progress=progress)
+        if settings.retrace and not settings.pose:
+            raise InputError(
+                f"--retrace {settings.retrace} turns clips round, where only a pose says where the way back leads: add "
+                "--pose and the names of the extras that hold it"
+            )
+        if settings.pose and self.episodes == self.own_episodes and not settings.extra_obs:
+            raise InputError(f"--pose {' '.join(settings.pose)} is recorded only with --extra-obs: add it")
+
+    def store(self) -> EpisodeStore:
+        """The episodes with the pose that was asked for."""
+        return EpisodeStore(self.episodes, pose=self.settings.pose)
+
+    def clips(self, store: EpisodeStore) -> ClipSource:
+        """Some of them turn round, where that was asked for."""
+        return Retraced(store, self.settings.retrace) if self.settings.retrace else store
+
+    def configure(self, seen: Probe) -> WorldModelConfig:
+        """With the pose, and without the actions where they are not to be told."""
+        pose, told = self.settings.pose, self.settings.tell_actions
+        if self.episodes != self.own_episodes:
+            size = self.store().pose_size
+        else:
+            sizes = dict(seen.extras)
+            if missing := [key for key in pose if key not in sizes]:
+                raise InputError(f"--pose {missing[0]}: {self.settings.env} records no such extra, but {sorted(sizes)}")
+            size = sum(sizes[key] for key in pose)
+        world = seen if told else Probe(seen.frame, 0)
+        return self.settings.model.of_world(world, size)
+
+
+def build_model(config: WorldModelConfig, seed: int) -> WorldModel:
+    """A new world model whose weights follow from `seed`."""
+    with weights_from(seed):
+        return WorldModel(config)
+
+
+def device() -> torch.device:
+    """The first GPU, that of this process where there are several, or the CPU."""
+    return processes().device
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))

@@ -1,0 +1,160 @@
+"""Clips per second from episodes on disk, beside the frames per second that training takes; memory by size of store.
+
+    python -m benchmarks.loader [--episodes FOLDER] [--preset tiny] [--batch 4] [--length 24] [--workers 0 1 2]
+
+Without --episodes it writes frames of coloured blocks that move, which compress about as rendered mazes do. Figures of
+one run on one machine; compare only within it. `ratio` is what the loader gives over what training takes: above 1 the
+model never waits. "cold" reads every clip from the file, as in a store far larger than the cache; "cached" has all
+episodes decoded in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldmodel import Clips, Episode, EpisodeStore, Trainer, TrainingConfig, WorldModel
+from worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
+from worldmodel.episodes.repack import repack
+from worldmodel.presets import SIZES
+
+SECONDS = 3.0
+"""Time that each loader is measured for."""
+
+
+def blocks(frames: int, size: int, seed: int) -> Episode:
+    """A wall of coloured blocks, seen through a window that moves, with some grain in every frame."""
+    generator = np.random.default_rng(seed)
+    wall = generator.integers(0, 250, (2 * size // 8, 2 * size // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    place = (np.cumsum(generator.integers(-2, 3, (frames, 2)), 0) % size).tolist()
+    last = np.arange(frames) == frames - 1
+    image = np.stack([wall[y : y + size, x : x + size] for y, x in place])
+    return Episode(
+        image=image + generator.integers(0, 4, image.shape, np.uint8),
+        action=np.where(np.arange(frames) > 0, generator.integers(0, 3, frames), -1),
+        reward=np.zeros(frames, np.float32),
+        terminated=np.zeros(frames, np.bool_),
+        truncated=last,
+    )
+
+
+class Kept:
+    """The same clips again and again: what training costs without any loading."""
+
+    def __init__(self, clips: Clips) -> None:
+        self.rows = itertools.cycle([clips.rows(slice(i, i + 1)) for i in range(len(clips.mask))])
+
+    def sample(self, batch: int, length: int, generator: np.random.Generator) -> Clips:
+        return Clips.cat([next(self.rows) for _ in range(batch)])
+
+
+def loaded(source: ClipSource, options: argparse.Namespace, workers: int) -> float:
+    """Frames per second from `source`, once the workers have started."""
+    loader = ClipLoader(StepClips(source, 0, range(options.batch), lambda step: options.length), workers, pin=False)
+    warm = 1 + 3 * workers
+    for step in range(warm):
+        loader.clips(step)
+    begin, step = time.perf_counter(), warm
+    while time.perf_counter() - begin < SECONDS:
+        loader.clips(step)
+        step += 1
+    spent = time.perf_counter() - begin
+    loader.close()
+    return (step - warm) * options.batch * options.length / spent
+
+
+def trained(store: EpisodeStore, options: argparse.Namespace, out: Path) -> float:
+    """Frames per second that training takes, from clips that lie ready."""
+    height, width = store.image_shape
+    config = replace(SIZES[options.preset], height=height, width=width, num_actions=store.max_action + 1)
+    model = WorldModel(config).to("cuda" if torch.cuda.is_available() else "cpu")
+    clips = Kept(store.sample(options.batch, options.length, np.random.default_rng(0)))
+    training = TrainingConfig(batch=options.batch, length=options.length, fit_frames=256)
+    trainer = Trainer(model, clips, training, out, world={})
+    trainer.prepare()
+    trainer.train_step()
+    begin, steps = time.perf_counter(), 0
+    while steps < 3 or time.perf_counter() - begin < SECONDS:
+        float(trainer.train_step()["loss"])
+        steps += 1
+    return steps * options.batch * options.length / (time.perf_counter() - begin)
+
+
+def peak(folder: Path, draws: int) -> float:
+    """Megabytes that a process needs to draw clips from `folder`, past those of importing."""
+    code = f"""
+import re
+import numpy as np
+from worldmodel.episodes import EpisodeStore
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024
+before = peak()
+store = EpisodeStore({str(folder)!r}, cache_bytes=32 << 20)
+for seed in range({draws}):
+    store.sample(1, 16, np.random.default_rng(seed))
+print(peak() - before)
+"""
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def link(source: EpisodeStore, folder: Path, count: int) -> Path:
+    """A store of `count` files that are all those of `source` again."""
+    folder.mkdir()
+    for i, name in zip(range(count), itertools.cycle(source.names), strict=False):
+        os.link(source.root / name, folder / f"{i:09d}-{name}")
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--episodes", type=Path, default=None)
+    parser.add_argument("--preset", choices=sorted(SIZES), default="tiny")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=24)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        report(Path(name), options)
+
+
+def report(root: Path, options: argparse.Namespace) -> None:
+    size = SIZES[options.preset].height
+    if options.episodes is None:
+        store = EpisodeStore(root / "written", create=True)
+        for seed in range(12):
+            store.append(blocks(500, size, seed))
+    packed = EpisodeStore(options.episodes or root / "written", cache_bytes=0)
+    repack(packed.root, root / "plain")
+    plain, cached = EpisodeStore(root / "plain"), EpisodeStore(packed.root, cache_bytes=1 << 34)
+    for name in cached.names:
+        cached.read(name)
+    sizes = [sum((s.root / name).stat().st_size for name in s.names) / s.frames / 1024 for s in (packed, plain)]
+    shape = "x".join(map(str, packed.image_shape))
+    print(f"{len(packed)} episodes of {packed.frames // len(packed)} frames of {shape}", end="; ")
+    print(f"per frame {sizes[0]:.1f} KiB compressed, {sizes[1]:.1f} KiB not")
+    wanted = trained(packed, options, root / "model")
+    print(f"training {options.preset}, {options.batch} clips of {options.length} frames: {wanted:.0f} frames/s")
+    for label, source in (("compressed, cold", packed), ("not compressed, cold", plain), ("cached", cached)):
+        for workers in options.workers:
+            found = loaded(source, options, workers)
+            rates = f"{found / options.length:8.1f} clips/s {found:9.0f} frames/s, ratio {found / wanted:7.1f}"
+            print(f"{label:22s} {workers} workers: {rates}")
+    print("peak memory over that of an import, for 200 clips with a cache of 32 MiB:")
+    for count in (100, 1000, 10000):
+        megabytes = [peak(link(s, root / f"{s.root.name}-{count}", count), 200) for s in (packed, plain)]
+        print(f"{count:5d} episodes: {megabytes[0]:5.0f} MiB, {megabytes[1]:5.0f} MiB if not compressed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""`python -m worldmodel.evaluation` as a user runs it: files that hold what they should, and one line for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from places import places_checkpoint, places_store
+from runs import ROOT
+from torch import nn
+from worlds import small_config
+
+from worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError
+from worldmodel.evaluation.command import Options, clips_of, evaluate, trial_for
+from worldmodel.evaluation.models import names_of
+from worldmodel.evaluation.rollout import rollout
+from worldmodel.model import WorldModel
+from worldmodel.video import BAR, MARGIN, REAL
+
+CONTEXT, HORIZON = 6, 5
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Episodes, and checkpoints of three models."""
+    root = tmp_path_factory.mktemp("world")
+    store = places_store(root / "episodes")
+    places_checkpoint(root / "ours" / "world_model", store, 0, pose_size=1)
+    places_checkpoint(root / "window" / "world_model", store, 1, pose_size=1, scan="none")
+    places_checkpoint(root / "blind", store, 2)
+    return root
+
+
+def options(world: Path, out: Path, *models: str, **changes: Any) -> Options:
+    settings: dict[str, Any] = {
+        "checkpoints": tuple(world / model for model in models or ("ours/world_model", "window/world_model")),
+        "episodes": world / "episodes",
+        "out": out,
+        "pose": ("place",),
+        "context": CONTEXT,
+        "horizon": HORIZON,
+        "clips": 4,
+        "steps": 1,
+        "shown": 2,
+        "device": "cpu",
+        "progress": False,
+    }
+    return Options(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command leaves, run in a process of its own."""
+    out = tmp_path_factory.mktemp("out") / "evaluation"
+    args = ["ours/world_model", "window/world_model", "--episodes", "episodes", "--out", str(out), "--pose", "place"]
+    sizes = ["--context", str(CONTEXT), "--horizon", str(HORIZON), "--clips", "4", "--steps", "1", "--shown", "2"]
+    asked = ["--protocols", "retrieval", "cold-start", "jumped", "--probe", "colors", "--no-progress"]
+    (out.parent / "printed").write_text(run(world, *args, *sizes, *asked).stdout)
+    return out
+
+
+def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "worldmodel.evaluation", *args]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def test_everything_is_written(finished: Path) -> None:
+    protocols = ("reasoning", "retrieval", "cold-start", "jumped")  # jumped is compared with reasoning
+    expected = {f"{kind}-{p}" for p in protocols for kind in ("drift", "grid", "strip")} | {"results"}
+    assert {path.stem for path in finished.iterdir()} == expected
+    results = json.loads((finished / "results.json").read_text())
+    assert results["options"]["seed"] == 0
+    assert results["command"].startswith("python -m worldmodel.evaluation ours/world_model")
+    assert set(results["versions"]) == {"python", "lssvwm", "torch", "numpy", "torchmetrics"}
+    assert set(results["models"]) == {"ours", "window"}
+    assert results["models"]["window"]["config"]["scan"] == "none"
+    assert 0 <= results["models"]["ours"]["heads_on_real_frames"]["termination_accuracy"] <= 1
+    assert list(results["protocols"]) == ["reasoning", "retrieval", "cold-start", "jumped"]
+    for name in ("reasoning", "retrieval", "jumped"):
+        assert list(results["protocols"][name]) == ["ours", "window", "last frame held"]
+        for figures in results["protocols"][name].values():
+            for metric in ("psnr", "ssim"):
+                curve = figures[metric]["by_distance"]
+                assert [len(curve[part]) for part in ("mean", "low", "high")] == [HORIZON] * 3
+                assert figures[metric]["mean"] == pytest.approx(np.mean(curve["mean"]))
+                assert figures[metric]["low"] <= figures[metric]["mean"] <= figures[metric]["high"]
+    clean, gap = (results["protocols"][name]["ours"] for name in ("reasoning", "jumped"))
+    assert gap["loss"]["psnr"]["mean"] == pytest.approx(clean["psnr"]["mean"] - gap["psnr"]["mean"])
+    assert "heads" in clean
+    assert list(results["protocols"]["cold-start"]["real frames"]) == ["nearest"]
+    probes = {(p["target"], p["reading"], p["kind"]) for p in results["probes"]["ours"]}
+    assert len(probes) == 3 * 2
+    assert {p["reading"] for p in results["probes"]["window"]} == {"features"}
+
+
+def test_the_table_names_every_model_and_the_base_rates(finished: Path) -> None:
+    printed = (finished.parent / "printed").read_text()
+    results = json.loads((finished / "results.json").read_text())
+    lines = [re.split(r"\s{2,}", line) for line in printed.splitlines()]
+    figures = results["protocols"]["retrieval"]["window"]["psnr"]
+    ends = [f"{figures['by_distance']['mean'][at]:.2f}" for at in (0, -1)]
+    interval = f"{figures['low']:.2f} to {figures['high']:.2f}"
+    expected = ["retrieval", "window", "psnr", f"{figures['mean']:.2f}", interval, *ends]
+    assert expected in lines
+    assert "last frame held" in printed
+    assert "base rate" in printed
+
+
+def decoded(path: Path) -> np.ndarray[Any, Any]:
+    with av.open(str(path)) as container:
+        shown = [f.reformat(format="rgb24", src_colorspace="ITU709").to_ndarray() for f in container.decode(video=0)]
+    return np.stack(shown)
+
+
+def test_the_video_shows_truth_and_models_and_marks_the_context(world: Path, finished: Path) -> None:
+    asked = options(world, finished)
+    store = EpisodeStore(world / "episodes", pose=("place",))
+    clips = clips_of(asked, "retrieval", store)
+    video = decoded(finished / "grid-retrieval.mp4")
+    assert len(video) == CONTEXT + HORIZON
+    columns = [clips.frames[:, [*range(CONTEXT), *range(CONTEXT - 2, CONTEXT - 2 - HORIZON, -1)]]]
+    for name in ("ours", "window"):
+        model = load_checkpoint(world / name / "world_model").model
+        trial = trial_for(model, clips, "retrieval", context=CONTEXT, horizon=HORIZON)
+        imagined = rollout(model, trial, steps=1, seed=0).frames
+        columns.append(torch.cat([clips.frames[:, :CONTEXT], imagined], 1))
+    scale = round(224 / 18)
+    height, width = 18 * scale, 10 * scale
+    row = height + BAR + 2 * MARGIN
+    for clip in range(2):
+        for column, frames in enumerate(columns):
+            top, left = clip * row + MARGIN + BAR, MARGIN + column * (width + 8)
+            panel = video[:, top : top + height, left : left + width]
+            inside = panel[:, scale // 2 :: scale, scale // 2 :: scale]  # the middle of every pixel
+            error = np.abs(inside[:, 1:-1, 1:-1].astype(int) - frames[clip].numpy().astype(int))
+            assert error.mean() < 6, (clip, column)
+            border = np.abs(inside[:, 0].astype(int) - REAL).max((1, 2)) < 40
+            assert border.tolist() == [True] * CONTEXT + [False] * HORIZON
+
+
+def test_plots_and_stills_are_pictures(finished: Path) -> None:
+    for path in finished.glob("*.png"):
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        assert pixels.shape[0] > 100
+        assert pixels.std() > 10
+
+
+def test_the_same_command_gives_the_same_figures(world: Path, tmp_path: Path) -> None:
+    def figures(**changes: Any) -> Any:
+        found = evaluate(options(world, tmp_path, "blind", protocols=("one-step",), shown=0, **changes))
+        return found["protocols"]["one-step"]["blind"]
+
+    first = figures()
+    assert figures() == first
+    assert figures(rows=1)["psnr"]["mean"] == pytest.approx(first["psnr"]["mean"], rel=1e-3)
+    assert figures(seed=1)["psnr"] != first["psnr"]
+    assert not list(tmp_path.glob("grid-*"))
+
+
+class Brightness(nn.Module):
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
+        return x.mean((2, 3, 4))
+
+
+def test_fvd_is_measured_when_a_network_is_given(world: Path, tmp_path: Path) -> None:
+    torch.jit.script(Brightness()).save(str(tmp_path / "network.pt"))
+    asked = options(world, tmp_path, "blind", fvd=tmp_path / "network.pt", shown=0, horizon=10)
+    figures = evaluate(asked)["protocols"]["reasoning"]
+    assert figures["blind"]["fvd"] > 0
+    assert "fvd" not in figures["last frame held"]
+
+
+def test_names_tell_checkpoints_apart() -> None:
+    def names(*paths: str) -> list[str]:
+        return names_of([Path(path) for path in paths])
+
+    assert names("runs/a/world_model") == ["world_model"]
+    assert names("runs/a/world_model", "runs/b/world_model") == ["a", "b"]
+    assert names("/a/x/m", "/b/x/m") == ["a", "b"]
+    assert names("/a/x", "/b/y") == ["x", "y"]
+    assert names("/p/a/x", "/p/a/y", "/p/b/x") == ["/p/a/x", "/p/a/y", "/p/b/x"]
+    with pytest.raises(InputError, match="named twice"):
+        names("a/b", "a/../a/b")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episodes": Path("absent")}, "episode folder absent does not exist"),
+        ({"checkpoints": ()}, "name at least one checkpoint"),
+        ({"checkpoints": (Path("absent"),)}, "absent is not a world model checkpoint"),
+        ({"pose": ()}, r"told a pose of 1 numbers, --pose \(none\) has 0"),
+        ({"pose": ("place", "colors")}, "told a pose of 1 numbers, --pose place colors has 3"),
+        ({"pose": ("walls",)}, "'walls' is asked for as pose"),
+        ({"context": 40}, r"clips of 45 frames \(context and horizon together\) are asked for, but the longest"),
+        ({"clips": 0}, "--clips 0: give at least 1"),
+        ({"steps": 0}, "--steps 0: give at least 1"),
+        ({"lpips": Path("absent.pth")}, r"absent\.pth does not exist"),
+        ({"fvd": Path("absent.pt")}, r"absent\.pt does not exist"),
+        ({"probe": ("walls",)}, "no extra 'walls' to probe for"),
+        ({"device": "abacus"}, "--device abacus: use cpu, cuda or auto"),
+    ],
+)
+def test_bad_input_is_named(world: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate(options(world, tmp_path, **{"shown": 0, **changes}))
+
+
+def test_models_of_other_worlds_are_refused(world: Path, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"height": 8}, r"dreams frames of \(8, 8\)"),
+        ({"num_actions": 0, "action_size": 2}, r"takes actions of 2 numbers \(0: discrete ones\)"),
+    ):
+        model = WorldModel(small_config(**changes))
+        save_checkpoint(tmp_path / "model", model, world={}, step=0)
+        with pytest.raises(InputError, match=message):
+            evaluate(options(world, tmp_path / "out", checkpoints=(tmp_path / "model",)))
+    with pytest.raises(InputError, match="not told it: train one with --pose"):
+        evaluate(options(world, tmp_path / "out", "blind", protocols=("retrieval",)))
+
+
+def test_the_command_says_bad_input_in_one_line(world: Path) -> None:
+    refused = run(world, "blind", "--episodes", "absent", "--out", "out")
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr.startswith("error: episode folder absent does not exist")
+    assert len(refused.stderr.strip().splitlines()) == 1

@@ -1,0 +1,129 @@
+"""What each of several processes does in test_distributed, and how they are started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from trainers import TRAINING, trainer
+from worlds import random_model, small_config
+
+from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError
+from worldmodel.training import Trainer, TrainingConfig, processes
+from worldmodel.training import trainer as trainer_module
+
+BATCH = replace(TRAINING, batch=4)
+# Muon rounds gradients to bfloat16, where a last bit more or less shows.
+EXACT = replace(BATCH, muon_lr=0.0, curriculum="5:2,7:1")
+READING = replace(BATCH, workers=1, save_seconds=0.0)
+
+
+def exact(source: EpisodeStore, out: Path, config: TrainingConfig) -> dict[str, Any]:
+    """Train in float64: the gradient of every weight in the first step, then losses and weights after four."""
+    model = random_model(small_config(), 0)
+    model.tokenizer.fitted.fill_(True)
+    trained = Trainer(model, source, config, out, world={})
+    trained.model.train()
+    trained.backward(trained.parts())
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    again = random_model(small_config(), 0)
+    trained = Trainer(again, source, config, out, world={})
+    trained.train(4, progress=False)
+    figures = {f"{i}/{name}": value for i, record in enumerate(trained.recent) for name, value in record.items()}
+    return {"gradients": gradients, "figures": figures, "weights": again.state_dict()}
+
+
+def compare(source: EpisodeStore, out: Path) -> None:
+    for accumulate in (1, 2):
+        found = exact(source, out / f"exact-{accumulate}", replace(EXACT, accumulate=accumulate))
+        if processes().main:
+            torch.save(found, out / f"exact-{accumulate}.pt")
+    single = trainer(source, out / "single", BATCH)
+    single.train(4, progress=False)
+    if not processes().main:
+        trainer_module.save_checkpoint = None  # type: ignore[assignment]
+    trainer(source, out / "whole", READING).train(6, progress=False)
+    refused = ""
+    try:
+        trainer(source, out / "refused", replace(BATCH, batch=6, accumulate=2))
+    except InputError as error:
+        refused = str(error)
+    (out / f"refused-{os.environ['RANK']}").write_text(refused)
+    interrupted(source, out)
+
+
+def interrupted(source: EpisodeStore, out: Path) -> None:
+    """One process alone is told to stop."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    trained = trainer(source, out / "interrupted", BATCH)
+    average = trained.update_average
+
+    def tell() -> None:
+        average()
+        if trained.step == 3 and not processes().main:
+            signal.raise_signal(signal.SIGTERM)
+
+    trained.update_average = tell  # type: ignore[method-assign]
+    try:
+        trained.train(6, progress=False)
+    except KeyboardInterrupt:
+        (out / f"stopped-{os.environ['RANK']}").write_text(str(trained.step))
+
+
+def killed(source: EpisodeStore, out: Path) -> None:
+    trained = trainer(source, out / "killed", READING)
+    average = trained.update_average
+
+    def kill() -> None:
+        if trained.step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        average()
+
+    trained.update_average = kill  # type: ignore[method-assign]
+    trained.train(6, progress=False)
+
+
+def resumed(source: EpisodeStore, out: Path) -> None:
+    again = trainer(source, out / "killed", replace(READING, workers=0), seed=1)
+    assert again.step == 3
+    again.train(6, progress=False)
+
+
+def together(what: str, store: Path, out: Path, count: int = 2) -> list[int]:
+    """Run `what` in `count` processes that know of each other as torchrun tells them; returns their exit codes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in range(count):
+        told = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **told}
+        command = [sys.executable, __file__, what, str(store), str(out)]
+        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    try:
+        errors = [process.communicate(timeout=900)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    codes = [process.returncode for process in started]
+    assert set(codes) <= {0, -signal.SIGKILL}, "\n".join(errors)
+    return codes
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _, name, folder, results = sys.argv
+    {"compare": compare, "killed": killed, "resumed": resumed}[name](EpisodeStore(folder), Path(results))
+    processes().accelerator.end_training()

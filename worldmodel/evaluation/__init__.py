@@ -1,0 +1,42 @@
+"""How well a world model dreams: real episodes continued by it, and what its continuations and its memory lose."""
+
+from worldmodel.evaluation.along import Dreamt, dream_along
+from worldmodel.evaluation.clips import Windows, draw_windows, read_windows
+from worldmodel.evaluation.heads import HeadFigures, judge_heads, judge_heads_on_real
+from worldmodel.evaluation.judging import Judged, evaluate_clips, judge, judge_cold_start, trial_for
+from worldmodel.evaluation.metrics import Band, Curve, bootstrap, compare
+from worldmodel.evaluation.probes import ProbeConfig, ProbeResult, fit_probe
+from worldmodel.evaluation.probing import Probed, probe_memory
+from worldmodel.evaluation.rollout import Rollout, rollout
+from worldmodel.evaluation.trials import Corruption, Protocol, Trial, make_trial
+
+__all__ = [
+    "Band",
+    "Corruption",
+    "Curve",
+    "Dreamt",
+    "HeadFigures",
+    "Judged",
+    "ProbeConfig",
+    "ProbeResult",
+    "Probed",
+    "Protocol",
+    "Rollout",
+    "Trial",
+    "Windows",
+    "bootstrap",
+    "compare",
+    "draw_windows",
+    "dream_along",
+    "evaluate_clips",
+    "fit_probe",
+    "judge",
+    "judge_cold_start",
+    "judge_heads",
+    "judge_heads_on_real",
+    "make_trial",
+    "probe_memory",
+    "read_windows",
+    "rollout",
+    "trial_for",
+]

@@ -1,0 +1,112 @@
+"""One protocol, one model: the trial run and every figure of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldmodel.episodes import Clips
+from worldmodel.errors import InputError
+from worldmodel.evaluation.fvd import VideoFeatures, frechet_distance
+from worldmodel.evaluation.heads import HeadFigures, judge_heads
+from worldmodel.evaluation.metrics import Curve, FloatArray, compare, nearest_psnr, per_frame
+from worldmodel.evaluation.rollout import Rollout, rollout
+from worldmodel.evaluation.trials import Corruption, Protocol, Trial, make_trial
+from worldmodel.model import WorldModel
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Every figure of one model in one protocol. None: not asked for, or not defined there."""
+
+    curve: Curve | None
+    """Against the true frames; None for a cold start, which has none."""
+    nearest: FloatArray | None = None
+    """Cold start: PSNR (clips, horizon) of every frame to the nearest real frame of other clips."""
+    lpips: FloatArray | None = None  # (clips, horizon)
+    fvd: float | None = None
+    heads: HeadFigures | None = None
+
+
+def evaluate_clips(
+    model: WorldModel,
+    clips: Clips,
+    *,
+    protocol: Protocol,
+    context: int,
+    horizon: int,
+    steps: int,
+    seed: int = 0,
+    rows: int = 16,
+    corruption: Corruption | None = None,
+    progress: bool = False,
+) -> Curve:
+    """The drift curve of a model on recorded clips (B, T), by the metrics that need no network.
+
+    Clips of `context` + `horizon` frames serve every protocol; retrieval needs no more than the context. The seed
+    decides about the model's noise and what a corruption takes. A cold start has no true frames to compare with: see
+    `judge_cold_start`.
+    """
+    if protocol == "cold-start":
+        raise InputError("a cold start has no true frames to compare with: use judge_cold_start")
+    trial = trial_for(model, clips, protocol, context=context, horizon=horizon, corruption=corruption, seed=seed)
+    imagined = rollout(model, trial, steps=steps, seed=seed, rows=rows, progress=progress)
+    return compare(imagined.frames, trial.ahead.frames, trial.ahead.mask)
+
+
+def trial_for(
+    model: WorldModel,
+    clips: Clips,
+    protocol: Protocol,
+    *,
+    context: int,
+    horizon: int,
+    corruption: Corruption | None = None,
+    seed: int = 0,
+) -> Trial:
+    """The trial of a protocol for this model. Retrieval with a model that is not told the pose is an `InputError`."""
+    if protocol == "retrieval" and not model.config.pose_size:
+        raise InputError(
+            "retrieval plays a path backwards, where only the agent's pose says where it goes, and this model is not "
+            "told it: train one with --pose agent_pos,agent_dir"
+        )
+    chunk = model.config.chunk
+    return make_trial(protocol, clips, context=context, horizon=horizon, chunk=chunk, corruption=corruption, seed=seed)
+
+
+def judge(
+    trial: Trial,
+    imagined: Rollout,
+    *,
+    heads: bool = False,
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
+    fvd: VideoFeatures | None = None,
+) -> Judged:
+    """All figures of a trial with a truth. `lpips`: distance of frames (n, h, w, 3) uint8 x 2 -> (n,)."""
+    truth = trial.ahead
+    distances: FloatArray | None = None
+    if lpips is not None:
+        distances = per_frame(lpips, imagined.frames, truth.frames).masked_fill(~truth.mask, torch.nan).numpy()
+    return Judged(
+        compare(imagined.frames, truth.frames, truth.mask),
+        lpips=distances,
+        fvd=None if fvd is None else frechet_distance(fvd(truth.frames), fvd(imagined.frames)),
+        heads=judge_heads(imagined.rewards, imagined.terminations, truth) if heads else None,
+    )
+
+
+def judge_cold_start(frames: Tensor, real: Clips) -> Judged:
+    """How near frames (B, T, h, w, 3) from no context lie to real ones: PSNR to the nearest frame of other clips.
+
+    What is near is looked for among the frames of `real` (B, T) but those of the same row. So the real frames can be
+    judged by the same measure, which gives the figure to compare with.
+    """
+    if len(frames) < 2:
+        raise InputError("a cold start is judged by the frames of other clips: use 2 clips or more")
+    bank = real.frames.flatten(0, 1)
+    owner = torch.arange(len(frames)).repeat_interleave(real.mask.shape[1])
+    nearest: FloatArray = nearest_psnr(frames, bank, owner == torch.arange(len(frames))[:, None]).numpy()
+    return Judged(None, nearest=nearest)

@@ -1,0 +1,178 @@
+"""What an evaluation leaves: figures as JSON and as a table, drift curves, and videos of truth and models."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from worldmodel.checkpoint import replace
+from worldmodel.errors import require
+from worldmodel.evaluation.judging import Judged
+from worldmodel.evaluation.metrics import Band, FloatArray, bootstrap
+from worldmodel.evaluation.trials import Trial
+from worldmodel.video import Panel, filmstrip, marked, montage, write_mp4, write_png
+
+COLORS = ("#3b82f6", "#e8833a", "#2fa67a", "#a06cd5", "#d9536f", "#8a6d3b", "#17a2b8")
+REFERENCE = "#80848f"
+METRICS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "nearest": "PSNR to the nearest real frame (dB)"}
+FPS = 8
+STILLS = 12
+"""Frames of a clip in a strip of stills, about."""
+
+
+def metrics_of(judged: Judged) -> dict[str, FloatArray]:
+    """The metrics that a model has in a protocol, by name: arrays (clips, horizon)."""
+    curve = judged.curve
+    found = {
+        "psnr": None if curve is None else curve.psnr_by_clip,
+        "ssim": None if curve is None else curve.ssim_by_clip,
+        "lpips": judged.lpips,
+        "nearest": judged.nearest,
+    }
+    return {name: values for name, values in found.items() if values is not None}
+
+
+def figures_of(judged: Judged, seed: int) -> dict[str, Any]:
+    """All figures of one model in one protocol: means over clips with 95 % intervals, as a whole and by distance."""
+    figures: dict[str, Any] = {
+        name: {**summary(values, seed), "by_distance": summary(values, seed, by_distance=True)}
+        for name, values in metrics_of(judged).items()
+    }
+    if judged.fvd is not None:
+        figures["fvd"] = judged.fvd
+    if judged.heads is not None:
+        figures["heads"] = judged.heads.to_dict()
+    return figures
+
+
+def summary(values: FloatArray, seed: int, *, by_distance: bool = False) -> dict[str, Any]:
+    """Mean and interval of (clips, horizon) over clips; by distance as lists over the horizon."""
+    band = bootstrap(values[None] if by_distance else over_time(values)[None], seed=seed)
+    return {name: plain(getattr(band, name)) for name in ("mean", "low", "high")}
+
+
+def over_time(values: FloatArray) -> FloatArray:
+    """Mean of every clip over its steps: (clips, horizon) -> (clips,)."""
+    counts = (~np.isnan(values)).sum(1)
+    mean: FloatArray = np.divide(np.nansum(values, 1), counts, out=np.full(len(values), np.nan), where=counts > 0)
+    return mean
+
+
+def plain(value: Any) -> Any:
+    """Numbers and arrays as JSON has them; what is not defined as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Write results as JSON, at once."""
+    text = json.dumps(plain(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def table(protocols: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Figures by protocol and model as aligned text: mean [95 % interval], and the first and last step."""
+    lines = [("protocol", "model", "metric", "mean", "95% interval", "first", "last")]
+    for protocol, models in protocols.items():
+        for model, figures in models.items():
+            for metric in METRICS:
+                if metric in figures:
+                    f, curve = figures[metric], figures[metric]["by_distance"]["mean"]
+                    interval = f"{number(f['low'])} to {number(f['high'])}"
+                    ends = (number(curve[0]), number(curve[-1]))
+                    lines.append((protocol, model, metric, number(f["mean"]), interval, *ends))
+            if "fvd" in figures:
+                lines.append((protocol, model, "fvd", number(figures["fvd"]), "", "", ""))
+    return aligned(lines)
+
+
+def probe_table(probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Probes of every model as aligned text, beside their base rates."""
+    lines = [("target", "reading", "probe", "model", "measure", "score", "base rate")]
+    lines += [
+        (p["target"], p["reading"], p["kind"], model, p["measure"], number(p["score"]), number(p["base"]))
+        for model, found in probes.items()
+        for p in found
+    ]
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    """Rows of one length as text in columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def number(value: float | None) -> str:
+    """A figure with the digits that matter."""
+    return "-" if value is None else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def plot_drift(path: Path, title: str, models: Mapping[str, Judged], seed: int, references: Sequence[str]) -> None:
+    """Write a PNG: every metric over the distance from the context, one line per model with its 95 % interval.
+
+    `references` are drawn dashed and grey.
+    """
+    figure_module = require("matplotlib.figure", "video", "plots")
+    metrics = {name: metrics_of(judged) for name, judged in models.items()}
+    shown = [metric for metric in METRICS if any(metric in each for each in metrics.values())]
+    figure = figure_module.Figure((4.8 * len(shown), 3.4), layout="constrained", dpi=150)
+    colors = iter(COLORS * (1 + len(models) // len(COLORS)))
+    styles = {name: (REFERENCE, "--") if name in references else (next(colors), "-") for name in models}
+    for axes, metric in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
+        for name, found in metrics.items():
+            if metric in found:
+                draw_band(axes, bootstrap(found[metric][None], seed=seed), name, *styles[name])
+        axes.set_xlabel("frames after the context")
+        axes.set_ylabel(METRICS[metric])
+        axes.grid(alpha=0.2)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    figure.suptitle(title, fontsize=11)
+    replace(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def draw_band(axes: Any, band: Band, label: str, color: str, style: str) -> None:
+    """One curve over steps 1, 2, ... with its interval, which a reference goes without."""
+    steps = np.arange(1, len(band.mean) + 1)
+    if color != REFERENCE:
+        axes.fill_between(steps, band.low, band.high, color=color, alpha=0.15, linewidth=0)
+    marker = "o" if len(steps) <= 8 else ""
+    axes.plot(steps, band.mean, color=color, linestyle=style, linewidth=1.5, marker=marker, markersize=3, label=label)
+
+
+def write_grid(folder: Path, name: str, trial: Trial, imagined: Mapping[str, Tensor]) -> None:
+    """Write `grid-NAME.mp4`, truth and models side by side, a row per clip, and `strip-NAME.png`, stills of the first.
+
+    `imagined` frames (clips, horizon, h, w, 3) by model, of the first clips of the trial. Frames of the context, which
+    all of them were shown, have a colored border.
+    """
+    clips = len(next(iter(imagined.values())))
+    rows = [panels(trial, imagined, row) for row in range(clips)]
+    video = np.concatenate([montage(row) for row in rows], axis=1)
+    write_mp4(folder / f"grid-{name}.mp4", video, FPS)
+    length = len(rows[0][0].frames)
+    write_png(folder / f"strip-{name}.png", filmstrip(rows[0], every=max(1, length // STILLS)))
+
+
+def panels(trial: Trial, imagined: Mapping[str, Tensor], row: int) -> list[Panel]:
+    """Truth and models of one clip, from the beginning of the context."""
+    context = trial.context.frames[row].numpy()
+    ahead = {"truth": trial.ahead.frames[row], **{name: frames[row] for name, frames in imagined.items()}}
+    return [
+        Panel(name, marked(np.concatenate([context, frames.numpy()]), len(context))) for name, frames in ahead.items()
+    ]

@@ -1,0 +1,116 @@
+"""Trials run: a world model continues what it was shown, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldmodel.drawing import row_generators
+from worldmodel.episodes import Clips
+from worldmodel.errors import InputError
+from worldmodel.evaluation.trials import Trial, window
+from worldmodel.memory import Memory
+from worldmodel.model import Features, WorldModel
+
+SEGMENT = 60
+"""Frames observed at once, about: what bounds the memory that a long context takes."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a model imagined, per row and frame, and its memory after the last one."""
+
+    frames: Tensor  # (B, T, h, w, 3) uint8
+    rewards: Tensor  # (B, T)
+    terminations: Tensor  # (B, T) probabilities
+    features: Tensor  # (B, T, F)
+    memory: Memory
+
+
+class Observed(NamedTuple):
+    """What the frames of every segment told, in order, and the memory after the last one."""
+
+    segments: list[Features]
+    memory: Memory
+
+
+@torch.no_grad()
+def rollout(
+    model: WorldModel, trial: Trial, *, steps: int, seed: int = 0, rows: int = 16, progress: bool = False
+) -> Rollout:
+    """Show `model` the context of every row, then let it imagine the horizon with `steps` denoising steps per frame.
+
+    What a row imagines follows from `seed` and its number alone: `rows`, how many are computed at once, is a matter of
+    memory and speed. A model of chunks wants horizons of whole chunks.
+    """
+    count, horizon, chunk = *trial.ahead.mask.shape, model.config.chunk
+    if horizon % chunk:
+        raise InputError(f"horizon={horizon} must be whole chunks of {chunk} frames, which this model denoises jointly")
+    parts: list[Rollout] = []
+    with tqdm(total=count * horizon, desc="imagine", unit="frame", disable=not progress) as bar:
+        for begin in range(0, count, rows):
+            part = trial.rows(begin, begin + rows).to(model.device)
+            here = len(part.ahead.mask)
+            generators = row_generators(seed, 0, range(begin, begin + here), model.device)
+            memory = observe(model, part.context, model.empty(here)).memory
+            chunks: list[Rollout] = []
+            for t in range(0, horizon, chunk):
+                ahead = window(part.ahead, t, t + chunk)
+                chunks.append(continue_clip(model, ahead, memory, steps=steps, generators=generators))
+                memory = observe(model, ahead, memory).memory if trial.teacher else chunks[-1].memory
+                bar.update(here * chunk)
+            parts.append(_joined(chunks, memory.to("cpu"), 1))
+    memories = [part.memory.state_dict() for part in parts]
+    together = {key: torch.cat([each[key] for each in memories]) for key in memories[0]}
+    return _joined(parts, parts[0].memory.load_state_dict(together), 0)
+
+
+def observe(model: WorldModel, clips: Clips, memory: Memory) -> Observed:
+    """Let all frames of `clips` (B, T) enter `memory`, in segments; T may be 0."""
+    length, seen = max(1, SEGMENT // model.config.chunk) * model.config.chunk, []
+    for t in range(0, clips.mask.shape[1], length):
+        part = window(clips, t, t + length)
+        features, memory = model.observe(part.frames, part.actions, memory, pose=_pose(model, part.pose))
+        seen.append(features)
+    return Observed(seen, memory)
+
+
+def continue_clip(
+    model: WorldModel, told: Clips, memory: Memory, *, steps: int, generators: Sequence[torch.Generator]
+) -> Rollout:
+    """Imagine the frames of one chunk, `told` (B, c), of which only actions and poses are looked at."""
+    one = model.config.chunk == 1
+    pose = told.pose[:, 0] if one and told.pose is not None else told.pose
+    actions = told.actions[:, 0] if one else told.actions
+    new = model.imagine(actions, memory, steps=steps, generator=generators, pose=_pose(model, pose))
+    values = (new.frame, new.reward, new.termination, new.features)
+    frames, rewards, terminations, features = (value[:, None] if one else value for value in values)
+    return Rollout(frames, rewards, terminations, features, new.memory)
+
+
+def _joined(parts: Sequence[Rollout], memory: Memory, along: int) -> Rollout:
+    """Several as one, along rows (0) or time (1), on the CPU."""
+    return Rollout(
+        torch.cat([part.frames for part in parts], along).cpu(),
+        torch.cat([part.rewards for part in parts], along).cpu(),
+        torch.cat([part.terminations for part in parts], along).cpu(),
+        torch.cat([part.features for part in parts], along).cpu(),
+        memory,
+    )
+
+
+def _pose(model: WorldModel, pose: Tensor | None) -> Tensor | None:
+    """The pose for a model that is told one, so that models with and without can be shown the same clips."""
+    if not model.config.pose_size:
+        return None
+    if pose is None:
+        raise InputError(
+            f"this world model is told a pose of {model.config.pose_size} numbers: name the extras of the episodes "
+            "that hold it, as in training (--pose agent_pos,agent_dir)"
+        )
+    return pose

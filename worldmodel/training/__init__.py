@@ -1,0 +1,22 @@
+"""Training a world model on recorded episodes: one device or many, exact resume."""
+
+from worldmodel.episodes.loader import ClipSource
+from worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
+from worldmodel.training.curriculum import Curriculum
+from worldmodel.training.optimizers import make_optimizers, rate
+from worldmodel.training.processes import Processes, processes
+from worldmodel.training.trainer import STATE, Trainer
+
+__all__ = [
+    "MAY_CHANGE",
+    "STATE",
+    "ClipSource",
+    "Curriculum",
+    "Processes",
+    "Trainer",
+    "TrainingConfig",
+    "check_same",
+    "make_optimizers",
+    "processes",
+    "rate",
+]

@@ -1,0 +1,52 @@
+"""Clips that become longer while training goes on (paper, section 4: 400 frames first, then 800)."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from worldmodel.errors import InputError
+
+_STAGE = re.compile(r"(\d+):(\d+(?:\.\d+)?)([km]?)")
+_UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
+
+
+class Stage(NamedTuple):
+    """Clips of `length` frames for `steps` steps."""
+
+    length: int
+    steps: int
+
+
+class Curriculum(NamedTuple):
+    """Stages, one after the other; the length of the last one stays."""
+
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def parse(cls, text: str, length: int) -> Curriculum:
+        """Read "64:20k,128:20k": length and number of steps of each stage, with k or m for thousands or millions.
+
+        Empty text is one stage of `length` that never ends. Anything else is an `InputError`.
+        """
+        if not text.strip():
+            return cls((Stage(length, 0),))
+        return cls(tuple(_stage(part.strip(), text) for part in text.split(",")))
+
+    def length(self, step: int) -> int:
+        """Frames of the clips that step `step` (from 0) trains on."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage.length
+            step -= stage.steps
+        return self.stages[-1].length
+
+
+def _stage(part: str, text: str) -> Stage:
+    match = _STAGE.fullmatch(part)
+    if match is None:
+        raise InputError(f"curriculum={text!r}: '{part}' is not LENGTH:STEPS, such as 64:20k or 64:20k,128:20k")
+    length, steps = int(match[1]), float(match[2]) * _UNITS[match[3]]
+    if length < 1 or steps < 1 or steps != int(steps):
+        raise InputError(f"curriculum={text!r}: '{part}' must have at least 1 frame and a whole number of steps")
+    return Stage(length, int(steps))

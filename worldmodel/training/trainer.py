@@ -1,0 +1,217 @@
+"""The training loop of a world model, on one device or many, that stops and goes on without a trace."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from worldmodel.checkpoint import read_state, replace, save_checkpoint
+from worldmodel.diffusion import Draw
+from worldmodel.drawing import row_generators
+from worldmodel.episodes import Clips
+from worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
+from worldmodel.errors import InputError
+from worldmodel.model import Counts, Losses, WorldModel
+from worldmodel.stepping import run_steps
+from worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
+from worldmodel.training.optimizers import make_optimizers, rate
+from worldmodel.training.processes import processes
+
+STATE = "training.pt"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Clips that are computed at once, and what chance decided about them."""
+
+    clips: Clips
+    drawn: Draw
+
+
+class Trainer:
+    """Trains `model` on `source` and keeps an averaged copy, `average`, which is the one to use.
+
+    `out` receives the averaged weights as a checkpoint folder and `training.pt`, from which a new Trainer of the same
+    configuration continues bit for bit as if it had never stopped (on CPU, with the same episodes).
+
+    In several processes (`accelerate launch`, `torchrun`) each computes its rows of every step, and all end up with the
+    weights that one process would have found, up to float error; only the main one writes to `out` and to `writer`. All
+    need to see the same folders.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        source: ClipSource,
+        config: TrainingConfig,
+        out: Path,
+        *,
+        world: Mapping[str, Any],
+        writer: SummaryWriter | None = None,
+    ) -> None:
+        if config.decay and not config.steps:
+            raise InputError(f"decay={config.decay} needs to know all steps of the training: set steps")
+        self.processes = processes()
+        self.rows = self.processes.share(config.batch, config.accumulate)
+        self.model, self.source, self.config = model, source, config
+        self.out, self.world, self.writer = out, world, writer
+        self.parallel = self.processes.wrap(model)  # before the copy, as it may move the model
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        model.backbone.recompute = config.checkpoint_layers
+        for layer in model.backbone.layers if config.compile else ():
+            layer.compile()  # one by one: those that are alike are compiled once
+        self.optimizers = make_optimizers(model, config)
+        self.step, self.whole, self.progress = 0, True, False
+        self.recent: list[dict[str, Tensor]] = []
+        clips = StepClips(source, config.seed, self.rows, config.stages.length)
+        self.loader = ClipLoader(clips, config.workers, pin=model.device.type == "cuda")
+        if (out / STATE).exists():
+            self.load()
+        self.processes.agree(self.step, f"the step that {out / STATE} stands at")  # and nobody saves before all looked
+
+    def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
+        """Train up to step `until` and save; returns means over the last hundred steps at most.
+
+        An interruption saves before it is passed on, so nothing is lost.
+        """
+        config, main = self.config, self.processes.main
+        self.progress = progress and main
+        if config.decay and until > config.steps:
+            raise InputError(f"step {until} lies past the {config.steps} steps that decay={config.decay} ends with")
+        try:
+            return run_steps(
+                self,
+                until,
+                name="world_model",
+                unit="step",
+                units=1,
+                shown=("loss", "diffusion", "reward", "termination", *(("length",) if config.curriculum else ())),
+                every=20,
+                save_seconds=config.save_seconds,
+                writer=self.writer if main else None,
+                progress=self.progress,
+            )
+        finally:
+            self.loader.close()
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One optimiser step; returns losses and the gradient norm as scalar tensors."""
+        self.model.train()
+        parts = self.parts()
+        self.whole = False
+        losses = self.backward(parts)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient is not finite at step {self.step}; lower muon_lr and adam_lr")
+        share, length = rate(self.step, self.config), parts[0].clips.mask.shape[1]
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * share
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.model.readout.standardise.update(self.processes.total)
+        self.step += 1
+        self.update_average()
+        self.whole = True
+        figures = {
+            "loss": losses.total,
+            "diffusion": losses.diffusion,
+            "reward": losses.reward,
+            "termination": losses.termination,
+            "grad_norm": norm.detach(),
+        }
+        return figures | ({"length": torch.tensor(float(length))} if self.config.curriculum else {})
+
+    def parts(self) -> list[Part]:
+        """This process's share of the step's clips, in the parts that are computed one after the other."""
+        device, size = self.model.device, len(self.rows) // self.config.accumulate
+        clips = self.loader.clips(self.step).to(device)
+        generators = row_generators(self.config.seed, self.step, self.rows, device)
+        slices = (slice(begin, begin + size) for begin in range(0, len(self.rows), size))
+        shares = ((clips.rows(rows), generators[rows]) for rows in slices)
+        return [Part(share, self.model.draw(share, own)) for share, own in shares]
+
+    def backward(self, parts: list[Part]) -> Losses:
+        """Leave the gradient of the whole step's loss in the weights, and return that loss, over all processes."""
+        counts = [stacked(self.model.counts(part.clips, part.drawn)) for part in parts]
+        whole = Counts(*self.processes.total(torch.stack(counts).sum(0)))
+        half = self.config.precision == "bfloat16"
+        found = []
+        for part in parts:
+            last = part is parts[-1]
+            with (
+                nullcontext() if last else self.processes.apart(self.parallel),
+                torch.autocast(self.model.device.type, torch.bfloat16, enabled=half),
+            ):
+                losses = self.parallel(part.clips, part.drawn, whole)
+                # Every process has its part of the sum, and their gradients are averaged.
+                torch.autograd.backward(losses.total * self.processes.count)
+            found.append(stacked(losses).detach())
+        return Losses(*self.processes.total(torch.stack(found).sum(0)))
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the average towards the weights; faster at first, while the weights are still far from useful."""
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        for mean, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            mean.copy_(torch.lerp(mean, current, 1 - decay) if mean.is_floating_point() else current)
+
+    def prepare(self) -> None:
+        """Fit the tokenizer to a sample of real frames."""
+        if bool(self.model.tokenizer.fitted):
+            return
+        if self.processes.main:
+            length = self.config.stages.length(0)
+            generator = np.random.default_rng((self.config.seed, 0, 0, 1))  # no row of any step draws from this one
+            clips = self.source.sample(max(1, self.config.fit_frames // length), length, generator)
+            frames = clips.frames[clips.mask].to(self.model.device)
+            self.model.tokenizer.fit(frames, seed=self.config.seed, progress=self.progress)
+        self.processes.same(self.model.tokenizer)
+        self.average.tokenizer.load_state_dict(self.model.tokenizer.state_dict())
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any of the processes says so."""
+        return self.processes.any(flag)
+
+    def save(self) -> None:
+        """Write the averaged weights and the state to resume from; in the main process only."""
+        if not self.processes.main:
+            return
+        save_checkpoint(self.out, self.average, world=self.world, step=self.step)
+        state = {
+            "step": self.step,
+            "recent": self.recent,
+            "config": asdict(self.config),
+            "model_config": self.model.config.to_dict(),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        replace(self.out / STATE, lambda path: torch.save(state, path))
+
+    def load(self) -> None:
+        """Continue from `training.pt`; refuses one of another configuration, naming what differs."""
+        path = self.out / STATE
+        state = read_state(path, self.model.device)
+        check_same(path, state["model_config"], self.model.config.to_dict())
+        check_same(path, state["config"], asdict(self.config), but=MAY_CHANGE)
+        self.step, self.recent = state["step"], state["recent"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+
+def stacked(scalars: Counts | Losses) -> Tensor:
+    """All of them in one vector."""
+    return torch.stack([getattr(scalars, item.name) for item in fields(scalars)])

@@ -1,0 +1,161 @@
+"""Which frames a frame attends to, and two layouts that compute it: one rule, equal results.
+
+Frames come in chunks of `chunk` frames. A frame sees its own chunk and the `window` frames, whole chunks, before it;
+with window None all frames before it. With chunk = 1 that is the sliding causal window, with chunk = window = 5 the one
+of the paper.
+
+Keys and values lie in slots: `past` slots of frames remembered, then one per new frame. A row of the batch that has
+seen fewer than `past` frames has nothing in its first slots. `past` and the new frames are whole chunks: none lies
+astride.
+
+Shapes: queries (B, T, S, h, d), keys and values (B, past + T, S, h, d), `seen` (B,) frames before the new ones; outputs
+like queries.
+"""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from worldmodel.errors import InputError
+
+BLOCK = 128
+"""Queries that are computed together: about the fastest on CPU for windows of 4 to 48 frames (measured).
+
+Over 192 frames of 16 tokens that is 2 to 13 times faster than one dense mask (`benchmarks/kernels.py`). Copying the
+window for every frame is a little faster for 4 frames, and 4 times slower for 48. On CUDA the side of the blocks that
+FlexAttention skips.
+"""
+
+
+class Window(NamedTuple):
+    """The rule: frames seen before the own chunk (None: all of them), and frames per chunk."""
+
+    window: int | None
+    chunk: int
+
+
+class Interval(NamedTuple):
+    """Slots that the new frames see, first and end (exclusive), each (T,) int64; neither ever falls."""
+
+    first: Tensor
+    end: Tensor
+
+
+def visible(rule: Window, past: int, frames: int, device: torch.device) -> Interval:
+    """The rule as intervals of slots. Whether a row has a frame in a slot is another matter: see `missing`."""
+    own = (past + torch.arange(frames, device=device)) // rule.chunk * rule.chunk  # first slot of the own chunk
+    first = torch.zeros_like(own) if rule.window is None else (own - rule.window).clamp(min=0)
+    return Interval(first, own + rule.chunk)
+
+
+def missing(seen: Tensor, past: int) -> Tensor:
+    """How many of the first slots hold no frame, by row, (B,)."""
+    return (past - seen).clamp(min=0)
+
+
+def attend_sdpa(
+    q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: Window, *, block: int | None = None
+) -> Tensor:
+    """Blocks of `block` frames (whole chunks; None: about BLOCK tokens), each against the slots that any of it sees.
+
+    Linear in T for a given window. A single chunk takes one call under no mask but that of missing frames.
+    """
+    _, frames, tokens, _, _ = q.shape
+    past = keys.shape[1] - frames
+    block = block or max(1, BLOCK // (tokens * rule.chunk)) * rule.chunk
+    interval, absent = visible(rule, past, frames, q.device), missing(seen, past)
+
+    # Split, not sliced: the backward pass of slices is quadratic in their number. One piece of slots per block.
+    starts = [*([0] if past else []), *range(past, past + frames, block)]
+    sizes = [end - begin for begin, end in zip(starts, [*starts[1:], past + frames], strict=True)]
+    queries, keys, values = (v.flatten(1, 2).transpose(1, 2) for v in (q, keys, values))  # (B, h, tokens, d)
+    pieces = [v.split([size * tokens for size in sizes], 2) for v in (keys, values)]
+    outputs = []
+    for number, part in enumerate(queries.split(block * tokens, 2)):
+        begin = number * block
+        end = min(begin + block, frames)
+        low = 0 if rule.window is None else max(0, past + begin - rule.window)
+        first_piece, last_piece = bisect_right(starts, low) - 1, number + (past > 0)
+        skip = (low - starts[first_piece]) * tokens
+        near, values_near = (torch.cat(piece[first_piece : last_piece + 1], 2)[:, :, skip:] for piece in pieces)
+
+        slots = torch.arange(low, past + end, device=q.device)
+        mask = (slots >= absent[:, None])[:, None]  # (B, 1, slots)
+        if end - begin > rule.chunk:
+            first, stop = (v[begin:end, None] for v in interval)
+            mask = (mask & (slots >= first) & (slots < stop)).repeat_interleave(tokens, 1)
+        mask = mask.repeat_interleave(tokens, 2)[:, None]
+        outputs.append(functional.scaled_dot_product_attention(part, near, values_near, attn_mask=mask))
+    return torch.cat(outputs, 2).transpose(1, 2).reshape(q.shape)
+
+
+def attend_flex(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: Window) -> Tensor:
+    """FlexAttention, which skips the blocks that the rule leaves empty; compiled on CUDA.
+
+    On CPU it serves for comparison: it is not compiled, and it has no backward pass (InputError).
+    """
+    if q.device.type == "cpu" and torch.is_grad_enabled() and (q.requires_grad or keys.requires_grad):
+        raise InputError("attention='flex' has no backward pass on CPU; choose attention='auto' or 'sdpa'")
+    _, frames, tokens, _, _ = q.shape
+    past = keys.shape[1] - frames
+    absent = missing(seen, past) * tokens  # (B,) keys
+
+    def hide_missing(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return torch.where(key >= absent[b], score, -torch.inf)
+
+    attend = compiled_flex() if q.device.type == "cuda" else _eager_flex
+    queries, keys, values = (v.flatten(1, 2).transpose(1, 2) for v in (q, keys, values))
+    mask = block_mask(rule, past, frames, tokens, q.device)
+    return attend(queries, keys, values, score_mod=hide_missing, block_mask=mask).transpose(1, 2).reshape(q.shape)
+
+
+def _eager_flex(q: Tensor, keys: Tensor, values: Tensor, **how: Any) -> Tensor:
+    return flex_attention(q, keys, values, **how)  # type: ignore[no-any-return, unused-ignore]
+
+
+@functools.cache
+def compiled_flex() -> Callable[..., Tensor]:
+    """FlexAttention as one fused kernel."""
+    return torch.compile(flex_attention)
+
+
+@functools.lru_cache(maxsize=64)
+def block_mask(rule: Window, past: int, frames: int, tokens: int, device: torch.device) -> BlockMask:
+    """The rule by blocks of BLOCK queries and keys: empty ones are skipped, full ones need no mask.
+
+    Written down from the intervals rather than by `create_block_mask`, which looks at every pair of tokens.
+    """
+    low, high = ((v * tokens).repeat_interleave(tokens) for v in visible(rule, past, frames, device))
+    queries, keys = frames * tokens, (past + frames) * tokens
+    first = torch.arange(0, queries, BLOCK, device=device)[:, None]  # of each block of queries
+    last = (first + BLOCK - 1).clamp(max=queries - 1)
+    starts = torch.arange(0, keys, BLOCK, device=device)
+    touched = (starts + BLOCK > low[first]) & (starts < high[last])
+    full = (starts >= low[last]) & (starts + BLOCK <= high[first]) & (first + BLOCK <= queries)
+
+    def inside(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key >= low[query]) & (key < high[query])
+
+    partial_number, partial_indices = _ordered(touched & ~full)
+    return BlockMask.from_kv_blocks(
+        partial_number,
+        partial_indices,
+        *_ordered(full),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=inside,
+        seq_lengths=(queries, keys),
+    )
+
+
+def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of True entries by row, and their indices before those of the others; with leading axes of one."""
+    indices = blocks.int().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32)[None, None], indices.int()[None, None]
