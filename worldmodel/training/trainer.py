@@ -67,8 +67,8 @@ class Trainer:
         self.parallel = self.processes.wrap(model)  # before the copy, as it may move the model
         self.average = copy.deepcopy(model).requires_grad_(False)
         model.backbone.recompute = config.checkpoint_layers
-        for layer in model.backbone.layers if config.compile else ():
-            layer.compile()  # one by one: those that are alike are compiled once
+        if config.compile:
+            compile_layers(model)
         self.optimizers = make_optimizers(model, config)
         self.step, self.whole, self.progress = 0, True, False
         self.recent: list[dict[str, Tensor]] = []
@@ -210,6 +210,14 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+
+
+def compile_layers(model: WorldModel) -> None:
+    """Compile the layers one by one: those that are alike share the work, which a whole stack would repeat."""
+    # One for each kind of layer and length of clips, or torch would give up on the later ones.
+    torch.compiler.config.recompile_limit = 64
+    for layer in model.backbone.layers:
+        layer.compile(dynamic=False)
 
 
 def stacked(scalars: Counts | Losses) -> Tensor:
