@@ -40,7 +40,7 @@ def blocks(frames: int, size: int, seed: int) -> Episode:
     last = np.arange(frames) == frames - 1
     image = np.stack([wall[y : y + size, x : x + size] for y, x in place])
     return Episode(
-        image=image + generator.integers(0, 4, image.shape, np.uint8),
+        image=image + generator.integers(0, 2, image.shape, np.uint8),
         action=np.where(np.arange(frames) > 0, generator.integers(0, 3, frames), -1),
         reward=np.zeros(frames, np.float32),
         terminated=np.zeros(frames, np.bool_),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes.util
 import functools
+import importlib.util
 import logging
 import os
 import sys
@@ -177,6 +178,9 @@ def _observation_space(size: _Size, resolution: int, extra_obs: bool) -> spaces.
 def _tasks() -> Any:
     """The module `memory_maze.tasks`, imported without `gym` and without changing Gymnasium's registry."""
     _choose_renderer()
+    if importlib.util.find_spec("triton"):
+        # It brings an LLVM of its own, as OSMesa does; loaded after OSMesa it crashes, and torch loads it unasked.
+        importlib.import_module("triton")
     # One line on stderr for every reset, of no use to anybody.
     logging.getLogger("absl").addFilter(lambda record: "Cannot set velocity on Entity" not in record.getMessage())
     with _gymnasium_as_gym():

@@ -247,3 +247,14 @@ def test_first_outputs_are_neutral_and_can_learn(layers: int) -> None:
     assert not bool(out.any())
     gradient = torch.autograd.grad((out - 1).square().sum(), list(head[-1].parameters()))
     assert all(float(g.abs().max()) > 1e-3 for g in gradient)
+
+
+def test_what_never_varies_stays_finite() -> None:
+    """Rounding must not turn a variance of nothing into a negative one."""
+    constants = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    module = Standardise(2000)
+    for _ in range(3):
+        module.measure(constants.expand(7, -1))
+        module.update()
+        assert float(module.variance.min()) >= 0
+        assert bool(module(constants).isfinite().all())

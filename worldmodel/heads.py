@@ -126,8 +126,9 @@ class Standardise(nn.Module):
         self.measured += 1
         weight = max(self.momentum, 1 / int(self.measured))
         self.mean += weight * shift
-        # The mean square around the new mean, from that around the old one.
-        self.variance.lerp_((squares - weight * (2 - weight) * shift.square()).to(self.variance), weight)
+        # The mean square around the new mean, from that around the old one; rounding alone can make it negative.
+        around = (squares - weight * (2 - weight) * shift.square()).clamp(min=0)
+        self.variance.lerp_(around.to(self.variance), weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., size) -> (..., size)."""
