@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY_WORLD
 from together import BATCH, EXACT, exact, together
 from trainers import assert_same_state, trainer
 from worlds import assert_close, small_store
 
+from runs import TINY_WORLD
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.training import STATE
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow  # two processes on two busy cores: minutes at times
 
 
 @pytest.fixture(scope="module")
