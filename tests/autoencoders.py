@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from worlds import generator, random_frames, small_config
 
 from worldmodel.config import SmallAutoencoder, WorldModelConfig
 from worldmodel.tokenizer import completed
+from worlds import generator, random_frames, small_config
 
 KINDS = ("patches", "small", "pretrained")
 QUICK = SmallAutoencoder(downsampling=2, width=8, steps=20, batch=8)

@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from worlds import random_model, small_config, small_store
 
 from envs.dream import DreamVectorEnv
 from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from worlds import random_model, small_config, small_store
 
 ID = "envs:lssvwm/Dream-v0"
 MODES = list(AutoresetMode)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from worlds import random_frames, small_config
 
 from worldmodel.checkpoint import save_checkpoint
 from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
 from worldmodel.memory import Memory
 from worldmodel.model import Features, Imagined, WorldModel
+from worlds import random_frames, small_config
 
 PLACES = 32
 LOOKS = random_frames(small_config(), PLACES, source=torch.Generator().manual_seed(7))

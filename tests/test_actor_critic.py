@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from worlds import generator
 
 from agents.actor_critic import (
     ActorCritic,
@@ -16,6 +15,7 @@ from agents.actor_critic import (
     lambda_returns,
     sample_action,
 )
+from worlds import generator
 
 
 def by_definition(rewards: Tensor, continues: Tensor, values: Tensor, lam: float) -> Tensor:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dreams import certain, dream_folder, vec
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.adapters import for_stable_baselines
+from dreams import certain, dream_folder, vec
 from envs.dream import DreamVectorEnv
 from worldmodel.errors import InputError, MissingExtraError
 

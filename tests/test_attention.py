@@ -9,11 +9,11 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor
-from worlds import assert_close, assert_same, generator, randomised, small_config
 
 from worldmodel.attention import FrameLocalAttention, HistoryMemory, WindowMemory
 from worldmodel.errors import InputError
 from worldmodel.runtime import Runtime
+from worlds import assert_close, assert_same, generator, randomised, small_config
 
 CONFIG = small_config()
 FRAMES = 9

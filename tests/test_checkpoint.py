@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from worlds import assert_same, generator, observe_in, random_actions, random_frames, random_model, small_config
 
 from worldmodel.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, replace, save_checkpoint
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
+from worlds import assert_same, generator, observe_in, random_actions, random_frames, random_model, small_config
 
 WORLD = {"env": {"id": "MiniGrid-MemoryS7-v0", "actions": [0, 1, 2], "size": None}, "episodes": "somewhere"}
 

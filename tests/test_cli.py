@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import TINY_LOOP, TINY_WORLD, start
-from worlds import small_store
 
 import train_agent
 import train_wm
 from agents.cli import LearnOptions, LoopOptions, main_with, parse
 from agents.settings import PRESETS, from_json, to_json
+from runs import TINY_LOOP, TINY_WORLD, start
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
+from worlds import small_store
 
 SCRIPTS: dict[str, Callable[[], None]] = {"train_agent.py": train_agent.main, "train_wm.py": train_wm.main}
 SHORT_WORLD = (*TINY_WORLD, "--collect-episodes", "4", "--world-steps", "3")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_episodes import episode, where
 
+from test_episodes import episode, where
 from worldmodel.episodes import Clips, Episode, EpisodeStore
 from worldmodel.errors import InputError
 

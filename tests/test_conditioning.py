@@ -8,6 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
+from worldmodel.config import WorldModelConfig
+from worldmodel.episodes import NO_ACTION, Clips
+from worldmodel.errors import InputError
+from worldmodel.memory import Memory
+from worldmodel.model import Features, WorldModel
 from worlds import (
     assert_close,
     assert_same,
@@ -18,12 +24,6 @@ from worlds import (
     random_model,
     small_config,
 )
-
-from worldmodel.config import WorldModelConfig
-from worldmodel.episodes import NO_ACTION, Clips
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import Features, WorldModel
 
 ROWS, FRAMES = 2, 6
 DISCRETE = small_config()

@@ -9,11 +9,11 @@ from typing import Any, get_args
 import pytest
 import torch
 from torch import Tensor
-from worlds import assert_close, assert_same, generator, small_config
 
 from worldmodel.config import Target, Weight
 from worldmodel.diffusion import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
 from worldmodel.drawing import row_generators
+from worlds import assert_close, assert_same, generator, small_config
 
 
 def latents(seed: int, *lead: int) -> Tensor:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from together import BATCH, EXACT, exact, together
-from trainers import assert_same_state, trainer
-from worlds import assert_close, small_store
 
 from runs import TINY_WORLD
+from together import BATCH, EXACT, exact, together
+from trainers import assert_same_state, trainer
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.training import STATE
+from worlds import assert_close, small_store
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow  # two processes on two busy cores: minutes at times

@@ -11,11 +11,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from dreams import ID, MODES, actions_of, dream_folder, roll, vec
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
+from dreams import ID, MODES, actions_of, dream_folder, roll, vec
 from envs.dream import DreamVectorEnv
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.errors import InputError

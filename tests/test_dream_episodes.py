@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from dreams import ALWAYS, ID, MODES, NEVER, actions_of, certain, dream_folder, roll, vec
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
+from dreams import ALWAYS, ID, MODES, NEVER, actions_of, certain, dream_folder, roll, vec
 from envs.dream import DreamVectorEnv
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError

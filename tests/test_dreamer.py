@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corridor import ADVANCE, GOAL, ExactModel, StaleModel, play_corridor
 from torch import Tensor, nn
 
 from agents.actor_critic import ActorCritic, continuation_weights, lambda_returns
 from agents.dreamer import STATE, Dreamer, DreamerConfig
 from agents.policies import RandomPolicy
+from corridor import ADVANCE, GOAL, ExactModel, StaleModel, play_corridor
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 

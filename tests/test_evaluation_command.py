@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+
 from places import places_checkpoint, places_store
 from runs import ROOT
-from torch import nn
-from worlds import small_config
-
 from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
@@ -28,6 +27,7 @@ from worldmodel.evaluation.models import names_of
 from worldmodel.evaluation.rollout import rollout
 from worldmodel.model import WorldModel
 from worldmodel.video import BAR, MARGIN, REAL
+from worlds import small_config
 
 CONTEXT, HORIZON = 6, 5
 

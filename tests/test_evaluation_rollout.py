@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from places import LOOKS, Remembered, walk
-from worlds import assert_close, assert_same, random_clips, random_model, small_config
 
+from places import LOOKS, Remembered, walk
 from worldmodel.drawing import row_generators
 from worldmodel.episodes import Clips
 from worldmodel.errors import InputError
 from worldmodel.evaluation import evaluate_clips, judge_cold_start, judge_heads, judge_heads_on_real, rollout
 from worldmodel.evaluation.heads import auroc
 from worldmodel.evaluation.trials import Trial, make_trial
+from worlds import assert_close, assert_same, random_clips, random_model, small_config
 
 CAP = 10 * np.log10(255**2 / 1e-3)
 WALK = walk(list(range(3, 15)), [20, 21, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13])

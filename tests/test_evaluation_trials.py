@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from places import LOOKS, Remembered, walk
 from torch import Tensor
-from worlds import assert_same
 
+from places import LOOKS, Remembered, walk
 from worldmodel.episodes import NO_ACTION, Clips
 from worldmodel.episodes.retrace import Retraced, there_and_back
 from worldmodel.errors import InputError
 from worldmodel.evaluation.trials import CORRUPTED, Corruption, Protocol, make_trial
+from worlds import assert_same
 
 WALK = walk([3, 4, 5, 6, 7, 6, 8, 9, 10, 11], [20, 21, 22, 21, 20, 19, 18, 17, 16, 15])
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from worlds import assert_close, assert_same, generator, randomised
 
 from worldmodel.heads import Readout, Standardise, TwoHot, mlp
+from worlds import assert_close, assert_same, generator, randomised
 
 LIMIT = float(np.expm1(6.0))
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trainers import TRAINING, assert_same_state, everything, trainer
-from worlds import small_store
 
+from trainers import TRAINING, assert_same_state, everything, trainer
 from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.training import Trainer
+from worlds import small_store
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from test_episodes import ROOT, episode, same, store_of
 from trainers import TRAINING, trainer
-from worlds import small_store
-
 from worldmodel.drawing import row_generators
 from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.episodes import files as files_module
 from worldmodel.episodes.loader import ClipLoader, StepClips
 from worldmodel.episodes.repack import repack
 from worldmodel.errors import InputError
+from worlds import small_store
 
 
 def assert_same_clips(ours: Clips, theirs: Clips) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import TINY_LOOP, finish, kill, stop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.report import read_curves
 from agents.report.run import SHOWN, beginning
 from envs.recording import SEED_KEY
+from runs import TINY_LOOP, finish, kill, stop
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.evaluation import dream_along

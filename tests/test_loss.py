@@ -8,6 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from worldmodel.config import WorldModelConfig
+from worldmodel.diffusion import Draw, add_noise
+from worldmodel.episodes import NO_ACTION, Clips
+from worldmodel.model import Losses, WorldModel, future_rewards, masked_sum
 from worlds import (
     assert_close,
     assert_same,
@@ -18,11 +23,6 @@ from worlds import (
     random_model,
     small_config,
 )
-
-from worldmodel.config import WorldModelConfig
-from worldmodel.diffusion import Draw, add_noise
-from worldmodel.episodes import NO_ACTION, Clips
-from worldmodel.model import Losses, WorldModel, future_rewards, masked_sum
 
 FRAMES, LENGTHS = 9, (9, 9, 6, 4, 8, 1)
 CONFIG = small_config()

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from worlds import assert_close, assert_same, generator, randomised, small_config
 
 from worldmodel.mamba import BlockwiseMamba, ScanMemory, Scanned
 from worldmodel.scan import scan_sequential
+from worlds import assert_close, assert_same, generator, randomised, small_config
 
 TILES = [(1, 1), (2, 2), (4, 4), (1, 2), (4, 1)]
 CONFIG = small_config(height=16, width=32, tiles=((1, 1),))  # 4 x 8 tokens

@@ -9,6 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from worldmodel.attention import HistoryMemory
+from worldmodel.config import WorldModelConfig
+from worldmodel.errors import InputError
+from worldmodel.memory import Memory
+from worldmodel.model import WorldModel
 from worlds import (
     assert_close,
     assert_same,
@@ -19,12 +25,6 @@ from worlds import (
     random_model,
     small_config,
 )
-
-from worldmodel.attention import HistoryMemory
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import WorldModel
 
 CONFIGS = {
     "both": small_config(),

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
+from worldmodel.memory import Memory
+from worldmodel.model import Imagined, WorldModel
 from worlds import (
     assert_close,
     assert_same,
@@ -17,9 +20,6 @@ from worlds import (
     random_model,
     small_config,
 )
-
-from worldmodel.memory import Memory
-from worldmodel.model import Imagined, WorldModel
 
 FRAMES = 11
 CONFIGS = {

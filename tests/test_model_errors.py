@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from worlds import generator, random_clips, random_frames, random_model, small_config
 
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
+from worlds import generator, random_clips, random_frames, random_model, small_config
 
 CONFIG = small_config()
 FRAMES = random_frames(CONFIG, 2, 3, source=generator(0))

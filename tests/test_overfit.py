@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from worlds import generator
 
 from agents.policies import RandomPolicy
 from envs.factory import EnvConfig
@@ -22,6 +21,7 @@ from worldmodel.config import WorldModelConfig
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.model import WorldModel
 from worldmodel.training import Trainer, TrainingConfig
+from worlds import generator
 
 SEEDS = (2, 3, 41, 55)  # 15 to 18 frames each; the first two end at the wrong object, the last two at the right one
 DREAMED = 8  # the last frames of each episode; what comes before is context

@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from worlds import generator, random_actions, random_frames, random_model, small_config
 
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
 from worldmodel.presets import SIZES, VARIANTS, matched, parameters, variant
+from worlds import generator, random_actions, random_frames, random_model, small_config
 
 
 def test_paper_has_two_hundred_million_parameters() -> None:

@@ -9,15 +9,15 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from places import places_checkpoint, places_store
 from torch import Tensor
-from worlds import random_clips, random_model, small_config
 
+from places import places_checkpoint, places_store
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.evaluation.clips import draw_windows, read_windows
 from worldmodel.evaluation.probes import Examples, ProbeConfig, ProbeKind, classes_of, fit_basis, fit_probe
 from worldmodel.evaluation.probing import Sketch, probe_memory, read_memory, read_times, split_episodes, targets_of
+from worlds import random_clips, random_model, small_config
 
 KINDS = get_args(ProbeKind)
 QUICK = ProbeConfig(hidden=48, steps=160, batch=128, lr=3e-3)

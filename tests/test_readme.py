@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from runs import ROOT, TINY_WORLD, finish
 
 README = (ROOT / "README.md").read_text()

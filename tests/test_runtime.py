@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+
+from worldmodel.errors import InputError
+from worldmodel.mamba import BlockwiseMamba
+from worldmodel.runtime import Chosen, Runtime, choose_attention, choose_scan
 from worlds import (
     assert_close,
     assert_same,
@@ -21,10 +25,6 @@ from worlds import (
     random_model,
     small_config,
 )
-
-from worldmodel.errors import InputError
-from worldmodel.mamba import BlockwiseMamba
-from worldmodel.runtime import Chosen, Runtime, choose_attention, choose_scan
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from dreams import dream_folder, vec
-from worlds import assert_close, assert_same, generator, random_actions, random_frames, random_model, small_config
 
+from dreams import dream_folder, vec
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
 from worldmodel.runtime import Runtime
 from worldmodel.sampling import PROFILES, Sampler, Sampling, choose, fastest_enough, main, measure, named
+from worlds import assert_close, assert_same, generator, random_actions, random_frames, random_model, small_config
 
 
 @pytest.fixture(scope="module")

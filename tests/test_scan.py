@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from worlds import assert_close, assert_same, generator
 
 from worldmodel.scan import Scanned, even_chunk, scan, scan_chunked, scan_sequential, scan_step
+from worlds import assert_close, assert_same, generator
 
 
 class Inputs(NamedTuple):

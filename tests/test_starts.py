@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from worlds import assert_close, assert_same, generator, random_actions, random_frames, random_model, small_config
 
 from worldmodel.diffusion import add_noise
 from worldmodel.drawing import row_generators
 from worldmodel.model import WorldModel
+from worlds import assert_close, assert_same, generator, random_actions, random_frames, random_model, small_config
 
 ROWS, FRAMES = 3, 5
 

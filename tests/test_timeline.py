@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corridor import GOAL, ExactModel, Script, agent_that_plays, follow, outcomes, play_corridor, read, show
 
 from agents.actor_critic import continuation_weights, lambda_returns
 from agents.dreamer import Dreamer, DreamerConfig
+from corridor import GOAL, ExactModel, Script, agent_that_plays, follow, outcomes, play_corridor, read, show
 from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
 
 DETOUR = (1, 0, 1, 0, 0, 1)

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from autoencoders import KINDS, PRETRAINED, QUICK, coloured, config_of, save_pretrained, scenes
 from torch import Tensor
-from trainers import trainer
-from worlds import assert_same, generator, random_actions, small_config, small_store
 
+from autoencoders import KINDS, PRETRAINED, QUICK, coloured, config_of, save_pretrained, scenes
+from trainers import trainer
 from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.config import SmallAutoencoder, WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
 from worldmodel.tokenizer import AutoencoderTokenizer, PatchTokenizer, autoencoder, completed, make_tokenizer
+from worlds import assert_same, generator, random_actions, small_config, small_store
 
 
 def psnr(a: Tensor, b: Tensor) -> float:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from autoencoders import KINDS, coloured, config_of, scenes
 from torch import Tensor
-from worlds import assert_same
 
+from autoencoders import KINDS, coloured, config_of, scenes
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.tokenizer import AutoencoderTokenizer, PatchTokenizer, completed, make_tokenizer
+from worlds import assert_same
 
 PROMISES = pytest.mark.parametrize("kind", KINDS)
 

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from together import EXACT, exact
 from trainers import TRAINING, WORLD, trainer
-from worlds import assert_close, assert_same, random_model, small_config, small_store
-
 from worldmodel.backbone import Layer
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
 from worldmodel.training import MAY_CHANGE, STATE, Curriculum, Trainer, TrainingConfig, make_optimizers, rate
+from worlds import assert_close, assert_same, random_model, small_config, small_store
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import CASES, compare, relative
-from worlds import generator, randomised, small_config
 
+from kernel_cases import CASES, compare, relative
 from worldmodel.errors import InputError
 from worldmodel.mamba import BlockwiseMamba
 from worldmodel.scan import scan
 from worldmodel.triton_scan import INDEX_LIMIT, load_kernel, scan_triton
+from worlds import generator, randomised, small_config
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"y", "state", "dx", "ddt", "dA", "dB", "dC"}

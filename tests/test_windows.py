@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
-from worlds import assert_close, generator
 
 from worldmodel import windows
 from worldmodel.errors import InputError
 from worldmodel.windows import BLOCK, Window, attend_flex, attend_sdpa, block_mask, visible
+from worlds import assert_close, generator
 
 RULES = {
     "sliding": Window(3, 1),

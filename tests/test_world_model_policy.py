@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.dreamer import STATE, Dreamer, DreamerConfig
+from agents.evaluation import Evaluation, evaluate, imagined_returns
+from agents.world_model_policy import WorldModelPolicy, load_agent
 from corridor import (
     ADVANCE,
     CORRIDOR,
@@ -18,17 +23,12 @@ from corridor import (
     agent_that_plays,
     play_corridor,
 )
-from worlds import assert_same, generator, random_frames, random_model, small_config
-
-from agents.actor_critic import ActorCritic, ActorCriticConfig
-from agents.dreamer import STATE, Dreamer, DreamerConfig
-from agents.evaluation import Evaluation, evaluate, imagined_returns
-from agents.world_model_policy import WorldModelPolicy, load_agent
 from envs.factory import EnvConfig
 from envs.policy import FrameArray, IntArray
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
+from worlds import assert_same, generator, random_frames, random_model, small_config
 
 OPTIMAL = (*ADVANCE, 0)
 Frames = Mapping[int, FrameArray]

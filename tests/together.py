@@ -15,13 +15,13 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from trainers import TRAINING, trainer
-from worlds import random_model, small_config
 
+from trainers import TRAINING, trainer
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.training import Trainer, TrainingConfig, processes
 from worldmodel.training import trainer as trainer_module
+from worlds import random_model, small_config
 
 BATCH = replace(TRAINING, batch=4)
 # Muon rounds gradients to bfloat16, where a last bit more or less shows.
