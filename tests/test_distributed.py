@@ -20,7 +20,6 @@ from worldmodel.training import STATE
 from worlds import assert_close, small_store
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.slow  # two processes on two busy cores: minutes at times
 
 
 @pytest.fixture(scope="module")

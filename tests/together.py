@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ BATCH = replace(TRAINING, batch=4)
 # Muon rounds gradients to bfloat16, where a last bit more or less shows.
 EXACT = replace(BATCH, muon_lr=0.0, curriculum="5:2,7:1")
 READING = replace(BATCH, workers=1, save_seconds=0.0)
+PATIENCE = 400
+"""Seconds until a process that hangs says where."""
 
 
 def exact(source: EpisodeStore, out: Path, config: TrainingConfig) -> dict[str, Any]:
@@ -106,23 +110,26 @@ def together(what: str, store: Path, out: Path, count: int = 2) -> list[int]:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = []
-    for rank in range(count):
+    started, errors = [], [out / f"{what}-errors-{rank}" for rank in range(count)]
+    for rank, path in enumerate(errors):
         told = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
         env = {**os.environ, "OMP_NUM_THREADS": "1", **told}
         command = [sys.executable, __file__, what, str(store), str(out)]
-        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    try:
-        errors = [process.communicate(timeout=900)[1] for process in started]
+        with path.open("w") as stderr:
+            started.append(subprocess.Popen(command, env=env, stderr=stderr))
+    try:  # when one is gone, the others would wait for it
+        while None in (codes := [process.poll() for process in started]) and not any(codes):
+            time.sleep(0.1)
     finally:
         for process in started:
             process.kill()
-    codes = [process.returncode for process in started]
-    assert set(codes) <= {0, -signal.SIGKILL}, "\n".join(errors)
+    codes = [process.wait() for process in started]
+    assert set(codes) <= {0, -signal.SIGKILL}, "\n".join(path.read_text() for path in errors)
     return codes
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
     torch.set_num_threads(1)
     _, name, folder, results = sys.argv
     {"compare": compare, "killed": killed, "resumed": resumed}[name](EpisodeStore(folder), Path(results))
