@@ -7,15 +7,22 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
 
+# What depends on Gymnasium is tested twice: with the version of constraints.txt and with this older one (RLlib's).
+OLDER := 1.2.2
+OLDER_GYMNASIUM := $(CURDIR)/$(VENV)/gymnasium-$(OLDER)
+OLDER_TESTS := $(addprefix tests/test_,checker.py checker_dream.py dream_env.py dream_episodes.py dream_single.py \
+  dream_wrappers.py features.py factory.py memory_maze.py::test_passes_the_checker_of_gymnasium)
+DREAM := runs/integrations/world_model
+
 # PyPI's torch for Linux brings 3 GB of CUDA libraries. Machines without an NVIDIA driver can do without them:
 # make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test test-slow lint types results bench kernels cuda clean
+.PHONY: help setup system demo test test-gymnasium test-slow test-integrations lint types results bench kernels cuda clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## create .venv and install the package with all extras, at the pinned versions
 
@@ -34,9 +41,34 @@ demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/d
 
 test: setup kernels system lint types  ## lint, types and all tests that take seconds
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m "not slow and not gpu"
+	$(MAKE) test-gymnasium
+
+test-gymnasium: setup system $(OLDER_GYMNASIUM)  ## the tests of environments, with an older Gymnasium
+	PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -c 'import gymnasium; assert gymnasium.__version__ == "$(OLDER)"'
+	GOMP_SPINCOUNT=20000 PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -m pytest -m "not slow and not gpu" $(OLDER_TESTS)
+
+$(OLDER_GYMNASIUM): $(STAMP)
+	$(BIN)/pip install --no-deps --upgrade --target $@ gymnasium==$(OLDER)
+	touch $@
 
 test-slow: setup kernels system  ## the tests that take minutes
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m slow
+
+# RLlib and Tianshou pin packages that the rest needs newer, so each has an environment of its own: .venv-NAME.
+test-integrations: export OMP_NUM_THREADS = 1
+test-integrations: setup $(addprefix .venv-,$(addsuffix /.installed,rllib tianshou))  ## train with RLlib and Tianshou
+	test -e $(DREAM)/config.json || $(BIN)/python train_wm.py --preset smoke --out $(dir $(DREAM))
+	set -e; for name in rllib tianshou; do \
+	  .venv-$$name/bin/python -m pytest tests/test_adapters_$$name.py; \
+	  .venv-$$name/bin/python examples/$${name}_*.py --checkpoint $(DREAM); done
+
+# The torch of constraints.txt comes first, or the libraries would bring one of their own.
+.venv-%/.installed: pyproject.toml constraints.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -c constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX)) torch
+	$(@D)/bin/pip install -c <(grep ^torch== constraints.txt) -e '.[$*]' pytest pytest-timeout
+	$(@D)/bin/pip check
+	touch $@
 
 lint: setup  ## ruff: lint and format
 	$(BIN)/ruff check .
@@ -49,7 +81,7 @@ results: setup  ## the paper's comparison: docs/results.md, an hour on 2 cores
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.comparison
 
 bench: setup  ## run every benchmark that takes minutes
-	set -e; shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python -m "benchmarks.$$(basename $$script .py)"; done
 
 # mamba-ssm is built for the torch that is installed, so without isolation and without its dependencies; only its
 # Triton kernels are used, so its CUDA extension is skipped. The tests run them on CPU, in Triton's interpreter.
@@ -66,4 +98,4 @@ cuda: kernels  ## the same, by the name that error messages give
 
 clean:  ## remove caches and build outputs; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './$(VENV)*/*' -prune -exec rm -rf {} +

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical
 
+from agents.actions import ActionDistribution, Bounded, Bounds, Discrete
+from worldmodel.errors import InputError
 from worldmodel.heads import TwoHot, mlp
+
+MIN_STD, MAX_STD = 0.1, 1.0
+"""Limits of a continuous action's standard deviation, where its box runs from -1 to 1 (DreamerV3, `actor.minstd`)."""
 
 
 @dataclass(frozen=True)
@@ -18,29 +23,62 @@ class ActorCriticConfig:
 
     features: int
     num_actions: int
+    """Discrete actions; 0 where they are continuous."""
     hidden: int = 256
     layers: int = 2
     slow_decay: float = 0.98
     """Decay of the critic's slow copy (DreamerV3)."""
+    unimix: float = 0.01
+    """Share of the even distribution in the choice among discrete actions (DreamerV3)."""
+    low: tuple[float, ...] = ()
+    """Lowest values of a continuous action, one for each of its numbers."""
+    high: tuple[float, ...] = ()
+    """Highest values."""
+
+    def __post_init__(self) -> None:
+        if bool(self.num_actions) == bool(self.low):
+            raise InputError(
+                f"num_actions={self.num_actions}, low={self.low}: give the number of discrete actions, or the bounds "
+                "of continuous ones"
+            )
+        pairs = zip(self.low, self.high, strict=False)
+        if len(self.low) != len(self.high) or not all(-math.inf < low < high < math.inf for low, high in pairs):
+            raise InputError(f"low={self.low}, high={self.high}: give finite bounds, low below high, of equal number")
+
+    @property
+    def action_size(self) -> int:
+        """Numbers of a continuous action; 0 where actions are discrete."""
+        return len(self.low)
 
 
 class ActorCritic(nn.Module):
-    """A categorical actor and a two-hot critic with a slow copy, both on features (..., F)."""
+    """An actor, discrete or continuous, and a two-hot critic with a slow copy, all on features (..., F)."""
 
     return_scale: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, config: ActorCriticConfig) -> None:
         super().__init__()
         self.config = config
         self.twohot = TwoHot()
-        self.actor = mlp(config.features, config.hidden, config.num_actions, layers=config.layers)
+        outputs = config.num_actions or 2 * config.action_size
+        self.actor = mlp(config.features, config.hidden, outputs, layers=config.layers)
         self.critic = mlp(config.features, config.hidden, self.twohot.count, layers=config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("return_scale", torch.ones(()))
+        for name, values in Bounds(config.low, config.high)._asdict().items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
-    def policy(self, features: Tensor) -> Categorical:
+    def policy(self, features: Tensor) -> ActionDistribution:
         """Distribution over actions."""
-        return Categorical(logits=self.actor(features))
+        scores = self.actor(features)
+        if not self.config.action_size:
+            return Discrete.mixed(scores, self.config.unimix)
+        mean, width = scores.chunk(2, -1)
+        # Two more, so that a new agent tries almost the whole box (DreamerV3's bounded normal).
+        std = MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(width + 2)
+        return Bounded(mean.tanh(), std, self.low, self.high)
 
     def value(self, features: Tensor) -> Tensor:
         """Expected return by the slow critic, (...)."""
@@ -69,9 +107,9 @@ class ActorCritic(nn.Module):
         return advantages / self.return_scale.clamp(min=1.0)
 
 
-def sample_action(policy: Categorical, generator: torch.Generator) -> Tensor:
+def sample_action(policy: ActionDistribution, generator: torch.Generator) -> Tensor:
     """Draw one action per row from the caller's generator."""
-    return torch.multinomial(policy.probs, 1, generator=generator)[:, 0]
+    return policy.sample(generator)
 
 
 def lambda_returns(rewards: Tensor, continues: Tensor, values: Tensor, lam: float) -> Tensor:

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import tyro
 
+from agents.presets import PRESETS
 from agents.run import write_json
-from agents.settings import PRESETS, LearnSettings, LoopSettings, WorldSettings, from_json, to_json
+from agents.settings import LearnSettings, LoopSettings, WorldSettings, from_json, to_json
 from envs.factory import EnvConfig
 from worldmodel.checkpoint import CONFIG, read_json
 from worldmodel.errors import InputError, MissingExtraError

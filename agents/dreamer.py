@@ -2,56 +2,60 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_weights, lambda_returns, sample_action
+from agents.actions import Bounds
+from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_weights, lambda_returns
+from agents.imagination import ContextSource, Dreams, dream
+from agents.world_model_policy import WorldModelPolicy
 from worldmodel.checkpoint import read_state, replace
-from worldmodel.episodes import Clips
+from worldmodel.errors import InputError
 from worldmodel.model import WorldModel, weights_from
 from worldmodel.stepping import rewinding, run_steps
 from worldmodel.training import check_same
 
 STATE = "policy.pt"
-
-
-class ContextSource(Protocol):
-    """Where the real beginnings of dreams come from; `EpisodeStore` is one."""
-
-    def sample_contexts(self, batch: int, length: int, generator: np.random.Generator, *, start: Any = "any") -> Clips:
-        """Draw `batch` windows of `length` frames after which the episode went on."""
-        ...
+ENTROPY_RATE = 0.05
+"""How fast the logarithm of the entropy weight follows, per gradient step and unit of missing log-spread."""
+LARGEST_ENTROPY = 1.0
+"""The weight stops here: that of an advantage as large as the spread of returns."""
 
 
 @dataclass(frozen=True)
 class DreamerConfig:
-    """How a policy learns in dreams."""
+    """How a policy learns in dreams; docs/dreamer.md sets the defaults beside those of the papers."""
 
     rows: int = 64
-    """Dreams at a time."""
+    """Dreams at a time (DIAMOND: 32; DreamerV3: one from each of 1024 states)."""
     horizon: int = 15
-    """Imagined steps per dream (DreamerV3, DIAMOND)."""
+    """Imagined steps per dream (DreamerV3, R2I, DIAMOND)."""
     context: int = 16
     """Longest real context; each batch of dreams draws a length from 1 to this."""
     episode_start: float = 0.5
     """Share of batches whose contexts begin with an episode, as every real evaluation does."""
     steps: int = 2
-    """Denoising steps per imagined frame."""
+    """Denoising steps per imagined frame (DIAMOND: 3; Dreamer 4: 4)."""
     discount: float = 0.97
-    """What a reward one step later is worth."""
+    """What a reward one step later is worth (DreamerV3, R2I, Dreamer 4: 0.997; DIAMOND: 0.985)."""
     lam: float = 0.95
-    """Lambda of the returns: 0 trusts the critic after one step, 1 only at the end of a dream."""
+    """Lambda of the returns: 0 trusts the critic after one step, 1 only at the end of a dream (all: 0.95)."""
     entropy: float = 1e-2
-    """Weight of the entropy bonus, in units of normalised advantage."""
+    """Weight of the entropy bonus, in units of normalised advantage; with a target, the first weight. More than the
+    papers use (DreamerV3: 3e-4; DIAMOND: 1e-3), for runs of a hundred batches instead of many thousands."""
+    target_spread: float | None = None
+    """Share of the actions that the policy should keep in play, in (0, 1): the entropy weight then adapts to it.
+    None keeps the weight."""
     lr: float = 1e-3
-    """Learning rate of actor and critic."""
+    """Learning rate of actor and critic (DreamerV3: 4e-5; R2I on Memory Maze and DIAMOND: 1e-4)."""
     epochs: int = 4
     """Gradient steps per batch of dreams. Imagining costs far more than learning from it, so a batch is used several
     times, kept honest by clipped probability ratios (PPO); with 1 this is DreamerV3's plain policy gradient."""
@@ -61,25 +65,34 @@ class DreamerConfig:
     """Weight of the critic's pull towards its slow copy (DreamerV3)."""
     clip: float = 1.0
     """Largest gradient norm."""
+    ended: float = 0.01
+    """A dream that goes on with no more than this probability has ended, and is not followed further, which is time
+    saved; 0 follows every dream to the horizon."""
     save_seconds: float = 60.0
     """Time between checkpoints."""
     seed: int = 0
     """Which contexts and which dreams are drawn, and the first weights."""
 
-
-@dataclass(frozen=True)
-class Dreams:
-    """B imagined rollouts of H steps on the one time-line; frame 0 is the last real one."""
-
-    features: Tensor  # (B, H + 1, F)
-    actions: Tensor  # (B, H), entry i led to frame i + 1
-    log_probs: Tensor  # (B, H), of those actions when they were taken
-    rewards: Tensor  # (B, H), came with frame i + 1
-    terminations: Tensor  # (B, H), probability that the episode ended in frame i + 1
+    def __post_init__(self) -> None:
+        for name in ("rows", "horizon", "context", "steps", "epochs"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: give at least 1")
+        for name in ("discount", "lam", "episode_start"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
+        if self.entropy < 0 or (self.target_spread is not None and self.entropy == 0):
+            raise InputError(f"entropy={self.entropy}: give a weight of at least 0, above 0 with target_spread")
+        if self.target_spread is not None and not 0 < self.target_spread < 1:
+            raise InputError(f"target_spread={self.target_spread}: give a share between 0 and 1")
+        if not 0 <= self.ended < 1:
+            raise InputError(f"ended={self.ended}: give a probability from 0 to below 1")
 
 
 class Dreamer:
-    """Trains an `ActorCritic` in the dreams of `model`; `out` receives `policy.pt`, from which it continues exactly."""
+    """Trains an `ActorCritic` in the dreams of `model`; `out` receives `policy.pt`, from which it continues exactly.
+
+    It can be trained in portions, while the store grows and the world model learns: see `use`.
+    """
 
     def __init__(
         self,
@@ -88,15 +101,19 @@ class Dreamer:
         config: DreamerConfig,
         out: Path,
         *,
+        bounds: Bounds | None = None,
         writer: SummaryWriter | None = None,
     ) -> None:
+        """Train in dreams of `model` that begin in `source`; `bounds` are those of continuous actions."""
         self.model, self.source, self.config, self.out, self.writer = model.eval(), source, config, out, writer
+        networks = networks_for(model, bounds)
         with weights_from(config.seed):
-            agent = ActorCritic(ActorCriticConfig(model.config.features, model.config.num_actions))
+            agent = ActorCritic(networks)
         self.agent = agent.to(model.device)
         self.optimizer = torch.optim.AdamW(
             [*self.agent.actor.parameters(), *self.agent.critic.parameters()], lr=config.lr, weight_decay=0.0, eps=1e-5
         )
+        self.entropy_weight = torch.tensor(config.entropy, device=model.device)
         self.step, self.whole = 0, True
         self.recent: list[dict[str, Tensor]] = []
         self.data_generator = np.random.default_rng(config.seed)
@@ -104,8 +121,32 @@ class Dreamer:
         if (out / STATE).exists():
             self.load()
 
+    @property
+    def logged(self) -> int:
+        """Batches of dreams so far."""
+        return self.step
+
+    def use(self, model: WorldModel, source: ContextSource) -> None:
+        """Dream in `model` from contexts of `source` from the next batch on; what was learned stays.
+
+        For loops that train world model and policy in turns: networks, optimiser, generators and the scale of returns
+        go on. Raises InputError where `model` has other features or actions.
+        """
+        have, want = self.agent.config, model.config
+        if (have.features, have.num_actions, have.action_size) != _interface(model):
+            raise InputError(
+                f"this policy reads {have.features} features and has {have.num_actions} discrete actions or "
+                f"{have.action_size} continuous numbers, the world model {want.features}, {want.num_actions} and "
+                f"{want.action_size}: go on with the world model that it was trained in, or start a new policy"
+            )
+        self.model, self.source = model, source
+
+    def policy(self, *, greedy: bool = False) -> WorldModelPolicy:
+        """What has been learned so far, playing the real environment; later training does not change it."""
+        return WorldModelPolicy(self.model, copy.deepcopy(self.agent), greedy=greedy)
+
     def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
-        """Train up to batch of dreams number `until` and save; returns means over the last fifty batches at most."""
+        """Train up to batch of dreams number `until` and save; returns means over the last hundred batches at most."""
         return run_steps(
             self,
             until,
@@ -120,7 +161,9 @@ class Dreamer:
         )
 
     def prepare(self) -> None:
-        """Nothing comes before the first batch."""
+        """A model that was trained in between is told that it is used now."""
+        self.model.eval()
+        self.agent.train()
 
     def train_step(self) -> dict[str, Tensor]:
         """Dream one batch and learn from it."""
@@ -131,27 +174,21 @@ class Dreamer:
         """One process does all of it."""
         return flag
 
-    @torch.no_grad()
     def dream(self) -> Dreams:
-        """Observe real contexts, then follow the current policy through the imagination."""
+        """Draw real contexts and follow the current policy from there through the imagination."""
         config = self.config
         length = int(self.data_generator.integers(1, config.context + 1))
         start = "episode" if self.data_generator.random() < config.episode_start else "any"
-        clips = self.source.sample_contexts(config.rows, length, self.data_generator, start=start).to(self.model.device)
-        seen, memory = self.model.observe(clips.frames, clips.actions)
-        features = [seen.features[:, -1]]
-        actions, log_probs, rewards, terminations = [], [], [], []
-        for _ in range(config.horizon):
-            policy = self.agent.policy(features[-1])
-            action = sample_action(policy, self.noise_generator)
-            imagined = self.model.imagine(action, memory, steps=config.steps, generator=self.noise_generator)
-            memory = imagined.memory
-            features.append(imagined.features)
-            actions.append(action)
-            log_probs.append(policy.log_prob(action))
-            rewards.append(imagined.reward)
-            terminations.append(imagined.termination)
-        return Dreams(*(torch.stack(values, 1) for values in (features, actions, log_probs, rewards, terminations)))
+        contexts = self.source.sample_contexts(config.rows, length, self.data_generator, start=start)
+        return dream(
+            self.model,
+            self.agent,
+            contexts.to(self.model.device),
+            horizon=config.horizon,
+            steps=config.steps,
+            ended=config.ended,
+            generator=self.noise_generator,
+        )
 
     def learn(self, dreams: Dreams) -> dict[str, Tensor]:
         """Several clipped policy-gradient and critic steps on one batch of dreams."""
@@ -169,11 +206,12 @@ class Dreamer:
         features = dreams.features[:, :-1]
         for _ in range(config.epochs):
             policy = agent.policy(features)
-            ratio = (policy.log_prob(dreams.actions) - dreams.log_probs).exp()
+            # What stands after an end has no weight, and must not overflow either.
+            ratio = (policy.log_prob(dreams.actions) - dreams.log_probs).masked_fill(weights == 0, 0.0).exp()
             clipped = ratio.clamp(1 - config.clip_ratio, 1 + config.clip_ratio)
             gain = torch.minimum(ratio * advantages, clipped * advantages)
             entropy = policy.entropy()
-            actor_loss = -(weights * (gain + config.entropy * entropy)).mean()
+            actor_loss = -(weights * (gain + self.entropy_weight * entropy)).mean()
             logits = agent.critic(features)
             pull = -(slow * logits.log_softmax(-1)).sum(-1)
             critic_loss = (weights * (agent.twohot.loss(logits, returns) + config.slow_weight * pull)).mean()
@@ -182,17 +220,30 @@ class Dreamer:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             agent.update_slow()
+            spread = (weights * policy.spread().detach()).sum() / weights.sum()
+            self.adapt_entropy(spread)
         self.step += 1
         self.whole = True
         return {
             "imagined_return": (alive * dreams.rewards).sum(1).mean(),
             "lambda_return": returns[:, 0].mean(),
             "value": values[:, 0].mean(),
-            "entropy": entropy.detach().mean(),
+            "entropy": (weights * entropy.detach()).sum() / weights.sum(),
+            "spread": spread,
+            "entropy_weight": self.entropy_weight.clone(),
             "actor": actor_loss.detach(),
             "critic": critic_loss.detach(),
             "return_scale": agent.return_scale.clone(),
         }
+
+    def adapt_entropy(self, spread: Tensor) -> None:
+        """Raise the entropy weight while less than the wanted share of actions is in play, else lower it.
+
+        Dual ascent on the constraint, as Soft Actor-Critic does it (Haarnoja et al. 2018, section 5), in logarithms.
+        """
+        if self.config.target_spread is not None:
+            missing = (self.config.target_spread / spread).log()
+            self.entropy_weight = (self.entropy_weight * (ENTROPY_RATE * missing).exp()).clamp(max=LARGEST_ENTROPY)
 
     def save(self) -> None:
         """Write the policy and all that is needed to continue it."""
@@ -204,6 +255,7 @@ class Dreamer:
             "recent": self.recent,
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "entropy_weight": self.entropy_weight,
             "data_generator": self.data_generator.bit_generator.state,
             "noise_generator": self.noise_generator.get_state(),
         }
@@ -218,5 +270,25 @@ class Dreamer:
         self.step, self.recent = state["step"], state["recent"]
         self.agent.load_state_dict(state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.entropy_weight = state["entropy_weight"]
         self.data_generator.bit_generator.state = state["data_generator"]
         self.noise_generator.set_state(state["noise_generator"].cpu())
+
+
+def networks_for(model: WorldModel, bounds: Bounds | None = None) -> ActorCriticConfig:
+    """The networks that read the features of `model` and give its actions.
+
+    Raises InputError where `bounds` are missing, not of its actions, or given for discrete ones.
+    """
+    config = model.config
+    low, high = bounds or Bounds((), ())
+    if len(low) != config.action_size:
+        raise InputError(
+            f"bounds of {len(low)} numbers for a world model whose actions have {config.action_size} (0: discrete): "
+            "give the bounds of the environment's action space where it is a Box, Bounds.of(space), and none otherwise"
+        )
+    return ActorCriticConfig(config.features, config.num_actions, low=low, high=high)
+
+
+def _interface(model: WorldModel) -> tuple[int, int, int]:
+    return model.config.features, model.config.num_actions, model.config.action_size

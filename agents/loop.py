@@ -3,7 +3,9 @@
 RUN/settings.json     what the run was told, and RUN/commands.txt by which commands
 RUN/episodes/         real episodes, one file each
 RUN/world_model/      the world model: a checkpoint folder, and what it resumes from
-RUN/policy/policy.pt  the policy, and what it resumes from
+RUN/policy/           the policy, and what it resumes from
+RUN/evaluations.npz   real returns by steps and seconds, as Stable-Baselines3 names them
+RUN/clocks.json       seconds that each stage has taken
 RUN/stages/           figures of every finished stage; one that is here is not done again
 RUN/tensorboard/      learning curves, a folder for each part
 RUN/report/           index.html and results.json
@@ -11,28 +13,38 @@ RUN/report/           index.html and results.json
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from agents.dreamer import STATE as POLICY_STATE
-from agents.dreamer import Dreamer, DreamerConfig
-from agents.evaluation import evaluate, imagined_returns
-from agents.policies import RandomPolicy
+import numpy as np
+
+from agents.algorithms import Algorithm, algorithm, check_algorithm, learned, until
+from agents.evaluation import Evaluation, dreamt_returns, evaluate, imagined_returns
+from agents.evaluation.files import EVALUATIONS, append_evaluation, log_evaluation
+from agents.policies import Exploring, RandomPolicy
 from agents.probe import Probe, probe
 from agents.report.run import report_run
 from agents.run import SEEDS_PER_RUN, Figures, Run, device
 from agents.settings import LoopSettings, to_json
-from agents.world_model_policy import WorldModelPolicy, load_agent
+from agents.world_model_policy import WorldModelPolicy
 from envs.contexts import check_world, contexts_folder
 from envs.policy import Policy
-from worldmodel.checkpoint import Checkpoint, load_checkpoint
+from worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
-from worldmodel.model import WorldModel
 from worldmodel.training import processes
 
 EVALUATION_SEEDS = 1_000_000_000
 """Seeds from here on are for evaluation, those below for recording; a run's own seed moves both."""
+
+LEARNED = {
+    ("dream", False): "trained in dreams",
+    ("dream", True): "plans in dreams",
+    ("real", False): "trained in the real environment",
+}
+"""What policies are called, by where they learned and whether they plan."""
 
 
 class Loop(Run):
@@ -49,7 +61,16 @@ class Loop(Run):
             )
         require("av", "video", "Videos in reports")
         require("matplotlib", "video", "Plots in reports")
-        if settings.world_model is not None:
+        check_algorithm(settings)
+        if settings.dream_ratio is not None and settings.world_model is not None:
+            raise InputError(
+                "--dream-ratio counts what the run records, which is nothing with --world-model: leave it out"
+            )
+        if settings.train_ratio is not None and settings.training.decay:
+            raise InputError("--training.decay has to know all steps, with --train-ratio nobody does: leave one out")
+        if settings.place == "real":
+            probe(settings.env_config)
+        elif settings.world_model is not None:
             self.world()
         elif settings.contexts is not None:
             raise InputError("--contexts is for --world-model: without it, dreams begin in the run's own episodes")
@@ -67,18 +88,19 @@ class Loop(Run):
     def run_to_report(self, command: str) -> Path:
         """Run every stage that is not done yet and write the report; returns its page."""
         stages = self.run()
-        return report_run(self.out, stages, self.world().model, settings=to_json(self.settings), command=command)
+        model = None if self.settings.place == "real" else self.world().model
+        return report_run(self.out, stages, model, settings=to_json(self.settings), command=command)
 
     def round(self, round_: int) -> dict[str, Figures]:
         """One time through the loop."""
         figures = {}
-        if self.settings.world_model is None:
+        if self.settings.world_model is None and self.settings.place == "dream":
             name = f"{round_}-collect"
             figures[name] = self.stage(name, lambda: self.collect(round_, self.collector(round_)))
             name = f"{round_}-world-model"
             figures[name] = self.stage(name, lambda: self.learn_world(round_))
         name = f"{round_}-policy"
-        figures[name] = self.stage(name, lambda: self.dream(round_))
+        figures[name] = self.stage(name, lambda: self.learn_policy(round_))
         if round_ == 0:
             figures["random"] = self.stage("random", lambda: self.judge("random", "random", self.random()))
         name = f"{round_}-evaluation"
@@ -106,26 +128,51 @@ class Loop(Run):
         """The first round is recorded by a policy that needs no learning, later ones by what was learned."""
         if round_ == 0:
             return self.first_collector()
-        return self.learned(self.world().model)
+        learned = self.learned()
+        return Exploring(learned, self.random(), self.settings.explore) if self.settings.explore else learned
 
-    def learned(self, model: WorldModel) -> WorldModelPolicy:
+    def algorithm(self) -> AbstractContextManager[Algorithm]:
+        """What learns to act, as it stands."""
+        checkpoint, contexts = self.where()
+        out = self.out / "policy"
+        return algorithm(self.settings, out, checkpoint=checkpoint, contexts=contexts, progress=self.progress)
+
+    def learned(self) -> Policy:
         """The policy as it stands."""
-        return WorldModelPolicy(model, load_agent(self.out / "policy" / POLICY_STATE, model))
+        checkpoint, contexts = self.where()
+        return learned(self.settings, self.out / "policy", checkpoint=checkpoint, contexts=contexts)
+
+    def where(self) -> tuple[Checkpoint | None, EpisodeStore | None]:
+        """The world model and the contexts in which it learns; neither in the real environment."""
+        if self.settings.place == "real":
+            return None, None
+        checkpoint = self.world()
+        return checkpoint, self.contexts(checkpoint)
 
     def random(self) -> Policy:
         """The lower anchor."""
         return RandomPolicy(probe(self.settings.env_config).num_actions)
 
-    def dream(self, round_: int) -> Figures:
-        """Train the policy in dreams, from where it stands."""
+    def world_steps(self, round_: int, store: EpisodeStore) -> int:
+        """By `train_ratio` what follows from the frames recorded so far."""
         s = self.settings
-        checkpoint = self.world()
-        config = DreamerConfig(**{**asdict(s.dreamer), "seed": s.seed})
-        dreamer = Dreamer(checkpoint.model, self.contexts(checkpoint), config, self.out / "policy")
-        with self.writer("policy", dreamer.step) as dreamer.writer:
-            means = dreamer.train((round_ + 1) * s.dreams, progress=self.progress)
-        frames = dreamer.step * s.dreamer.rows * s.dreamer.horizon
-        return {"batches": dreamer.step, "imagined_frames": frames, **means}
+        if s.train_ratio is None:
+            return super().world_steps(round_, store)
+        return max(1, int(store.frames * s.train_ratio / (s.training.batch * s.training.length)))
+
+    def learn_policy(self, round_: int) -> Figures:
+        """Train the policy, from where it stands."""
+        s = self.settings
+        frames = EpisodeStore(self.own_episodes).frames if s.dream_ratio is not None else 0
+        goal = until(s, round_, frames)
+        figures: Figures = {"until": goal}
+        with self.algorithm() as learner, self.writer("policy", learner.logged) as learner.writer:
+            figures |= learner.train(goal, progress=self.progress)
+        if s.algo == "dreamer":
+            figures |= {"batches": goal, "imagined_frames": goal * s.dreamer.rows * s.dreamer.horizon}
+        elif s.algo != "plan":
+            figures |= {"imagined_frames" if s.place == "dream" else "real_steps": (round_ + 1) * s.env_steps}
+        return figures
 
     def judge(self, stage: str, name: str, policy: Policy) -> Figures:
         """Play real episodes on the evaluation seeds, and keep one of them to look at."""
@@ -146,20 +193,53 @@ class Loop(Run):
 
     def judge_learned(self, stage: str, round_: int) -> Figures:
         """Play the learned policy for real, and its own dreams beside it."""
-        s = self.settings
-        checkpoint = self.world()
-        policy = self.learned(checkpoint.model)
-        figures = self.judge(stage, "trained in dreams", policy)
-        imagined = imagined_returns(
-            checkpoint.model,
-            policy.agent,
-            self.contexts(checkpoint),
-            episodes=s.eval_episodes,
-            horizon=max(figures["lengths"]),  # as long as the real episodes, or the two returns do not compare
-            steps=s.dreamer.steps,
-            seed=s.seed,
-        )
-        with self.writer("evaluation", round_ - 1) as writer:
-            writer.add_scalar("evaluation/real_return", figures["return"]["mean"], round_)
-        figures["imagined_returns"] = imagined
+        s, policy = self.settings, self.learned()
+        figures = self.judge(stage, LEARNED[s.place, s.algo == "plan"], policy)
+        if s.place == "dream":
+            figures["imagined_returns"] = self.imagined(policy, horizon=max(figures["lengths"]))
+        self.note(Evaluation.from_dict(figures), round_, figures.get("imagined_returns"))
         return figures
+
+    def note(self, evaluation: Evaluation, round_: int, imagined: Sequence[float] | None) -> None:
+        """Add the evaluation to the run's curves: over real steps and seconds of learning, without those of judging."""
+        mean = None if imagined is None else float(np.mean(imagined))
+        steps, dreamt = self.real_steps(round_), math.nan if mean is None else mean
+        seconds = sum(taken for name, taken in self.clocks().items() if name != "random" and "evaluation" not in name)
+        append_evaluation(
+            self.out / EVALUATIONS,
+            evaluation,
+            steps=steps,
+            seconds=seconds,
+            imagined=dreamt,
+        )
+        with self.writer("evaluation", steps - 1) as writer:
+            log_evaluation(writer, evaluation, steps, imagined=mean)
+
+    def real_steps(self, round_: int) -> int:
+        """Steps of the real environment that the policy has learned from by the end of a round; 0 in a given world."""
+        if self.settings.place == "real":
+            return (round_ + 1) * self.settings.env_steps
+        if self.settings.world_model is not None:
+            return 0
+        stages = [
+            read_json(self.out / "stages" / f"{r}-collect.json", "the stages of a run") for r in range(round_ + 1)
+        ]
+        return sum(int(figures["frames"]) - int(figures["episodes"]) for figures in stages)
+
+    def imagined(self, policy: Policy, *, horizon: int) -> tuple[float, ...]:
+        """Returns of the policy in dreams that last as long as the real episodes, or the two do not compare."""
+        s, checkpoint = self.settings, self.world()
+        store, model = self.contexts(checkpoint), checkpoint.model
+        if isinstance(policy, WorldModelPolicy):
+            return imagined_returns(
+                model,
+                policy.agent,
+                store,
+                episodes=s.eval_episodes,
+                horizon=horizon,
+                steps=s.dreamer.steps,
+                seed=s.seed,
+            )
+        return dreamt_returns(
+            model, policy, store, episodes=s.eval_episodes, horizon=horizon, steps=s.dreamer.steps, seed=s.seed
+        )

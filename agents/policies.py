@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.scripted import MemoryOracle
 from envs.policy import FrameArray, IntArray, Policy
 from worldmodel.errors import InputError
 
@@ -32,6 +34,41 @@ class RandomPolicy:
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
         """An action of 0..num_actions-1 for each of the N rows."""
         return np.array([self._randoms[row].integers(self._num_actions) for row in range(len(frames))], np.int64)
+
+
+@runtime_checkable
+class Remembering(Policy, Protocol):
+    """A policy whose next actions depend on what was done, which it has to be told where it did not choose it."""
+
+    def took(self, actions: IntArray) -> None:
+        """Actions (N,) were done, instead of those that it chose last."""
+        ...
+
+
+class Exploring:
+    """`policy`, but each action is one of `other` instead with probability `share`, independently in every step."""
+
+    def __init__(self, policy: Policy, other: Policy, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise InputError(f"explore={share}: give a share of the actions from 0 to 1")
+        self._policies, self._share = (policy, other), share
+        self._randoms: dict[int, np.random.Generator] = {}
+
+    def reset(self, rows: IntArray, seeds: IntArray) -> None:
+        """Start new episodes in `rows` from `seeds`."""
+        for policy in self._policies:
+            policy.reset(rows, seeds)
+        for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
+            self._randoms[row] = np.random.default_rng((seed, 1))  # not what `other` draws from
+
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
+        """The next action of each of the N rows."""
+        chosen, others = (policy.act(frames, info) for policy in self._policies)
+        explores = np.array([self._randoms[row].random() < self._share for row in range(len(frames))])
+        done = np.where(explores, others, chosen)
+        if isinstance(self._policies[0], Remembering):
+            self._policies[0].took(done)
+        return done
 
 
 class ScriptedMazePolicy:
@@ -93,21 +130,39 @@ class MazeOracle:
         return np.array([_walk(*(info[key][row] for key in keys)) for row in range(len(frames))], np.int64)
 
 
-_POLICIES: dict[str, type[RandomPolicy] | type[ScriptedMazePolicy] | type[MazeOracle]] = {
+_POLICIES: dict[str, Callable[[int], Policy]] = {
     "random": RandomPolicy,
     "scripted": ScriptedMazePolicy,
     "oracle": MazeOracle,
 }
+_MEMORY_WORLD = "MiniGrid-Memory"
+_MEMORY_POLICIES: dict[str, Callable[[int], Policy]] = {
+    "scripted": functools.partial(MemoryOracle, epsilon=0.1, wrong=0.5),
+    "oracle": MemoryOracle,
+}
 
 
-def make_policy(name: str, num_actions: int) -> Policy:
-    """The policy `name`: "random" for any environment; "scripted" and "oracle" for the Memory Maze and its 6 actions.
+def make_policy(name: str, num_actions: int, env: str = "") -> Policy:
+    """The policy `name` for the environment id `env`.
 
-    Raises InputError for another name, or where the actions are not those of the Memory Maze.
+    "random" plays any environment, "scripted" and "oracle" the Memory Maze with its 6 actions, or the memory worlds of
+    MiniGrid (`MiniGrid-Memory...`) with the actions 0, 1, 2. There both see the map (`extra_obs=True`); the scripted
+    one errs on purpose, see `MemoryOracle`.
+
+    Raises InputError for another name, or where the actions are not those.
     """
     if name not in _POLICIES:
         raise InputError(f"there is no policy '{name}': choose one of {', '.join(_POLICIES)}")
-    return _POLICIES[name](num_actions)
+    return (_POLICIES | _MEMORY_POLICIES if _is_memory_world(env) else _POLICIES)[name](num_actions)
+
+
+def needs_map(name: str, env: str) -> bool:
+    """Whether the policy `name` plays the environment id `env` by what only `extra_obs=True` shows."""
+    return name == "oracle" or (name in _MEMORY_POLICIES and _is_memory_world(env))
+
+
+def _is_memory_world(env: str) -> bool:
+    return env.rpartition(":")[2].startswith(_MEMORY_WORLD)
 
 
 def _require_maze_actions(name: str, num_actions: int) -> None:

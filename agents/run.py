@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.policies import make_policy
+from agents.policies import make_policy, needs_map
 from agents.probe import Probe, probe
 from agents.settings import LearnSettings, WorldSettings
 from envs.policy import Policy
@@ -28,6 +29,8 @@ from worldmodel.training import ClipSource, Trainer, TrainingConfig, processes
 
 SEEDS_PER_RUN = 1_000_000
 """A run's own seed moves the seeds of its episodes by so many."""
+
+CLOCKS = "clocks.json"
 
 Figures = dict[str, Any]
 
@@ -55,11 +58,22 @@ class Run:
         path = self.out / "stages" / f"{name}.json"
         if path.exists():
             return read_json(path, "the folder of a run's stages")
-        figures: Figures = json.loads(json.dumps(work(), allow_nan=False))
+        begin = time.monotonic()
+        try:
+            figures: Figures = json.loads(json.dumps(work(), allow_nan=False))
+        finally:
+            if processes().main:
+                clocks = self.clocks()
+                write_json(self.out / CLOCKS, {**clocks, name: clocks.get(name, 0.0) + time.monotonic() - begin})
         if processes().main:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, figures)
         return figures
+
+    def clocks(self) -> dict[str, float]:
+        """Seconds that each stage has taken so far, interrupted attempts included."""
+        path = self.out / CLOCKS
+        return read_json(path, "a run") if path.exists() else {}
 
     def writer(self, part: str, step: int) -> SummaryWriter:
         """Curves of one part of the run that goes on after `step`; what a killed process logged later is gone."""
@@ -122,7 +136,14 @@ class Run:
 
     def first_collector(self) -> Policy:
         """The policy that records before anything is learned."""
-        return make_policy(self.settings.collector, probe(self.settings.env_config).num_actions)
+        config, name = self.settings.env_config, self.settings.collector
+        if needs_map(name, config.id) and not config.extra_obs:
+            raise InputError(f"--collector {name} plays {config.id} by its map: add --extra-obs")
+        return make_policy(name, probe(config).num_actions, config.id)
+
+    def world_steps(self, round_: int, store: EpisodeStore) -> int:
+        """Training steps of the world model when round `round_` has ended."""
+        return (round_ + 1) * self.settings.world_steps
 
     def learn_world(self, round_: int) -> Figures:
         """Train the world model on all episodes so far, from where it stands."""
@@ -139,7 +160,8 @@ class Run:
         training = TrainingConfig(**{**asdict(s.training), "seed": s.seed, "steps": steps})
         trainer = Trainer(model, self.clips(store), training, self.out / "world_model", world=world)
         with self.writer("world_model", trainer.step) if processes().main else nullcontext() as trainer.writer:
-            losses = trainer.train((round_ + 1) * s.world_steps, progress=self.progress)
+            losses = trainer.train(self.world_steps(round_, store), progress=self.progress)
+            losses |= trainer.fit_heads(store, s.heads)
         parameters = sum(p.numel() for p in model.parameters())
         return {
             "steps": trainer.step,

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from tyro.conf import Suppress, arg
 
+from agents.algorithms import Algo, Place
+from agents.cloning import CloningConfig
 from agents.dreamer import DreamerConfig
+from agents.planning import PlanningConfig
+from agents.ppo import PPOConfig
 from agents.probe import Probe
+from agents.sb3_config import SB3Config
 from envs.factory import EnvConfig
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
-from worldmodel.presets import SIZES
-from worldmodel.training import TrainingConfig
+from worldmodel.training import HeadsConfig, TrainingConfig
 
 T = TypeVar("T")
 SettingsT = TypeVar("SettingsT", bound="WorldSettings")
@@ -67,6 +72,27 @@ class DreamerOptions(DreamerConfig):
 
 
 @dataclass(frozen=True)
+class CloningOptions(CloningConfig):
+    """How recorded episodes are cloned."""
+
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class PPOOptions(PPOConfig):
+    """How the recurrent PPO learns."""
+
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class SB3Options(SB3Config):
+    """What Stable-Baselines3 is told."""
+
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
 class WorldSettings:
     """The real world, what is recorded from it, and the world model that learns from that."""
 
@@ -92,6 +118,7 @@ class WorldSettings:
     """Training steps of the world model in each round."""
     model: ModelOptions = field(default_factory=ModelOptions)
     training: TrainingOptions = field(default_factory=TrainingOptions)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
     seed: int = 0
     """Everything random in the run follows from it."""
 
@@ -112,11 +139,34 @@ class WorldSettings:
 class LoopSettings(WorldSettings):
     """The whole loop: record, learn the world, dream, act."""
 
+    algo: Algo = "dreamer"
+    """What learns to act: dreamer on the world model's features, ppo (recurrent) or one of Stable-Baselines3's on
+    frames; plan learns nothing and searches in dreams at every step."""
+    place: Annotated[Place, arg(name="in")] = "dream"
+    """Where it learns: in dreams, or without a world model in the real environment (ppo and sb3-*)."""
     rounds: int = 1
     """Times that collect, learn and dream are repeated; from the second on the learned policy records."""
+    explore: float = 0.0
+    """Share of random actions when the learned policy records."""
+    train_ratio: float | None = None
+    """Frames that the world model is trained on for each one recorded in a round, instead of --world-steps."""
     dreams: int = 300
-    """Batches of dreams that the policy learns from in each round."""
+    """Batches of dreams that the dreamer learns from in each round."""
+    dream_ratio: float | None = None
+    """Frames that the dreamer imagines for each one recorded in a round, instead of --dreams."""
+    env_steps: int = 200_000
+    """Steps, dreamt or real, that ppo and sb3-* learn from in each round."""
+    dream_steps: int = 64
+    """Steps after which dreams that ppo and sb3-* learn in are truncated."""
+    dream_context: int = 8
+    """Real frames with which those begin."""
+    clone: bool = False
+    """Let the dreamer's policy start from what was recorded, where rewards are too rare to be found by chance."""
     dreamer: DreamerOptions = field(default_factory=DreamerOptions)
+    ppo: PPOOptions = field(default_factory=PPOOptions)
+    sb3: SB3Options = field(default_factory=SB3Options)
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    cloning: CloningOptions = field(default_factory=CloningOptions)
     eval_episodes: int = 100
     """Real episodes of every evaluation, on seeds that are never recorded."""
     world_model: Path | None = None
@@ -151,69 +201,9 @@ UNSAVED = {"out", "resume", "progress"}
 DERIVED = {
     "model": ("height", "width", "num_actions", "action_size", "pose_size", "architecture"),
     "training": ("seed", "steps"),
-    "dreamer": ("seed",),
+    **dict.fromkeys(("dreamer", "ppo", "sb3", "cloning"), ("seed",)),
 }
 """What follows from the environment and from the run's seed."""
-
-
-def _options(config: WorldModelConfig) -> ModelOptions:
-    values = {name: value for name, value in config.to_dict().items() if name not in DERIVED["model"]}
-    return ModelOptions.from_dict(values)
-
-
-_MINIGRID = LoopSettings(
-    env="MiniGrid-MemoryS7-v0",
-    actions=(0, 1, 2),  # turn left, turn right, forward: the only ones that matter in this world
-    num_envs=16,
-    processes=False,
-    model=ModelOptions(patch=28, latent_channels=128, whitening=0.75, noise_mean=1.0, noise_std=1.4, min_noise=0.5),
-    training=TrainingOptions(batch=8, length=32),
-)
-
-PRESETS: Mapping[str, LoopSettings] = {
-    "default": LoopSettings(),
-    "demo": replace(
-        _MINIGRID,
-        rounds=2,
-        collect_episodes=300,
-        world_steps=1000,
-        dreams=90,
-        dreamer=DreamerOptions(entropy=0.03),
-        eval_episodes=200,
-    ),
-    "smoke": replace(
-        _MINIGRID,
-        collect_episodes=24,
-        world_steps=60,
-        dreams=20,
-        eval_episodes=20,
-        model=replace(_MINIGRID.model, dim=64, layers=2, features=64, state_size=16),
-        dreamer=DreamerOptions(rows=16, horizon=8, context=4),
-    ),
-    "memory-maze": LoopSettings(
-        env="lssvwm/MemoryMaze-9x9-v0",
-        model=ModelOptions(patch=16),
-        collector="scripted",
-        collect_episodes=20,
-        world_steps=4000,
-        dreams=600,
-        eval_episodes=10,
-    ),
-    "tiny": replace(
-        _MINIGRID,
-        env="lssvwm/MiniGrid-Carpet-v0",
-        model=_options(SIZES["tiny"]),
-        training=TrainingOptions(batch=2, length=64),
-    ),
-    **{
-        name: LoopSettings(env="lssvwm/MemoryMaze-9x9-v0", size=size.height, model=_options(size), training=training)
-        for name, size, training in (
-            ("small", SIZES["small"], TrainingOptions(batch=16, length=64, precision="bfloat16", workers=8)),
-            ("base", SIZES["base"], TrainingOptions(batch=32, length=128, precision="bfloat16", workers=8)),
-            ("paper", SIZES["paper"], TrainingOptions(batch=32, length=400, precision="bfloat16", workers=8)),
-        )
-    },
-}
 
 
 def to_json(settings: WorldSettings) -> dict[str, Any]:
@@ -225,14 +215,24 @@ def to_json(settings: WorldSettings) -> dict[str, Any]:
     return values
 
 
+_PARTS: Mapping[str, type[Any]] = {
+    "training": TrainingOptions,
+    "heads": HeadsConfig,
+    "dreamer": DreamerOptions,
+    "ppo": PPOOptions,
+    "sb3": SB3Options,
+    "planning": PlanningConfig,
+    "cloning": CloningOptions,
+}
+
+
 def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) -> SettingsT:
     """Inverse of `to_json`. Unknown keys are an `InputError`: another script or version wrote `source`."""
     readers: dict[str, Callable[[Any], Any]] = {
         "actions": tuple,
         "pose": tuple,
         "model": ModelOptions.from_dict,
-        "training": lambda saved: _filled(TrainingOptions, saved, source),
-        "dreamer": lambda saved: _filled(DreamerOptions, saved, source),
+        **{name: functools.partial(_filled, part, source=source) for name, part in _PARTS.items()},
         **dict.fromkeys(("world_model", "contexts", "episodes"), Path),
     }
     read = {key: readers[key](v) if key in readers and v is not None else v for key, v in values.items()}

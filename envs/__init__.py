@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 if TYPE_CHECKING:
+    from envs.checker import check_vector_env as check_vector_env
     from envs.dream import DreamEnv as DreamEnv
     from envs.dream import DreamVectorEnv as DreamVectorEnv
     from envs.factory import EnvConfig as EnvConfig
     from envs.factory import make as make
     from envs.factory import make_vec as make_vec
+    from envs.features import Pair as Pair
+    from envs.features import WorldModelFeatures as WorldModelFeatures
+    from envs.features import make_pair as make_pair
     from envs.memory_maze import MemoryMaze as MemoryMaze
     from envs.policy import Policy as Policy
 
@@ -26,11 +30,27 @@ _EXPORTS = {
     "EnvConfig": "envs.factory",
     "make": "envs.factory",
     "make_vec": "envs.factory",
+    "Pair": "envs.features",
+    "WorldModelFeatures": "envs.features",
+    "make_pair": "envs.features",
     "MemoryMaze": "envs.memory_maze",
     "Policy": "envs.policy",
+    "check_vector_env": "envs.checker",
 }
 
-__all__ = ["DreamEnv", "DreamVectorEnv", "EnvConfig", "MemoryMaze", "Policy", "make", "make_vec"]
+__all__ = [
+    "DreamEnv",
+    "DreamVectorEnv",
+    "EnvConfig",
+    "MemoryMaze",
+    "Pair",
+    "Policy",
+    "WorldModelFeatures",
+    "check_vector_env",
+    "make",
+    "make_pair",
+    "make_vec",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from PIL import Image
 
 from envs.minigrid import MiniGridFrames
@@ -88,9 +89,14 @@ def make(config: EnvConfig, render_mode: str | None = None) -> FrameEnv:
 
 
 def make_vec(
-    config: EnvConfig, num_envs: int, *, processes: bool = True, render_mode: str | None = None
+    config: EnvConfig,
+    num_envs: int,
+    *,
+    processes: bool = True,
+    render_mode: str | None = None,
+    autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
 ) -> FrameVectorEnv:
-    """`num_envs` copies of `make(config)` stepped together, never reset by themselves (`AutoresetMode.DISABLED`).
+    """`num_envs` copies of `make(config)` stepped together, never reset by themselves unless `autoreset_mode` says so.
 
     With `processes` and more than one copy each lives in its own process (`AsyncVectorEnv`, frames in shared memory),
     else all in this one (`SyncVectorEnv`). Finished rows must be reset before the next `step`:
@@ -104,7 +110,13 @@ def make_vec(
         raise InputError(f"make_vec needs num_envs of at least 1, got {num_envs}")
     # The spec travels instead of the id: what was registered in this process is known to the workers too.
     create = functools.partial(_build, _find(config.id), config, render_mode)
-    return ProcessRows(create, num_envs) if processes and num_envs > 1 else LocalRows(create, num_envs)
+    together = not processes or num_envs == 1
+    if autoreset_mode is not AutoresetMode.DISABLED:
+        rows = [create] * num_envs
+        if together:
+            return SyncVectorEnv(rows, autoreset_mode=autoreset_mode)
+        return AsyncVectorEnv(rows, context="forkserver", autoreset_mode=autoreset_mode)
+    return LocalRows(create, num_envs) if together else ProcessRows(create, num_envs)
 
 
 class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructorArgs):

@@ -6,7 +6,7 @@ import functools
 import os
 import signal
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -38,14 +38,21 @@ class _WholeInfo(FrameVectorEnv):
         return result
 
 
-class LocalRows(_WholeInfo, SyncVectorEnv[FrameArray, IntArray]):
+if TYPE_CHECKING:
+    _Sync = SyncVectorEnv[FrameArray, IntArray]
+    _Async = AsyncVectorEnv[FrameArray, IntArray]
+else:  # they take no parameters in Gymnasium 1.2
+    _Sync, _Async = SyncVectorEnv, AsyncVectorEnv
+
+
+class LocalRows(_WholeInfo, _Sync):
     """All rows in this process, one after the other."""
 
     def __init__(self, create: Callable[[], gym.Env[Any, Any]], num_envs: int) -> None:
         super().__init__([create] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
 
-class ProcessRows(_WholeInfo, AsyncVectorEnv[FrameArray, IntArray]):
+class ProcessRows(_WholeInfo, _Async):
     """Each row in a process of its own, frames in shared memory. Ctrl-C interrupts the parent only."""
 
     def __init__(self, create: Callable[[], gym.Env[Any, Any]], num_envs: int) -> None:

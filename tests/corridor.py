@@ -101,6 +101,7 @@ def play_corridor(policy: Any, seeds: Sequence[int], rows: int = 1) -> list[Epis
 class ExactConfig:
     features: int = GOAL + 1
     num_actions: int = 2
+    action_size: int = 0
 
 
 class ExactModel:
@@ -130,7 +131,7 @@ class ExactModel:
         assert bool((first | (led & (actions >= 0))).all()), "these actions did not lead to these frames"
         assert bool((~first | (cells == 0) | (actions >= 0)).all()), "an episode begins in cell 0"
         ended = (cells == GOAL).float()
-        return Features(self.look(cells), ended, ended), Memory((), cells[:, -1])
+        return Features(self.look(cells), ended, ended, inputs=self.look(cells)), Memory((), cells[:, -1])
 
     def imagine(self, actions: Tensor, memory: Memory, *, steps: int, generator: Any) -> Imagined:
         cells = memory.frames
@@ -153,7 +154,7 @@ class StaleModel(ExactModel):
 
 def agent_that_plays(table: Sequence[int], certainty: float = 50.0) -> ActorCritic:
     """An actor that takes `table[cell]` in each cell; the critic says zero."""
-    agent = ActorCritic(ActorCriticConfig(GOAL + 1, 2, layers=0))
+    agent = ActorCritic(ActorCriticConfig(GOAL + 1, 2, layers=0, unimix=0.0))
     with torch.no_grad():
         for cell, action in enumerate(table):
             agent.actor[-1].weight[action, cell] = certainty

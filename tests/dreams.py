@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def certain(folder: Path, logit: float) -> Checkpoint:
         last.weight.zero_()
         last.bias.fill_(logit)
     return loaded
+
+
+def exact(folder: Path) -> Checkpoint:
+    """The checkpoint in float64, in which rows compute alike whatever the size of the batch."""
+    loaded = load_checkpoint(folder / "model")
+    return replace(loaded, model=loaded.model.double())
 
 
 def actions_of(rows: int, steps: int) -> Any:

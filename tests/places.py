@@ -70,7 +70,7 @@ class Remembered:
         for place in places.unbind(1):
             seen = seen | (1 << place)
         figures = torch.full(places.shape, 0.5)
-        return Features(places[..., None].float(), figures, figures / 2), Memory((), seen)
+        return Features(places[..., None].float(), figures, figures / 2, places[..., None].float()), Memory((), seen)
 
     def imagine(self, actions: Tensor, memory: Memory, *, pose: Tensor, **settings: Any) -> Imagined:
         many = self.config.chunk > 1

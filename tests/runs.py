@@ -17,7 +17,7 @@ TINY_WORLD = (
     *("--preset", "smoke", "--no-progress", "--max-episode-steps", "60", "--num-envs", "1"),
     *("--model.dim", "32", "--model.layers", "1", "--model.features", "16", "--model.state-size", "4"),
     *("--model.head-dim", "32", "--training.batch", "2", "--training.length", "8", "--training.fit-frames", "64"),
-    *("--training.save-seconds", "0.1"),
+    *("--training.save-seconds", "0.1", "--heads.steps", "20", "--heads.kept", "300", "--heads.observed", "600"),
 )
 TINY_LOOP = (
     *TINY_WORLD,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from agents.actions import Bounded
 from agents.actor_critic import (
     ActorCritic,
     ActorCriticConfig,
@@ -15,6 +17,7 @@ from agents.actor_critic import (
     lambda_returns,
     sample_action,
 )
+from worldmodel.errors import InputError
 from worlds import generator
 
 
@@ -151,10 +154,55 @@ def test_returns_without_weight_do_not_widen_the_scale(agent: ActorCritic) -> No
 
 def test_actions_are_drawn_as_often_as_the_policy_says_and_from_the_given_generator(agent: ActorCritic) -> None:
     with torch.no_grad():
-        agent.actor[-1].bias.copy_(torch.tensor([0.2, 0.3, 0.5]).log())
+        # What the even share adds is taken off beforehand.
+        agent.actor[-1].bias.copy_((torch.tensor([0.2, 0.3, 0.5]) - 0.01 / 3).log())
         policy = agent.policy(torch.zeros(20000, 6))
     actions = sample_action(policy, generator(3))
     assert actions.shape == (20000,)
     torch.testing.assert_close(actions.bincount() / 20000, torch.tensor([0.2, 0.3, 0.5]), atol=0.02, rtol=0)
     assert torch.equal(actions, sample_action(policy, generator(3)))
     assert not torch.equal(actions, sample_action(policy, generator(4)))
+
+
+def test_the_even_share_is_in_the_policy(agent: ActorCritic) -> None:
+    with torch.no_grad():
+        agent.actor[-1].bias.copy_(torch.tensor([100.0, 0.0, 0.0]))
+        probs = agent.policy(torch.zeros(1, 6)).probs
+    torch.testing.assert_close(probs, torch.tensor([[1 - 0.02 / 3, 0.01 / 3, 0.01 / 3]]))
+
+
+def test_a_new_continuous_agent_tries_almost_all_of_the_box() -> None:
+    torch.manual_seed(0)
+    agent = ActorCritic(ActorCriticConfig(6, 0, low=(-2.0, 0.0), high=(2.0, 0.5)))
+    with torch.no_grad():
+        policy = agent.policy(torch.randn(5, 6, generator=generator(0)))
+    assert isinstance(policy, Bounded)
+    torch.testing.assert_close(policy.mode, torch.tensor([0.0, 0.25]).expand(5, 2))
+    assert float(policy.spread().min()) > 0.9
+    assert sample_action(policy, generator(1)).shape == (5, 2)
+
+
+def test_a_continuous_agent_stays_between_its_narrowest_and_its_widest() -> None:
+    agent = ActorCritic(ActorCriticConfig(6, 0, low=(0.0,), high=(1.0,)))
+    for bias, std in ((-50.0, 0.1), (50.0, 1.0)):
+        with torch.no_grad():
+            agent.actor[-1].bias.fill_(bias)
+        policy = agent.policy(torch.zeros(1, 6))
+        assert isinstance(policy, Bounded)
+        assert float(policy.std.detach()) == pytest.approx(std)
+        assert float(policy.mode.detach()) == (bias > 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_actions": 0},
+        {"num_actions": 2, "low": (0.0,), "high": (1.0,)},
+        {"num_actions": 0, "low": (0.0, 0.0), "high": (1.0,)},
+        {"num_actions": 0, "low": (1.0,), "high": (1.0,)},
+        {"num_actions": 0, "low": (0.0,), "high": (math.inf,)},
+    ],
+)
+def test_actions_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"low=\("):
+        ActorCriticConfig(features=6, **wrong)

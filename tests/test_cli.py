@@ -17,7 +17,8 @@ import pytest
 import train_agent
 import train_wm
 from agents.cli import LearnOptions, LoopOptions, main_with, parse
-from agents.settings import PRESETS, from_json, to_json
+from agents.presets import PRESETS
+from agents.settings import from_json, to_json
 from runs import TINY_LOOP, TINY_WORLD, start
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
@@ -131,7 +132,7 @@ def test_settings_survive_json(name: str, tmp_path: Path) -> None:
         (["--model.patch", "10"], ["patch=10", "56x56"]),
         (["--size", "64"], ["patch=28", "64x64"]),
         (["--model.heads", "3"], ["heads=3"]),
-        (["--collector", "oracle"], ["'oracle'", "'random'"]),
+        (["--collector", "oracle"], ["--collector oracle", "--extra-obs"]),
         (["--collect-episodes", "0"], ["collect_episodes is 0", "1 or more"]),
         (["--rounds", "0"], ["rounds is 0"]),
         (["--world-model", "/no/checkpoint"], ["/no/checkpoint/config.json", "does not exist"]),

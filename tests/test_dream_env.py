@@ -236,3 +236,13 @@ def test_a_broken_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         DreamVectorEnv(checkpoint=tmp_path / "model", contexts=folder / "episodes")
+
+
+def test_a_closed_environment_stays_closed(folder: Path) -> None:
+    for env, action in ((vec(folder), [0, 0, 0]), (gym.make(ID, checkpoint=str(folder / "model")).unwrapped, 0)):
+        env.reset(seed=0)
+        env.close()
+        with pytest.raises(gym.error.ClosedEnvironmentError, match="make a new one"):
+            env.reset()
+        with pytest.raises(gym.error.ClosedEnvironmentError, match="make a new one"):
+            env.step(action)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from packaging.version import Version
 
 from dreams import ALWAYS, ID, MODES, NEVER, actions_of, certain, dream_folder, roll, vec
 from envs.dream import DreamVectorEnv
@@ -137,6 +138,8 @@ def test_step_before_reset_is_an_error(folder: Path) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_episode_statistics_are_right_in_every_mode(folder: Path, mode: AutoresetMode) -> None:
     """Against a count of our own; episodes end by draws from the head, so rows differ."""
+    if mode is AutoresetMode.SAME_STEP and Version(gym.__version__) < Version("1.4"):
+        pytest.skip("Gymnasium counts wrong there before 1.4 (its issue 1624)")
     rows = 6
     env = RecordEpisodeStatistics(vec(folder, rows, autoreset_mode=mode, max_episode_steps=5))
     env.reset(seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from agents.actions import Bounds
 from agents.actor_critic import ActorCritic, continuation_weights, lambda_returns
 from agents.dreamer import STATE, Dreamer, DreamerConfig
 from agents.policies import RandomPolicy
-from corridor import ADVANCE, GOAL, ExactModel, StaleModel, play_corridor
+from corridor import ADVANCE, GOAL, ExactModel, StaleModel, agent_that_plays, play_corridor
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
+from worlds import random_model, small_config
 
 SETTINGS: dict[str, Any] = {
     "rows": 32,
@@ -86,7 +89,8 @@ def test_one_epoch_is_the_plain_policy_gradient(store: EpisodeStore, tmp_path: P
         weights = continuation_weights(continues)
     features = dreams.features[:, :-1]
     policy = agent.policy(features)
-    torch.testing.assert_close(policy.log_prob(dreams.actions), dreams.log_probs)
+    counts = weights > 0
+    torch.testing.assert_close(policy.log_prob(dreams.actions)[counts], dreams.log_probs[counts])
     advantages = returns - values[:, :-1]
     assert float(agent.return_scale) <= 1  # so that advantages keep their size
     gain = policy.log_prob(dreams.actions) * advantages + config.entropy * policy.entropy()
@@ -114,6 +118,7 @@ def test_further_epochs_stop_where_the_ratio_is_clipped(store: EpisodeStore, tmp
 def state_of(subject: Dreamer) -> dict[str, Tensor]:
     optimizer = subject.optimizer.state_dict()["state"]
     return {
+        "entropy weight": subject.entropy_weight,
         **subject.agent.state_dict(),
         **{f"{i}.{name}": torch.as_tensor(v) for i, entry in optimizer.items() for name, v in entry.items()},
         "generator": subject.noise_generator.get_state(),
@@ -122,11 +127,11 @@ def state_of(subject: Dreamer) -> dict[str, Tensor]:
 
 def test_stopped_and_continued_is_the_same_as_never_stopped(store: EpisodeStore, tmp_path: Path) -> None:
     """Bit for bit, whatever the state of the global random numbers."""
-    whole = dreamer(store, tmp_path / "whole")
+    whole = dreamer(store, tmp_path / "whole", target_spread=0.6)
     torch.manual_seed(1)
-    dreamer(store, tmp_path / "parts").train(3, progress=False)
+    dreamer(store, tmp_path / "parts", target_spread=0.6).train(3, progress=False)
     torch.manual_seed(2)
-    continued = dreamer(store, tmp_path / "parts")
+    continued = dreamer(store, tmp_path / "parts", target_spread=0.6)
     assert continued.step == 3
     whole_report, report = whole.train(6, progress=False), continued.train(6, progress=False)
     expected, actual = state_of(whole), state_of(continued)
@@ -166,7 +171,7 @@ def test_another_configuration_is_refused_by_name(store: EpisodeStore, tmp_path:
     assert dreamer(store, tmp_path, save_seconds=1.0).step == 1
 
     class Wider(ExactModel):
-        config = type("Config", (), {"features": GOAL + 2, "num_actions": 3})()
+        config = type("Config", (), {"features": GOAL + 2, "num_actions": 3, "action_size": 0})()
 
     with pytest.raises(InputError, match=r"features \(5 there, 6 here\), num_actions \(2 there, 3 here\)"):
         dreamer(store, tmp_path, Wider())
@@ -192,3 +197,129 @@ def test_contexts_have_all_lengths_and_half_begin_an_episode(store: EpisodeStore
         subject.dream()
     assert {length for length, _ in asked} == {1, 2, 3, 4}
     assert 15 < sum(start == "episode" for _, start in asked) < 45
+
+
+@pytest.mark.parametrize("target", [0.6, 0.9])
+def test_the_entropy_weight_keeps_the_wanted_share_of_actions_in_play(
+    store: EpisodeStore, tmp_path: Path, target: float
+) -> None:
+    """From a weight that is far too high or far too low; the fixed one misses both."""
+    start = {0.6: 0.3, 0.9: 0.02}[target]
+    subject = dreamer(store, tmp_path, target_spread=target, entropy=start, lr=1e-2, rows=16)
+    subject.train(80, progress=False)
+    subject.recent = subject.recent[-20:]
+    report = subject.train(100, progress=False)
+    assert report["spread"] == pytest.approx(target, abs=0.12)
+    assert (float(subject.entropy_weight) < start) == (target == 0.6)
+
+
+def test_a_fixed_entropy_weight_stays(store: EpisodeStore, tmp_path: Path) -> None:
+    subject = dreamer(store, tmp_path)
+    subject.train(2, progress=False)
+    assert float(subject.entropy_weight) == pytest.approx(SETTINGS["entropy"])
+
+
+def test_dreams_that_ended_are_not_followed(store: EpisodeStore, tmp_path: Path) -> None:
+    """What was dreamed before stays the same; the model is asked for fewer rows, and not at all when none goes on."""
+
+    class Counting(ExactModel):
+        asked: list[int]
+
+        def imagine(self, actions: Tensor, memory: Any, **options: Any) -> Any:
+            self.asked.append(len(actions))
+            return super().imagine(actions, memory, **options)
+
+    models = [Counting(beyond=7.0), Counting(beyond=7.0)]
+    dreams = []
+    for model, ended in zip(models, (0.0, 0.01), strict=True):
+        model.asked = []
+        subject = dreamer(store, tmp_path, model, ended=ended, horizon=30)
+        subject.agent = agent_that_plays((*ADVANCE, 0))
+        dreams.append(subject.dream())
+    assert models[0].asked == [32] * 30
+    assert models[1].asked == sorted(models[1].asked, reverse=True)
+    assert len(models[1].asked) <= GOAL
+    followed, cut = dreams
+    begun = continuation_weights(1 - followed.terminations) > 0
+    assert torch.equal(continuation_weights(1 - cut.terminations) > 0, begun)
+    for name in ("actions", "log_probs", "rewards", "terminations"):
+        kept, full = getattr(cut, name), getattr(followed, name)
+        torch.testing.assert_close(kept[begun], full[begun], msg=name)
+        assert not kept[~begun].any()
+    assert torch.equal(cut.features[:, 1:][begun], followed.features[:, 1:][begun])
+
+
+def test_learns_on_in_a_world_model_that_has_changed(store: EpisodeStore, tmp_path: Path) -> None:
+    """The first model's goal is worth nothing, so nothing is learned; then it is corrected."""
+
+    class Worthless(ExactModel):
+        def imagine(self, actions: Tensor, memory: Any, **options: Any) -> Any:
+            right = super().imagine(actions, memory, **options)
+            return replace(right, reward=torch.zeros_like(right.reward))
+
+    subject = dreamer(store, tmp_path, Worthless())
+    subject.train(5, progress=False)
+    assert float(right_action(subject.agent).min()) < 0.7
+    subject.use(ExactModel(), store)  # type: ignore[arg-type]
+    subject.train(95, progress=False)
+    assert subject.step == 95
+    assert float(right_action(subject.agent).min()) > 0.9
+
+
+def test_portions_with_a_reloaded_model_are_the_same_as_one_run(store: EpisodeStore, tmp_path: Path) -> None:
+    whole, parts = dreamer(store, tmp_path / "whole"), dreamer(store, tmp_path / "parts")
+    whole.train(4, progress=False)
+    for until in range(1, 5):
+        parts.use(ExactModel(), EpisodeStore(store.root))  # type: ignore[arg-type]
+        parts.train(until, progress=False)
+    for name, tensor in state_of(whole).items():
+        assert torch.equal(state_of(parts)[name], tensor), name
+
+
+def test_a_world_model_of_another_kind_is_refused(store: EpisodeStore, tmp_path: Path) -> None:
+    subject = dreamer(store, tmp_path)
+    with pytest.raises(InputError, match=r"reads 5 features and has 2 discrete actions .* the world model 12, 3 and 0"):
+        subject.use(random_model(small_config(), 0), store)
+    continuous = random_model(small_config(num_actions=0, action_size=2), 0)
+    with pytest.raises(InputError, match=r"bounds of 0 numbers .* actions have 2"):
+        Dreamer(continuous, store, DreamerConfig(), tmp_path / "other")
+    with pytest.raises(InputError, match=r"bounds of 1 numbers .* actions have 0"):
+        Dreamer(ExactModel(), store, DreamerConfig(), tmp_path, bounds=Bounds((0.0,), (1.0,)))  # type: ignore[arg-type]
+
+
+def test_a_model_that_was_trained_in_between_dreams_in_evaluation_mode(store: EpisodeStore, tmp_path: Path) -> None:
+    model = random_model(small_config(), 0)
+    subject = Dreamer(model, store, DreamerConfig(), tmp_path)
+    model.train()
+    subject.prepare()
+    assert not model.training
+
+
+def test_the_policy_is_a_copy_that_later_training_does_not_change(store: EpisodeStore, tmp_path: Path) -> None:
+    subject = dreamer(store, tmp_path)
+    subject.train(1, progress=False)
+    policy = subject.policy(greedy=True)
+    assert policy.greedy
+    before = nn.utils.parameters_to_vector(policy.agent.parameters()).clone()
+    assert torch.equal(before, nn.utils.parameters_to_vector(subject.agent.parameters()))
+    subject.train(2, progress=False)
+    assert torch.equal(before, nn.utils.parameters_to_vector(policy.agent.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": 0}, "rows=0"),
+        ({"horizon": 0}, "horizon=0"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"discount": 1.1}, r"discount=1\.1"),
+        ({"lam": -0.1}, r"lam=-0\.1"),
+        ({"entropy": -1.0}, r"entropy=-1\.0"),
+        ({"entropy": 0.0, "target_spread": 0.5}, r"entropy=0\.0"),
+        ({"target_spread": 1.0}, r"target_spread=1\.0"),
+        ({"ended": 1.0}, r"ended=1\.0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DreamerConfig(**changes)

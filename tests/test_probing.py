@@ -150,7 +150,7 @@ def test_readings_are_those_of_the_memory_after_the_frame() -> None:
         for name, expected in (("features", seen.features[:, -1]), ("state", torch.cat(states, 1))):
             torch.testing.assert_close(found[name].view(3, 2, -1)[:, read], expected.float(), rtol=1e-5, atol=1e-6)
         hidden: list[Any] = []
-        handle = model.readout.register_forward_pre_hook(lambda module, inputs, into=hidden: into.append(inputs[1]))
+        handle = model.backbone.register_forward_hook(lambda module, given, made, into=hidden: into.append(made.recall))
         model.observe(clips.frames[:, : time + 1], clips.actions[:, : time + 1])
         handle.remove()
         recall = torch.cat([each[:, -1].flatten(1) for each in hidden[0]], 1)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from agents import statistics
-from agents.statistics import Interval, bootstrap_interval, separated
+from agents.statistics import (
+    Correlation,
+    Interval,
+    bootstrap_interval,
+    iqm,
+    pearson,
+    separated,
+    spearman,
+    stratified_interval,
+)
 from worldmodel.errors import InputError
 
 
@@ -73,3 +82,77 @@ def test_interval_goes_through_json() -> None:
 def test_bad_input_is_named(values: list[float], options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         bootstrap_interval(values, **options)  # type: ignore[arg-type]
+
+
+def test_interquartile_mean_leaves_out_a_quarter_at_either_end() -> None:
+    assert iqm(np.array([100.0, 1, 0, 3, 2])) == 2.0  # floor(5 / 4) = 1 from each end
+    assert iqm(np.array([9.0, -9, 1, 2, 3, 4, 50, -50])) == 2.5  # 2 from each end
+    assert iqm(np.array([0.0, 1, 8])) == 3.0  # too few: their mean
+    assert iqm(np.array([[0.0, 1, 2, 30], [5, 5, 6, 9]])).tolist() == [1.5, 5.5]
+
+
+def test_stratified_intervals_are_known_by_hand() -> None:
+    # Two draws from {0, 1} beside two from {10, 10}. Sums of the first are 0, 1, 2 with probability 1/4, 1/2, 1/4, so
+    # means of all four are 5, 5.25, 5.5; their middle two are 0 and 10 or 1 and 10: 5 with probability 1/4, else 5.5.
+    strata = [[0.0, 1.0], [10.0, 10.0]]
+    assert stratified_interval(strata) == Interval(5.25, 5.0, 5.5, 4)
+    assert stratified_interval(strata, level=0.4) == Interval(5.25, 5.25, 5.25, 4)
+    assert stratified_interval(strata, iqm) == Interval(5.5, 5.0, 5.5, 4)
+    assert stratified_interval(strata, iqm, level=0.4) == Interval(5.5, 5.5, 5.5, 4)
+    # Drawn from one stratum, all four could be the same.
+    assert stratified_interval([[0.0, 1.0, 10.0, 10.0]]).high > 9
+
+
+def test_an_interval_over_one_stratum_is_the_plain_one() -> None:
+    values = np.random.default_rng(3).normal(size=20).tolist()
+    assert stratified_interval([values], seed=4) == bootstrap_interval(values, seed=4)
+    with pytest.raises(InputError, match="no lists"):
+        stratified_interval([])
+    with pytest.raises(InputError, match="play an episode"):
+        stratified_interval([[1.0], []])
+
+
+def test_correlations_are_known_by_hand() -> None:
+    x, y = [1.0, 2, 3, 4], [1.0, 3, 2, 4]
+    # r = 4 / 5; atanh(r) = 1.09861, and with four pairs Fisher's deviation is 1: 1.09861 -+ 1.95996.
+    straight, rising = pearson(x, y), spearman(x, y)
+    assert straight is not None
+    assert rising is not None
+    assert (straight.value, straight.count) == (pytest.approx(0.8), 4)
+    assert (straight.low, straight.high) == pytest.approx((-0.69700, 0.99560), abs=1e-4)
+    # Spearman's is wider by the root of 1 + 0.64 / 2: 1.09861 -+ 2.25184.
+    assert rising.value == pytest.approx(0.8)
+    assert (rising.low, rising.high) == pytest.approx((-0.81883, 0.99754), abs=1e-4)
+    assert spearman(x, [1.0, 100, 2, 1000]) == rising
+    assert pearson(x, [-value for value in y]) == Correlation(
+        pytest.approx(-0.8), pytest.approx(-straight.high), pytest.approx(-straight.low), 4
+    )
+
+
+def test_equal_values_share_their_rank() -> None:
+    # Ranks 1.5, 1.5, 3 and 1, 2, 3: deviations -0.5, -0.5, 1 and -1, 0, 1, so 1.5 / sqrt(1.5 * 2).
+    found = spearman([7.0, 7.0, 9.0], [0.0, 1.0, 5.0])
+    assert found == Correlation(pytest.approx(3**0.5 / 2), -1.0, 1.0, 3)
+
+
+def test_a_correlation_needs_three_pairs_that_differ() -> None:
+    for correlation in (pearson, spearman):
+        assert correlation([], []) is None
+        assert correlation([1.0, 2], [1.0, 2]) is None
+        assert correlation([1.0, 1, 1], [1.0, 2, 3]) is None
+        assert correlation([1.0, 2, 3, 4], [2.0, 4, 6, 8]) == Correlation(
+            pytest.approx(1.0), pytest.approx(1.0), pytest.approx(1.0), 4
+        )
+        with pytest.raises(InputError, match="got 2 and 1 values"):
+            correlation([1.0, 2], [1.0])
+
+
+def test_fishers_interval_covers_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(5)
+    covered = 0
+    for _ in range(400):
+        x = generator.normal(size=12)
+        found = pearson(x.tolist(), (0.6 * x + 0.8 * generator.normal(size=12)).tolist())
+        assert found is not None
+        covered += found.low <= 0.6 <= found.high
+    assert 0.92 <= covered / 400 <= 0.98

@@ -130,7 +130,7 @@ class Cells:
 
 
 def dreamer(out: Path, source: Any, model: ExactModel, **changes: Any) -> Dreamer:
-    settings = {"rows": 2, "horizon": 6, "context": 1, "discount": 0.5, "epochs": 1} | changes
+    settings = {"rows": 2, "horizon": 6, "context": 1, "discount": 0.5, "epochs": 1, "ended": 0.0} | changes
     return Dreamer(model, source, DreamerConfig(**settings), out)  # type: ignore[arg-type]
 
 

@@ -160,13 +160,58 @@ def test_actions_come_as_often_as_the_actor_says(model: WorldModel) -> None:
     agent = random_agent(model)
     with torch.no_grad():
         agent.actor[-1].weight.zero_()
-        agent.actor[-1].bias.copy_(torch.tensor([0.2, 0.3, 0.5]).log())
+        agent.actor[-1].bias.copy_((torch.tensor([0.2, 0.3, 0.5]) - 0.01 / 3).log())  # less the even share
     policy = WorldModelPolicy(model, agent)
     rows = 2000
     policy.reset(np.arange(rows), np.arange(rows))
     frames = random_frames(model.config, 1, source=generator(0)).numpy().repeat(rows, 0)
     share = np.bincount(policy.act(frames, {}), minlength=3) / rows
     np.testing.assert_allclose(share, [0.2, 0.3, 0.5], atol=0.04)
+
+
+@pytest.fixture(scope="module")
+def continuous() -> WorldModel:
+    return random_model(small_config(num_actions=0, action_size=2), 0).float()
+
+
+def continuous_agent(model: WorldModel) -> ActorCritic:
+    torch.manual_seed(0)
+    agent = ActorCritic(ActorCriticConfig(model.config.features, 0, hidden=16, low=(-1.0, 2.0), high=(1.0, 3.0)))
+    torch.nn.init.normal_(agent.actor[-1].weight, std=0.3)
+    return agent
+
+
+def test_continuous_rows_do_not_feel_each_other_and_stay_in_their_bounds(continuous: WorldModel) -> None:
+    frames = random_frames(continuous.config, 9, 3, source=generator(5)).numpy()
+    together = drive(WorldModelPolicy(continuous, continuous_agent(continuous)), frames, [7, 8, 9], {1: 4})
+    assert together.shape == (9, 3, 2)
+    assert together.dtype == np.float32
+    assert (together >= [-1, 2]).all()
+    assert (together <= [1, 3]).all()
+    assert len(np.unique(together)) == together.size
+    for row in range(3):
+        policy = WorldModelPolicy(continuous, continuous_agent(continuous))
+        alone = drive(policy, frames[:, row : row + 1], [7 + row], {0: 4} if row == 1 else {})
+        np.testing.assert_allclose(alone[:, 0], together[:, row], atol=1e-5)
+
+
+def test_what_continuous_actions_led_to_is_observed_with_them(continuous: WorldModel) -> None:
+    frames = random_frames(continuous.config, 6, 1, source=generator(6)).numpy()
+    policy = Watched(continuous, continuous_agent(continuous))
+    actions = torch.from_numpy(drive(policy, frames, [1], {}))
+    led = torch.cat([torch.full((1, 2), torch.nan), actions[:-1, 0]])
+    with torch.no_grad():
+        whole, _ = continuous.observe(torch.from_numpy(frames[None, :, 0]), led[None])
+    torch.testing.assert_close(torch.stack(policy.seen, 1)[0], whole.features[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_only_greedy_play_does_without_chance(continuous: WorldModel, greedy: bool) -> None:
+    frames = random_frames(continuous.config, 4, 2, source=generator(5)).numpy()
+    frames[:, 1] = frames[:, 0]
+    policy = WorldModelPolicy(continuous, continuous_agent(continuous), greedy=greedy)
+    actions = drive(policy, frames, [1, 2], {})
+    assert (np.abs(actions[:, 0] - actions[:, 1]).max() < 1e-5) == greedy
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +236,11 @@ def test_a_policy_that_cannot_be_used_is_refused(store: EpisodeStore, tmp_path: 
     with pytest.raises(InputError, match=r"missing\.pt does not exist: train a policy"):
         load_agent(tmp_path / "missing.pt", model)
     Dreamer(ExactModel(), store, DreamerConfig(rows=2, horizon=1), tmp_path).save()  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"reads 5 features and knows 2 actions, the world model has 12 and 3"):
+    with pytest.raises(InputError, match=r"reads 5 features and 2 actions, the world model has 12 features and 3 act"):
         load_agent(tmp_path / STATE, model)
+    continuous = random_model(small_config(num_actions=0, action_size=2), 0)
+    with pytest.raises(InputError, match=r"2 actions, the world model has 12 features and actions of 2 numbers"):
+        load_agent(tmp_path / STATE, continuous)
     cut = tmp_path / "cut.pt"
     cut.write_bytes((tmp_path / STATE).read_bytes()[:1000])
     with pytest.raises(InputError, match=r"cut\.pt cannot be read"):

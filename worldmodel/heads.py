@@ -75,10 +75,18 @@ class Readout(nn.Module):
 
         `measure` (...) bool marks the frames whose figures `standardise` is to note, while training.
         """
-        parts = [self.squeeze(tokens), *(read(r) for read, r in zip(self.recalls, recall, strict=True))]
-        inputs = torch.cat([part.flatten(-2) for part in parts], -1)
+        inputs = self.inputs(tokens, recall)
         if measure is not None:
             self.standardise.measure(inputs.detach()[measure])
+        return self.features(inputs)
+
+    def inputs(self, tokens: Tensor, recall: Sequence[Tensor]) -> Tensor:
+        """Everything that the features are mixed from, side by side, (..., I)."""
+        parts = [self.squeeze(tokens), *(read(r) for read, r in zip(self.recalls, recall, strict=True))]
+        return torch.cat([part.flatten(-2) for part in parts], -1)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Inputs (..., I) -> (..., F)."""
         mixed: Tensor = self.mix(self.standardise(inputs))
         return mixed
 

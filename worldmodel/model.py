@@ -44,11 +44,15 @@ class Counts:
 
 @dataclass(frozen=True)
 class Features:
-    """What committed frames tell: features (B, T, F), reward (B, T) and termination probability (B, T) of each."""
+    """What committed frames tell: features (B, T, F), reward (B, T) and termination probability (B, T) of each.
+
+    `inputs` (B, T, I) is what the features are mixed from.
+    """
 
     features: Tensor
     reward: Tensor
     termination: Tensor
+    inputs: Tensor
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,11 @@ class WorldModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.backbone.position.device
+
+    @property
+    def heads(self) -> tuple[nn.Module, ...]:
+        """What reads rewards and ends from the layers: the last part of the read-out, and the two heads."""
+        return (self.readout.standardise, self.readout.mix, self.reward_head, self.termination_head)
 
     def empty(self, rows: int) -> Memory:
         """Memory of `rows` dreams that have seen nothing."""
@@ -213,11 +222,7 @@ class WorldModel(nn.Module):
         self.backbone.condition.check(actions, pose, config.chunk)
         lead = (len(actions), config.chunk)
         x = normal((*lead, config.tokens, config.latent_channels), generator, self.backbone.position, active)
-        for level, target in itertools.pairwise(euler_levels(steps, config.target)):
-            at = x.new_full(lead, level)
-            hidden = self.backbone(x, at, actions, memory, pose=pose, advance=False)
-            x = euler_step(x, clean_from(self.denoise(hidden.tokens), x, at, config.target), level, target)
-        frames = self.decode(x)
+        frames = self.denoised(x, actions, memory, steps=steps, pose=pose)
         seen, after = self._commit(self.encode(frames), x.new_full(lead, stabilise), actions, memory, pose)
         if active is not None:
             after = after.where(active, memory)
@@ -225,14 +230,29 @@ class WorldModel(nn.Module):
             return Imagined(frames, seen.reward, seen.termination, seen.features, after)
         return Imagined(frames[:, 0], seen.reward[:, 0], seen.termination[:, 0], seen.features[:, 0], after)
 
+    def denoised(
+        self, noise: Tensor, actions: Tensor, memory: Memory, *, steps: int, pose: Tensor | None = None
+    ) -> Tensor:
+        """The frames (B, c, h, w, 3) that `steps` Euler steps make of `noise` (B, c, S, C); memory stays as it is.
+
+        Actions (B, c) or (B, c, A) and pose (B, c, P) are those of the frames.
+        """
+        x, target = noise, self.config.target
+        for level, lower in itertools.pairwise(euler_levels(steps, target)):
+            at = x.new_full(x.shape[:2], level)
+            hidden = self.backbone(x, at, actions, memory, pose=pose, advance=False)
+            x = euler_step(x, clean_from(self.denoise(hidden.tokens), x, at, target), level, lower)
+        return self.decode(x)
+
     def _commit(
         self, latents: Tensor, level: Tensor, actions: Tensor, memory: Memory, pose: Tensor | None
     ) -> tuple[Features, Memory]:
         hidden = self.backbone(latents, level, actions, memory, pose=pose)
-        features = self.readout(hidden.tokens, hidden.recall)
+        inputs = self.readout.inputs(hidden.tokens, hidden.recall)
+        features = self.readout.features(inputs)
         logits = self.reward_head(features)[..., : self.twohot.count]
         termination = torch.sigmoid(self.termination_head(features)[..., 0])
-        return Features(features, self.twohot.mean(logits), termination), hidden.memory
+        return Features(features, self.twohot.mean(logits), termination, inputs), hidden.memory
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -79,20 +80,31 @@ class Sampler:
         pose: Tensor | None = None,
     ) -> Imagined:
         """`WorldModel.imagine` with these settings; the model is left as it was found."""
+        with self.applied():
+            return self.model.imagine(
+                actions,
+                memory,
+                steps=self.sampling.steps,
+                generator=generator,
+                active=active,
+                pose=pose,
+                stabilise=self.sampling.stabilise,
+            )
+
+    def denoised(self, noise: Tensor, actions: Tensor, memory: Memory, *, pose: Tensor | None = None) -> Tensor:
+        """`WorldModel.denoised` with these settings, likewise."""
+        with self.applied():
+            return self.model.denoised(noise, actions, memory, steps=self.sampling.steps, pose=pose)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model computes with the window and the precision of these settings."""
         found = self.model.backbone.runtime
         self.model.backbone.use(self.runtime)
         half = self.sampling.precision == "bfloat16"
         try:
             with torch.autocast(self.model.device.type, torch.bfloat16, enabled=half):
-                return self.model.imagine(
-                    actions,
-                    memory,
-                    steps=self.sampling.steps,
-                    generator=generator,
-                    active=active,
-                    pose=pose,
-                    stabilise=self.sampling.stabilise,
-                )
+                yield
         finally:
             self.model.backbone.use(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -16,6 +17,10 @@ from worldmodel.errors import InputError
 
 AHEAD = 2
 """Steps that each worker keeps ready: what the queue holds is bounded, whatever the size of the store."""
+
+
+_FORK = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+"""Named, since libraries such as TorchRL change the default for everybody who imports them; workers touch no GPU."""
 
 
 class ClipSource(Protocol):
@@ -80,6 +85,7 @@ class ClipLoader:
             prefetch_factor=AHEAD,
             pin_memory=self.pin,
             worker_init_fn=_leave_interrupts,
+            multiprocessing_context=_FORK,
             generator=torch.Generator(),  # or it would draw from the global one
         )
 

@@ -161,7 +161,7 @@ class EpisodeStore:
         frames = self._lengths[rows]
         half = length // 2
         starts = np.clip(generator.integers(-half, frames - length + half, endpoint=True), 0, frames - 2)
-        return self._gather(rows, starts, length)
+        return self.gather(rows, starts, length)
 
     def sample_contexts(
         self, batch: int, length: int, generator: np.random.Generator, *, start: Literal["any", "episode"] = "any"
@@ -181,13 +181,14 @@ class EpisodeStore:
             )
         if start == "episode":
             rows = generator.choice(np.flatnonzero(windows), size=batch)
-            return self._gather(rows, np.zeros(batch, np.int64), length)
+            return self.gather(rows, np.zeros(batch, np.int64), length)
         ends = np.cumsum(windows)
         draws = generator.integers(ends[-1], size=batch)
         rows = np.searchsorted(ends, draws, side="right")
-        return self._gather(rows, draws - (ends - windows)[rows], length)
+        return self.gather(rows, draws - (ends - windows)[rows], length)
 
-    def _gather(self, rows: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> Clips:
+    def gather(self, rows: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> Clips:
+        """The windows of `length` frames that begin at frame `starts` (B,) of the episodes at index `rows` (B,)."""
         batch = len(rows)
         frames = np.zeros((batch, length, *self.image_shape, 3), np.uint8)
         size = self.action_size

@@ -55,4 +55,4 @@ def draw_windows(
 
 def read_windows(store: EpisodeStore, windows: Windows) -> Clips:
     """The clips of these windows, with poses where the store has them."""
-    return store._gather(*windows)
+    return store.gather(*windows)

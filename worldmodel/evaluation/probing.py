@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from worldmodel.backbone import Hidden
 from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.evaluation.clips import IntArray, Windows, draw_windows, read_windows
@@ -178,13 +179,13 @@ def states(memory: Memory) -> list[Tensor]:
 
 @contextmanager
 def recalled(model: WorldModel) -> Iterator[list[Sequence[Tensor]]]:
-    """Gather what the scans recall while the model observes inside: one entry per call of its read-out."""
+    """Gather what the scans recall while the model observes inside: one entry per call of its layers."""
     gathered: list[Sequence[Tensor]] = []
 
-    def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        gathered.append(inputs[1])
+    def note(module: torch.nn.Module, inputs: tuple[Any, ...], hidden: Hidden) -> None:
+        gathered.append(hidden.recall)
 
-    handle = model.readout.register_forward_pre_hook(note)
+    handle = model.backbone.register_forward_hook(note)
     try:
         yield gathered
     finally:

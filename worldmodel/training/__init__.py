@@ -3,6 +3,7 @@
 from worldmodel.episodes.loader import ClipSource
 from worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
 from worldmodel.training.curriculum import Curriculum
+from worldmodel.training.heads import HeadsConfig, fit_heads
 from worldmodel.training.optimizers import make_optimizers, rate
 from worldmodel.training.processes import Processes, processes
 from worldmodel.training.trainer import STATE, Trainer
@@ -12,10 +13,12 @@ __all__ = [
     "STATE",
     "ClipSource",
     "Curriculum",
+    "HeadsConfig",
     "Processes",
     "Trainer",
     "TrainingConfig",
     "check_same",
+    "fit_heads",
     "make_optimizers",
     "processes",
     "rate",

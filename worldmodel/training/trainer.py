@@ -17,12 +17,13 @@ from torch.utils.tensorboard import SummaryWriter
 from worldmodel.checkpoint import read_state, replace, save_checkpoint
 from worldmodel.diffusion import Draw
 from worldmodel.drawing import row_generators
-from worldmodel.episodes import Clips
+from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
 from worldmodel.errors import InputError
 from worldmodel.model import Counts, Losses, WorldModel
-from worldmodel.stepping import run_steps
+from worldmodel.stepping import deferred_interrupts, run_steps
 from worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
+from worldmodel.training.heads import HeadsConfig, fit_heads
 from worldmodel.training.optimizers import make_optimizers, rate
 from worldmodel.training.processes import processes
 
@@ -71,6 +72,7 @@ class Trainer:
             compile_layers(model)
         self.optimizers = make_optimizers(model, config)
         self.step, self.whole, self.progress = 0, True, False
+        self.fitted: dict[str, float] = {}  # when the heads were fitted last, and how well
         self.recent: list[dict[str, Tensor]] = []
         clips = StepClips(source, config.seed, self.rows, config.stages.length)
         self.loader = ClipLoader(clips, config.workers, pin=model.device.type == "cuda")
@@ -102,6 +104,24 @@ class Trainer:
             )
         finally:
             self.loader.close()
+
+    def fit_heads(self, store: EpisodeStore, config: HeadsConfig) -> dict[str, float]:
+        """Fit the heads to all of `store` (`training.heads`), save, and return their losses; once at any step."""
+        if config.steps and self.fitted.get("heads_step") != self.step:
+            figures: dict[str, float] = {}
+            if self.processes.main:
+                seed = (self.config.seed << 32) + self.step
+                with deferred_interrupts() as interrupt:
+                    figures = fit_heads(
+                        self.average, store, config, seed=seed, progress=self.progress, between=interrupt
+                    )
+            self.processes.same(self.average)
+            for ours, best in zip(self.model.heads, self.average.heads, strict=True):
+                ours.load_state_dict(best.state_dict())
+            self.fitted = {**figures, "heads_step": float(self.step)}
+            self.save()
+            self.processes.wait()
+        return dict(self.fitted)
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimiser step; returns losses and the gradient norm as scalar tensors."""
@@ -190,6 +210,7 @@ class Trainer:
         save_checkpoint(self.out, self.average, world=self.world, step=self.step)
         state = {
             "step": self.step,
+            "fitted": self.fitted,
             "recent": self.recent,
             "config": asdict(self.config),
             "model_config": self.model.config.to_dict(),
@@ -205,7 +226,7 @@ class Trainer:
         state = read_state(path, self.model.device)
         check_same(path, state["model_config"], self.model.config.to_dict())
         check_same(path, state["config"], asdict(self.config), but=MAY_CHANGE)
-        self.step, self.recent = state["step"], state["recent"]
+        self.step, self.fitted, self.recent = state["step"], state["fitted"], state["recent"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
+
+from agents.adapters.needs import layers
+from worldmodel.errors import InputError
 
 
 class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
@@ -20,12 +23,15 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
         self._actions: Any = None
 
     def reset(self) -> Any:
-        """Observations of new episodes in all rows; seeds come from `seed()`."""
+        """Observations of new episodes in all rows; seeds come from `seed()`, options from `set_options()`."""
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
-        observations, _ = self.envs.reset(seed=seeds)  # type: ignore[arg-type]
+        options = self._options[0]
+        if any(other != options for other in self._options):
+            raise InputError("rows of one batched environment share their options: give set_options one dictionary")
+        observations, info = self.envs.reset(seed=seeds, options=options or None)  # type: ignore[arg-type]
         self._reset_seeds()
         self._reset_options()
-        self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        self.reset_infos: list[dict[str, Any]] = [_of_row(info, row) for row in range(self.num_envs)]
         return observations
 
     def step_async(self, actions: Any) -> None:
@@ -33,14 +39,18 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
         self._actions = actions
 
     def step_wait(self) -> tuple[Any, Any, Any, list[dict[str, Any]]]:
-        """Observations, float32 rewards, dones and one info per row."""
+        """Observations, float32 rewards, dones and one info per row, with numbers in it where an episode ended."""
         observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
+        dones = terminated | truncated
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
-        for row in np.flatnonzero(terminated | truncated).tolist():
+        for row in np.flatnonzero(dones).tolist():
+            # What stands beside `final_info` was said of the episode that has just begun.
+            self.reset_infos[row] = _of_row(info, row)
+            infos[row].update(_of_row(info["final_info"], row))
             infos[row]["terminal_observation"] = info["final_obs"][row]
             infos[row]["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
         # Stable-Baselines3 adds bootstrapped values to the rewards in place.
-        return observations, np.array(rewards, np.float32), terminated | truncated, infos
+        return observations, np.array(rewards, np.float32), dones, infos
 
     def close(self) -> None:
         """Close the environments."""
@@ -57,13 +67,35 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set an attribute of the environments, which is that of all rows."""
+        self._all_rows(indices, f"set {attr_name}")
         setattr(self.envs.unwrapped, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         """Call a method of the environments once; every row gets the answer."""
+        self._all_rows(indices, f"call {method_name}()")
         answer = getattr(self.envs.unwrapped, method_name)(*args, **kwargs)
-        return [answer for _ in self._get_indices(indices)]
+        return [answer] * self.num_envs
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """No row has wrappers of its own."""
-        return [False for _ in self._get_indices(indices)]
+        """Whether all rows together are wrapped; no row has wrappers of its own."""
+        found = any(isinstance(layer, wrapper_class) for layer in layers(self.envs))
+        return [found for _ in self._get_indices(indices)]
+
+    def _all_rows(self, indices: Any, wish: str) -> None:
+        rows = set(self._get_indices(indices))
+        if rows != set(range(self.num_envs)):
+            raise InputError(
+                f"cannot {wish} in rows {sorted(rows)} alone: all {self.num_envs} rows are one batched environment"
+            )
+
+
+def _of_row(info: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """The entries of a vector environment's info that row `row` has, without those of the episode before."""
+    kept = [key for key in info if key not in ("final_obs", "final_info") and f"_{key}" in info]
+    return {key: _entry(info[key], row) for key in kept if info[f"_{key}"][row]}
+
+
+def _entry(values: Any, row: int) -> Any:
+    if not isinstance(values, Mapping):
+        return values[row]
+    return {key: _entry(part, row) for key, part in values.items() if not key.startswith("_")}

@@ -1,0 +1,43 @@
+"""Environments as RLlib makes them; `agents.adapters` is the way in. RLlib itself is not needed to write this down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers.vector import TransformObservation
+from numpy.typing import NDArray
+
+from agents.adapters.needs import check
+from worldmodel.errors import InputError
+
+
+def creator(make: Callable[[int], VectorEnv[Any, Any, Any]]) -> Callable[..., VectorEnv[Any, Any, Any]]:
+    """`make(num_envs)`, checked, for the configuration that RLlib hands over; see `agents.adapters.for_rllib`."""
+
+    def create(config: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
+        if "num_envs" not in config:
+            raise InputError("RLlib asks for a single environment: set gym_env_vectorize_mode='vector_entry_point'")
+        envs = make(int(config["num_envs"]))
+        check(envs, "RLlib", AutoresetMode.NEXT_STEP, "numpy")
+        return floats(envs)
+
+    return create
+
+
+def floats(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
+    """The environments with frames as float32 from 0 to 1, which RLlib's convolutions want; features as they are."""
+    space = envs.single_observation_space
+    if not isinstance(space, spaces.Box):
+        raise InputError(f"RLlib's networks want one array, these environments observe {space}: set observation=")
+    if space.dtype != np.uint8:
+        return envs
+    unit = spaces.Box(0.0, 1.0, space.shape, np.float32)
+    return TransformObservation(envs, _unit, single_observation_space=unit)
+
+
+def _unit(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return frames.astype(np.float32) / np.float32(255)

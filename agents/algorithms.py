@@ -1,0 +1,175 @@
+"""What can learn to act, by name: in dreams of a world model, or in the real environment as the model-free anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
+
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch.utils.tensorboard import SummaryWriter
+
+from agents.cloning import Cloner, CloningConfig
+from agents.dreamer import STATE as DREAMER_STATE
+from agents.dreamer import Dreamer, DreamerConfig
+from agents.planning import Planner
+from agents.ppo import PPO, PPOConfig
+from agents.ppo import STATE as PPO_STATE
+from agents.recurrent import RecurrentPolicy, load_net
+from agents.sb3_config import Name, SB3Config
+from agents.world_model_policy import WorldModelPolicy, load_agent
+from envs.dream import DreamVectorEnv
+from envs.factory import make_vec
+from envs.policy import Policy
+from worldmodel.checkpoint import Checkpoint
+from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError, require
+
+if TYPE_CHECKING:
+    from agents.settings import LoopSettings
+
+Algo = Literal["dreamer", "ppo", "plan", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn"]
+Place = Literal["dream", "real"]
+IN_ENVIRONMENTS: tuple[Algo, ...] = ("ppo", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn")
+"""Those that take any environment; the others need the world model itself."""
+
+
+class Algorithm(Protocol):
+    """Learns to act. Made anew for every stage of a run; it continues from what it has written."""
+
+    writer: SummaryWriter | None
+    """Where curves go."""
+
+    @property
+    def logged(self) -> int:
+        """The step, as its curves count, that it stands at."""
+        ...
+
+    def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
+        """Train up to `until`, counted as the algorithm counts, and save; returns means of its figures."""
+        ...
+
+    def policy(self) -> Policy:
+        """What has been learned, playing the real environment."""
+        ...
+
+
+def check_algorithm(settings: LoopSettings) -> None:
+    """Raise an InputError for an algorithm that is not known, or cannot learn where it is to."""
+    s = settings
+    if s.algo not in get_args(Algo):
+        raise InputError(f"--algo {s.algo}: choose one of {', '.join(get_args(Algo))}")
+    if s.place not in get_args(Place):
+        raise InputError(f"--in {s.place}: choose dream or real")
+    if s.place == "real" and s.algo not in IN_ENVIRONMENTS:
+        raise InputError(f"--algo {s.algo} needs a world model to learn in: leave out --in real, or choose --algo ppo")
+    if s.place == "real" and s.world_model is not None:
+        raise InputError("--in real learns without a world model: leave out --world-model")
+    if s.clone and s.algo != "dreamer":
+        raise InputError(f"--clone starts the policy of --algo dreamer, {s.algo} has another one: leave it out")
+    if s.algo.startswith("sb3"):
+        require("stable_baselines3", "sb3", f"--algo {s.algo}")
+    if s.algo == "sb3-recurrent-ppo":
+        require("sb3_contrib", "sb3", f"--algo {s.algo}")
+
+
+@contextmanager
+def algorithm(
+    settings: LoopSettings,
+    out: Path,
+    *,
+    checkpoint: Checkpoint | None,
+    contexts: EpisodeStore | None,
+    progress: bool = True,
+) -> Iterator[Algorithm]:
+    """The algorithm that `settings` name, with its state in `out`; what it learns in is closed afterwards.
+
+    It learns in dreams of `checkpoint` that begin in `contexts`; without a checkpoint in the real environment. The
+    policy that it gives can be used when it is gone.
+    """
+    s = settings
+    if checkpoint is not None and s.algo in ("dreamer", "plan"):
+        assert contexts is not None
+        yield _in_the_model(s, out, checkpoint, contexts, progress)
+        return
+    envs = _environments(s, checkpoint, contexts)
+    try:
+        device = "cpu" if checkpoint is None else str(checkpoint.model.device)
+        yield _in_environments(s, out, envs, device)
+    finally:
+        envs.close()
+
+
+def learned(
+    settings: LoopSettings, out: Path, *, checkpoint: Checkpoint | None, contexts: EpisodeStore | None
+) -> Policy:
+    """The policy whose state is in `out`, to play the real environment: nothing that only learning needs is made."""
+    if checkpoint is not None and settings.algo == "dreamer":
+        return WorldModelPolicy(checkpoint.model, load_agent(out / DREAMER_STATE, checkpoint.model))
+    if settings.algo == "ppo":
+        return RecurrentPolicy(load_net(out / PPO_STATE, "cpu" if checkpoint is None else checkpoint.model.device))
+    with algorithm(settings, out, checkpoint=checkpoint, contexts=contexts, progress=False) as found:
+        return found.policy()
+
+
+def _in_the_model(
+    s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore, progress: bool
+) -> Algorithm:
+    model = checkpoint.model
+    if s.algo == "plan":
+        return Planner(model, s.planning)
+    dreamer = Dreamer(model, contexts, DreamerConfig(**{**asdict(s.dreamer), "seed": s.seed}), out)
+    if s.clone and dreamer.step == 0:
+        dreamer.agent.load_state_dict(clone(s, out, checkpoint, contexts, progress).agent.state_dict())
+    return dreamer
+
+
+def clone(settings: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore, progress: bool) -> Cloner:
+    """A policy that does what was recorded, trained to its end."""
+    s = settings
+    cloner = Cloner(checkpoint.model, contexts, CloningConfig(**{**asdict(s.cloning), "seed": s.seed}), out)
+    cloner.train(s.cloning.steps, progress=progress)
+    return cloner
+
+
+def until(settings: LoopSettings, round_: int, frames: int) -> int:
+    """How far the algorithm has trained when round `round_` has ended, as it counts; `frames` are recorded by then."""
+    s = settings
+    if s.algo == "dreamer":
+        if s.dream_ratio is not None:
+            return int(frames * s.dream_ratio / (s.dreamer.rows * s.dreamer.horizon))
+        return (round_ + 1) * s.dreams
+    if s.algo == "ppo":
+        return -(-(round_ + 1) * s.env_steps // (s.ppo.rows * s.ppo.steps))
+    return (round_ + 1) * s.env_steps
+
+
+def _in_environments(s: LoopSettings, out: Path, envs: VectorEnv[Any, Any, Any], device: str) -> Algorithm:
+    if s.algo == "ppo":
+        return PPO(envs, PPOConfig(**{**asdict(s.ppo), "seed": s.seed}), out, device=device)
+    from agents.sb3 import StableBaselines
+
+    name = cast("Name", s.algo)
+    return StableBaselines(name, envs, SB3Config(**{**asdict(s.sb3), "seed": s.seed}), out, device=device)
+
+
+def _environments(
+    s: LoopSettings, checkpoint: Checkpoint | None, contexts: EpisodeStore | None
+) -> VectorEnv[Any, Any, Any]:
+    rows, mode = (s.ppo.rows, AutoresetMode.DISABLED) if s.algo == "ppo" else (s.sb3.rows, AutoresetMode.SAME_STEP)
+    if checkpoint is None:
+        return make_vec(s.env_config, rows, processes=s.processes, autoreset_mode=mode)
+    assert contexts is not None
+    return DreamVectorEnv(
+        rows,
+        checkpoint=checkpoint,
+        contexts=contexts.root,
+        context_length=s.dream_context,
+        max_episode_steps=s.dream_steps,
+        steps=s.dreamer.steps,
+        autoreset_mode=mode,
+        context_info=s.algo == "ppo",
+        device=str(checkpoint.model.device),
+    )

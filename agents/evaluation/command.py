@@ -1,0 +1,272 @@
+"""The command: runs and named policies in; real episodes, their figures, videos and comparisons out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from agents.evaluation.anchors import Anchor, has_success, measured, merged, published
+from agents.evaluation.curves import Method, Metric, compared
+from agents.evaluation.judging import Contestant, How, Result, judge, named_policy
+from agents.evaluation.plots import plot_comparison, plot_gap
+from agents.evaluation.report import markdown, versions
+from agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, open_run
+from agents.evaluation.scores import Score, correlation, score
+from agents.loop import EVALUATION_SEEDS
+from agents.report.page import plain
+from agents.run import write_json
+from envs.factory import EnvConfig
+from worldmodel.checkpoint import replace as write_atomically
+from worldmodel.errors import InputError, require
+from worldmodel.evaluation.command import device_of
+
+RESULTS, REPORT, CURVES, GAP = "results.json", "report.md", "curves", "imagined"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Judge what runs have learned, and policies beside it, on the same real episodes; compare how methods learned."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders of runs (train_agent.py --out). Runs that differ in their seed alone are one method; NAME=RUN,RUN names
+    a method and its runs."""
+    out: Path = Path("evaluation")
+    """Folder for results.json, report.md, plots, and a folder for each policy with its episodes and videos."""
+    policies: tuple[str, ...] = ()
+    """Policies that learn nothing, played beside: random, scripted, oracle. Random and oracle are anchors as well."""
+    compare: tuple[str, ...] = ()
+    """NAME=RUN,RUN,... for each method: plots what the evaluations during training were, over real steps and
+    wall-clock, with bands over the runs. Nothing is played for this."""
+    metric: Metric = "success"
+    """What is compared."""
+    threshold: float = 0.9
+    """Level of the metric for which steps and time are counted."""
+    env: str | None = None
+    """Gymnasium id of the environment to play; None takes that of the runs."""
+    size: int | None = None
+    """Side of the frames in pixels; None takes that of the runs."""
+    actions: tuple[int, ...] | None = None
+    """Which of the environment's discrete actions to use; None takes those of the runs."""
+    max_episode_steps: int | None = None
+    """Truncate episodes after so many steps; None takes the runs' limit."""
+    episodes: int = 100
+    """Real episodes for each policy, on the seeds from --seed on, the same for all."""
+    seed: int = EVALUATION_SEEDS
+    """First seed. Runs record on smaller ones."""
+    imagined: int | None = None
+    """Dreams for the imagined return of a policy; None takes as many as real episodes, 0 none."""
+    num_envs: int = 2
+    """Environments played at once. Figures do not depend on it, but for what rounding makes of a learned policy."""
+    processes: bool = True
+    """Play each of them in a process of its own: for slow ones."""
+    videos: bool = True
+    """Write videos of each policy's best, median and worst episode."""
+    device: str = "auto"
+    """Where policies and dreams are computed: cpu, cuda, or auto for CUDA where there is one."""
+    progress: bool = True
+    """Show progress bars."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The contestants that make up one method."""
+
+    name: str
+    contestants: tuple[Contestant, ...]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A method as it was named: NAME=RUN,RUN."""
+
+    name: str
+    folders: tuple[Path, ...]
+
+
+def evaluate(options: Options) -> dict[str, Any]:
+    """Do everything that is asked for and write it to `options.out`; returns what results.json holds.
+
+    Everything that can be wrong is found before anything is played.
+    """
+    for name in ("episodes", "num_envs"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: give at least 1")
+    for name in ("seed", "imagined"):
+        if (getattr(options, name) or 0) < 0:
+            raise InputError(f"--{name} {getattr(options, name)}: give 0 or more")
+    if options.out.exists() and not options.out.is_dir():
+        raise InputError(f"--out {options.out} is a file: name a folder")
+    require("matplotlib", "video", "plots")
+    if options.videos:
+        require("av", "video", "mp4 videos (--no-videos writes none)")
+    methods = [Method(each.name, tuple(map(evaluations_of, each.folders))) for each in named(options.compare)]
+    groups = groups_of(options)
+    if not groups and not methods:
+        raise InputError("name at least one run, --policies with --env, or methods to --compare")
+    how = how_of(options)
+    for contestant in (each for group in groups for each in group.contestants):
+        contestant.learned(how.device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = {group.name: [judge(each, how, options.out) for each in group.contestants] for group in groups}
+    found: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "agents.evaluation", *sys.argv[1:]]),
+        "options": {**asdict(options), "out": str(options.out)},
+        "versions": versions(),
+    }
+    scores: list[Score] = []
+    anchors: tuple[Anchor, ...] = ()
+    if groups:
+        config = groups[0].contestants[0].config
+        anchors = anchors_of(config, results)
+        scores = [score(name, each, anchors, success=has_success(config)) for name, each in results.items()]
+        found["env"] = replace(config, extra_obs=False).to_dict()
+        found["anchors"] = [anchor.to_dict() for anchor in anchors]
+        found["methods"] = {each.name: each.to_dict() for each in scores}
+        pairs = {name: points for name, each in results.items() if (points := pairs_of(each))}
+        found["imagined_against_real"] = {
+            "all": correlation([pair for points in pairs.values() for pair in points]),
+            "methods": {name: {**correlation(points), "pairs": points} for name, points in pairs.items()},
+        }
+        if pairs:
+            plot_gap(options.out / GAP, pairs)
+    if methods:
+        found["comparison"] = compared(methods, options.metric, options.threshold)
+        plot_comparison(options.out / CURVES, methods, options.metric, options.threshold)
+    text = markdown(found, scores, anchors)
+    write_atomically(options.out / REPORT, lambda path: path.write_text(text, encoding="utf-8"))
+    kept: dict[str, Any] = plain(found, "results")
+    write_json(options.out / RESULTS, kept)
+    return kept
+
+
+def named(asked: Sequence[str]) -> list[Named]:
+    """`NAME=RUN,RUN,...` for each; anything else, and a name given twice, is an `InputError`."""
+    found = []
+    for text in asked:
+        name, equals, folders = text.partition("=")
+        if not (name and equals and all(folders.split(","))):
+            raise InputError(f"'{text}' names no method: write NAME=RUN,RUN,...")
+        found.append(Named(name, tuple(Path(folder) for folder in folders.split(","))))
+    if len({each.name for each in found}) < len(found):
+        raise InputError(f"a method is named twice: {', '.join(each.name for each in found)}")
+    return found
+
+
+def groups_of(options: Options) -> list[Group]:
+    """The methods to play: runs as they were named or as they are alike, then named policies."""
+    bare = [Path(text) for text in options.runs if "=" not in text or Path(text).exists()]
+    methods = named([text for text in options.runs if Path(text) not in bare])
+    folders = [*bare, *(folder for method in methods for folder in method.folders)]
+    runs = dict(zip(folders, map(open_run, folders), strict=True))
+    labels = dict(zip(folders, names_of(folders), strict=True))
+    together: list[list[Path]] = []
+    for folder in bare:
+        same = next((each for each in together if alike(runs[each[0]], runs[folder])), None)
+        if same is None:
+            together.append([folder])
+        else:
+            same.append(folder)
+    methods = [*(Named(", ".join(labels[f] for f in each), tuple(each)) for each in together), *methods]
+    config = config_of(options, list(runs.values())) if runs or options.policies else None
+    groups = [
+        Group(method.name, tuple(Contestant(labels[f], _checked(config), runs[f]) for f in method.folders))
+        for method in methods
+    ]
+    groups += [Group(name, (named_policy(name, _checked(config)),)) for name in dict.fromkeys(options.policies)]
+    names = [each.folder for group in groups for each in group.contestants]
+    if len({group.name for group in groups}) < len(groups) or len(set(names)) < len(names):
+        raise InputError(f"two policies have one name ({', '.join(names)}): name methods NAME=RUN")
+    return groups
+
+
+def config_of(options: Options, runs: Sequence[TrainedRun]) -> EnvConfig:
+    """The environment that all contestants play: the runs', with what the options change of it."""
+    if not runs:
+        if options.env is None:
+            raise InputError("no environment is named: add --env ID, or a run")
+        return EnvConfig(options.env, options.size, options.actions, False, options.max_episode_steps)
+    own = []
+    for run in runs:
+        if run.settings.env is None and options.env is None:
+            raise InputError(f"{run.folder} names no environment: add --env ID")
+        told = run.settings
+        own.append(
+            EnvConfig(
+                options.env or told.env_config.id,
+                size=options.size or told.size,
+                actions=options.actions or told.actions,
+                max_episode_steps=options.max_episode_steps or told.max_episode_steps,
+            )
+        )
+    for run, config in zip(runs, own, strict=True):
+        if config != own[0]:
+            raise InputError(
+                f"{runs[0].folder} plays {own[0]}, {run.folder} plays {config}: evaluate them apart, or make them play "
+                "the same with --env, --size, --actions and --max-episode-steps"
+            )
+    return own[0]
+
+
+def how_of(options: Options) -> How:
+    """How all contestants are judged."""
+    return How(
+        episodes=options.episodes,
+        seed=options.seed,
+        imagined=options.episodes if options.imagined is None else options.imagined,
+        num_envs=options.num_envs,
+        processes=options.processes,
+        videos=options.videos,
+        device=device_of(options.device),
+        progress=options.progress,
+    )
+
+
+def anchors_of(config: EnvConfig, results: dict[str, list[Result]]) -> tuple[Anchor, ...]:
+    """What is published for this environment, and what the policies played beside have earned."""
+    played = [
+        measured(result.contestant.name, result.evaluation.interval)
+        for each in results.values()
+        for result in each
+        if result.contestant.run is None
+    ]
+    return merged(published(config), [anchor for anchor in played if anchor is not None])
+
+
+def pairs_of(results: Sequence[Result]) -> list[tuple[float, float]]:
+    """(imagined, real) mean returns of every checkpoint that was evaluated while the runs of a method learned.
+
+    A run that kept no such evaluations counts with what was measured now.
+    """
+    pairs: list[tuple[float, float]] = []
+    for result in results:
+        if result.contestant.run is None:
+            continue
+        try:
+            own = evaluations_of(result.contestant.run.folder)
+            known = np.isfinite(own.imagined)
+            rounds = list(zip(own.imagined[known].tolist(), own.returns[known].mean(axis=1).tolist(), strict=True))
+        except InputError:
+            rounds = []
+        if not rounds and result.imagined is not None:
+            rounds = [(float(np.mean(result.imagined)), result.evaluation.interval.mean)]
+        pairs += rounds
+    return pairs
+
+
+def _checked(config: EnvConfig | None) -> EnvConfig:
+    assert config is not None  # there is one wherever something is played
+    return config
+
+
+def main() -> None:
+    """Parse the command line, evaluate, and print the tables."""
+    options = tyro.cli(Options)
+    evaluate(options)
+    print((options.out / REPORT).read_text(encoding="utf-8"))

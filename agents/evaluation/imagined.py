@@ -1,0 +1,100 @@
+"""What a policy earns in its own dreams: beside its real return, how far it exploits what the model has wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.actor_critic import ActorCritic, sample_action
+from envs.policy import Policy
+from worldmodel.episodes import EpisodeStore
+from worldmodel.model import WorldModel
+from worldmodel.stepping import deferred_interrupts
+
+
+@torch.no_grad()
+def imagined_returns(
+    model: WorldModel,
+    agent: ActorCritic,
+    store: EpisodeStore,
+    *,
+    episodes: int,
+    horizon: int,
+    steps: int,
+    seed: int,
+) -> tuple[float, ...]:
+    """Undiscounted returns of dreams that begin with a real first frame and end by a draw from the termination head.
+
+    The same quantity as a real return, up to `horizon` steps; how far it lies above it is the exploitation gap. The
+    actor reads the features that come with every dreamt frame.
+    """
+    generator = torch.Generator(model.device).manual_seed(seed)
+
+    def act(frames: Tensor, features: Tensor) -> Tensor:
+        del frames
+        return sample_action(agent.policy(features), generator)
+
+    return tuple(_dream(model, store, act, episodes, horizon, steps, np.random.default_rng(seed), generator))
+
+
+@torch.no_grad()
+def dreamt_returns(
+    model: WorldModel,
+    policy: Policy,
+    store: EpisodeStore,
+    *,
+    episodes: int,
+    horizon: int,
+    steps: int,
+    seed: int,
+    rows: int = 32,
+) -> tuple[float, ...]:
+    """`imagined_returns` of any policy that acts on frames alone: it is shown the dreamt ones, and knows no difference.
+
+    A policy with a world model of its own observes every frame anew, which costs that much more. `rows` dreams are
+    computed at once. An interruption takes effect between two steps.
+    """
+    generator = torch.Generator(model.device).manual_seed(seed)
+    data = np.random.default_rng(seed)
+
+    def act(frames: Tensor, features: Tensor) -> Tensor:
+        del features
+        interrupt()
+        return torch.as_tensor(policy.act(frames.cpu().numpy(), {}), device=model.device)
+
+    returns: list[float] = []
+    with deferred_interrupts() as interrupt:
+        while len(returns) < episodes:
+            count = min(rows, episodes - len(returns))
+            policy.reset(np.arange(count), seed + len(returns) + np.arange(count))
+            returns += _dream(model, store, act, count, horizon, steps, data, generator)
+    return tuple(returns)
+
+
+def _dream(
+    model: WorldModel,
+    store: EpisodeStore,
+    act: Callable[[Tensor, Tensor], Tensor],
+    count: int,
+    horizon: int,
+    steps: int,
+    data: np.random.Generator,
+    generator: torch.Generator,
+) -> list[float]:
+    """Returns of `count` dreams. `act` is given frames (B, h, w, 3) uint8 and features (B, F); actions are (B,)."""
+    clips = store.sample_contexts(count, 1, data, start="episode").to(model.device)
+    seen, memory = model.observe(clips.frames, clips.actions)
+    frames, features = clips.frames[:, -1], seen.features[:, -1]
+    total = torch.zeros(count, device=model.device)
+    alive = torch.ones(count, dtype=torch.bool, device=model.device)
+    for _ in range(horizon):
+        imagined = model.imagine(act(frames, features), memory, steps=steps, generator=generator)
+        memory, frames, features = imagined.memory, imagined.frame, imagined.features
+        total += torch.where(alive, imagined.reward, 0.0)
+        alive &= torch.rand(count, generator=generator, device=model.device) >= imagined.termination
+        if not alive.any():
+            break
+    return [float(value) for value in total]

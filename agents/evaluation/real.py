@@ -1,0 +1,164 @@
+"""Judging policies: real episodes on a fixed list of seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from agents.statistics import Interval, bootstrap_interval, iqm, stratified_interval
+from envs.factory import EnvConfig
+from envs.policy import FrameArray, IntArray, Policy
+from envs.recording import SEED_KEY, open_envs, play
+from worldmodel.episodes import Episode
+from worldmodel.errors import InputError
+from worldmodel.stepping import deferred_interrupts
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Real episodes of one policy, in the order of their seeds. A success is a termination that was rewarded.
+
+    `seconds` is how long each episode took and `ended` when it ended, by the clock, after play began; episodes are
+    played side by side. Both are empty where they were not kept, and make no difference to what is equal.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    successes: tuple[bool, ...]
+    seconds: tuple[float, ...] = field(default=(), compare=False)
+    ended: tuple[float, ...] = field(default=(), compare=False)
+
+    @property
+    def interval(self) -> Interval:
+        """Mean return with its 95 % interval (bootstrap over episodes)."""
+        return bootstrap_interval(self.returns)
+
+    @property
+    def iqm(self) -> Interval:
+        """Interquartile mean of the returns with its 95 % interval (bootstrap over episodes)."""
+        return stratified_interval([self.returns], iqm)
+
+    @property
+    def success_rate(self) -> float:
+        """Share of episodes that were successes, 0 to 1."""
+        return float(np.mean(self.successes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON, without the clock's."""
+        kept = {"name": self.name, **{name: list(getattr(self, name)) for name in _FIGURES}}
+        return {**kept, "return": self.interval.to_dict(), "success_rate": self.success_rate}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
+        """Inverse of `to_dict`."""
+        return cls(values["name"], *(tuple(values[name]) for name in _FIGURES))
+
+
+_FIGURES = ("seeds", "returns", "lengths", "successes")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation and one of its episodes, to look at."""
+
+    evaluation: Evaluation
+    example: Episode
+
+
+@dataclass(frozen=True)
+class _Played:
+    total: float
+    steps: int
+    success: bool
+    seconds: float
+    ended: float
+
+
+class _Timed:
+    """A policy that notes when the episode of each seed began."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.began: dict[int, float] = {}
+
+    def reset(self, rows: IntArray, seeds: IntArray) -> None:
+        now = time.perf_counter()
+        for seed in seeds.tolist():
+            # Rows for which no seed is left play the last one again; the first time is the one that counts.
+            self.began.setdefault(seed, now)
+        self.policy.reset(rows, seeds)
+
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
+        return self.policy.act(frames, info)
+
+
+def evaluate(
+    name: str,
+    config: EnvConfig,
+    policy: Policy,
+    *,
+    episodes: int,
+    seed: int,
+    num_envs: int,
+    processes: bool = True,
+    progress: bool = True,
+    keep: Callable[[Episode], None] | None = None,
+) -> Judged:
+    """Play the seeds `seed .. seed + episodes - 1` in the real environment, up to `num_envs` at once.
+
+    What an episode is depends on its seed alone (and, for networks on some devices, on how a batch of another size is
+    rounded), so figures are the same with any number of environments and processes. Nothing is recorded; `keep` is
+    given every whole episode in the order in which they end. An interruption takes effect between two steps.
+
+    The example is the longest episode among the first ten seeds: long enough to watch, and not chosen by its outcome.
+    Raises InputError for counts below 1 and a negative seed.
+    """
+    if episodes < 1 or num_envs < 1 or seed < 0:
+        raise InputError(
+            "an evaluation needs episodes and num_envs of 1 or more and a seed of 0 or more, "
+            f"got {episodes}, {num_envs} and {seed}"
+        )
+    wanted = range(seed, seed + episodes)
+    timed = _Timed(policy)
+    results: dict[int, _Played] = {}
+    example: Episode | None = None
+    with (
+        deferred_interrupts() as interrupt,
+        open_envs(config, min(num_envs, episodes), processes=processes) as envs,
+        tqdm(total=episodes, unit="episode", desc=f"{name} in the real environment", disable=not progress) as bar,
+    ):
+        started = time.perf_counter()
+        for episode in play(envs, timed, wanted, between_steps=interrupt):
+            key, now = int(episode.extras[SEED_KEY]), time.perf_counter()
+            results[key] = _Played(
+                total=float(episode.reward.sum()),
+                steps=len(episode.image) - 1,
+                success=bool(episode.terminated[-1]) and float(episode.reward[-1]) > 0,
+                seconds=now - timed.began[key],
+                ended=now - started,
+            )
+            if key < seed + 10 and (example is None or len(episode.image) > len(example.image)):
+                example = episode
+            if keep is not None:
+                keep(episode)
+            bar.update()
+            bar.set_postfix({"return": f"{np.mean([r.total for r in results.values()]):.3f}"}, refresh=False)
+    assert example is not None
+    played = [results[key] for key in wanted]
+    evaluation = Evaluation(
+        name,
+        tuple(wanted),
+        returns=tuple(each.total for each in played),
+        lengths=tuple(each.steps for each in played),
+        successes=tuple(each.success for each in played),
+        seconds=tuple(each.seconds for each in played),
+        ended=tuple(each.ended for each in played),
+    )
+    return Judged(evaluation, example)

@@ -1,0 +1,100 @@
+"""What the episodes of several runs of a method come to: scores with intervals, gaps, and what predicts what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agents.evaluation.anchors import Anchor, Normalised, normalised
+from agents.evaluation.judging import Result
+from agents.statistics import FloatArray, Interval, iqm, mean, pearson, spearman, stratified_interval
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method. Intervals over episodes keep its runs as they are (they are the strata of the bootstrap).
+
+    `over_runs` instead resamples the means of the runs: how well the method will do with another seed. It is None for a
+    single run, which says nothing about that.
+    """
+
+    name: str
+    results: tuple[Result, ...]
+    mean: Interval
+    iqm: Interval
+    success: Interval | None
+    length: float
+    over_runs: Interval | None
+    success_over_runs: Interval | None
+    normalised: Normalised | None
+    imagined: Interval | None
+    gap: Interval | None
+    """Imagined minus real mean return."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        parts = ("mean", "iqm", "success", "over_runs", "success_over_runs", "normalised", "imagined", "gap")
+        found: dict[str, Any] = {}
+        for part in parts:
+            value = getattr(self, part)
+            found[part] = None if value is None else value.to_dict()
+        runs = {
+            result.contestant.name: {
+                **result.evaluation.to_dict(),
+                "iqm": result.evaluation.iqm.to_dict(),
+                "imagined_returns": None if result.imagined is None else list(result.imagined),
+            }
+            for result in self.results
+        }
+        return {**found, "length": self.length, "runs": runs}
+
+
+def score(name: str, results: Sequence[Result], anchors: Sequence[Anchor], *, success: bool) -> Score:
+    """The score of a method from the results of its runs; `success` is whether the environment knows such a thing."""
+    returns = [result.evaluation.returns for result in results]
+    successes = [[float(each) for each in result.evaluation.successes] for result in results]
+    imagined = [result.imagined for result in results if result.imagined is not None]
+    whole = stratified_interval(returns)
+    over = None if len(results) < 2 else stratified_interval([[float(np.mean(each)) for each in returns]])
+    success_over = None if len(results) < 2 else stratified_interval([[float(np.mean(each)) for each in successes]])
+    return Score(
+        name=name,
+        results=tuple(results),
+        mean=whole,
+        iqm=stratified_interval(returns, iqm),
+        success=stratified_interval(successes) if success else None,
+        length=float(np.mean([length for result in results for length in result.evaluation.lengths])),
+        over_runs=over,
+        success_over_runs=success_over if success else None,
+        normalised=normalised(over or whole, anchors),
+        imagined=stratified_interval(imagined) if imagined else None,
+        gap=gap(imagined, returns) if len(imagined) == len(returns) else None,
+    )
+
+
+def gap(imagined: Sequence[Sequence[float]], real: Sequence[Sequence[float]]) -> Interval:
+    """Mean imagined minus mean real return; both are resampled, within every run. `count` is that of all episodes."""
+    dreamt = sum(len(each) for each in imagined)
+
+    def difference(values: FloatArray) -> FloatArray:
+        return mean(values[..., :dreamt]) - mean(values[..., dreamt:])  # strata keep their places
+
+    return stratified_interval([*imagined, *real], difference)
+
+
+def correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Pearson and Spearman of (imagined, real) mean returns over checkpoints, with their number, for JSON.
+
+    Of fewer than three checkpoints, and of those that all have the same return, a `note` says why there is none.
+    """
+    found: dict[str, Any] = {"count": len(pairs), "pearson": None, "spearman": None}
+    if len(pairs) < 3:
+        return {**found, "note": "not enough checkpoints"}
+    imagined, real = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    straight, rising = pearson(imagined, real), spearman(imagined, real)
+    if straight is None or rising is None:
+        return {**found, "note": "the returns do not differ"}
+    return {**found, "pearson": straight.to_dict(), "spearman": rising.to_dict()}

@@ -1,0 +1,84 @@
+"""Following a policy through the imagination of a world model: dreams as a record of what happened in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.actor_critic import ActorCritic
+from worldmodel.episodes import Clips
+from worldmodel.model import WorldModel
+
+
+class ContextSource(Protocol):
+    """Where the real beginnings of dreams come from; `EpisodeStore` is one."""
+
+    def sample_contexts(self, batch: int, length: int, generator: np.random.Generator, *, start: Any = "any") -> Clips:
+        """Draw `batch` windows of `length` frames after which the episode went on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """B imagined rollouts of H steps on the one time-line; frame 0 is the last real one.
+
+    What stands after a termination of 1 has no meaning, and no weight in learning.
+    """
+
+    features: Tensor  # (B, H + 1, F)
+    actions: Tensor  # (B, H) or (B, H, A), entry i led to frame i + 1
+    log_probs: Tensor  # (B, H), of those actions when they were taken
+    rewards: Tensor  # (B, H), came with frame i + 1
+    terminations: Tensor  # (B, H), probability that the episode ended in frame i + 1
+
+
+@torch.no_grad()
+def dream(
+    model: WorldModel,
+    agent: ActorCritic,
+    contexts: Clips,
+    *,
+    horizon: int,
+    steps: int,
+    ended: float,
+    generator: torch.Generator,
+) -> Dreams:
+    """Observe real contexts (B rows), then act and imagine `horizon` times, `steps` denoising steps per frame.
+
+    A dream that goes on with a probability of at most `ended` is taken to have terminated and is not followed further,
+    which saves its part of the time; with 0 all are followed to the horizon.
+    """
+    seen, memory = model.observe(contexts.frames, contexts.actions)
+    features = seen.features[:, -1]
+    batch, alive = len(features), features.new_ones(len(features))
+    rows = torch.arange(batch, device=features.device)  # those that are still followed
+    frames, taken = [features], []
+    for _ in range(horizon):
+        policy = agent.policy(features)
+        action = policy.sample(generator)
+        imagined = model.imagine(action, memory, steps=steps, generator=generator)
+        alive = alive * (1 - imagined.termination)
+        over = alive <= ended if ended else torch.zeros_like(alive, dtype=torch.bool)
+        termination = imagined.termination.masked_fill(over, 1.0)
+        parts = (action, policy.log_prob(action), imagined.reward, termination)
+        frames.append(_placed(imagined.features, rows, frames[-1]))
+        taken.append([_placed(part, rows, part.new_zeros(batch, *part.shape[1:])) for part in parts])
+        memory, features = imagined.memory, imagined.features
+        if ended and bool(over.any()):
+            kept = (~over).nonzero()[:, 0]
+            memory, features, rows, alive = memory.select(kept), features[kept], rows[kept], alive[kept]
+            if not len(rows):
+                break
+    unseen = horizon - len(taken)
+    frames += [frames[-1]] * unseen
+    taken += [[torch.zeros_like(part) for part in taken[-1]]] * unseen
+    return Dreams(torch.stack(frames, 1), *(torch.stack(part, 1) for part in zip(*taken, strict=True)))
+
+
+def _placed(part: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """`others` (B, ...) with `part` in `rows`."""
+    return part if len(part) == len(others) else others.index_copy(0, rows, part)

@@ -1,0 +1,305 @@
+"""Planning in the dream: action sequences are dreamt out from what was really seen, and the best one is begun.
+
+Nothing is learned. Random shooting and the cross-entropy method as in PETS (Chua et al. 2018, section 5) and PlaNet
+(Hafner et al. 2019, section 3 and algorithm 2), for discrete actions with a categorical distribution per step.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.tensorboard import SummaryWriter
+
+from agents.actions import Bounds, no_actions
+from agents.actor_critic import ActorCritic
+from agents.dreamer import networks_for
+from agents.watching import Watcher
+from envs.policy import FrameArray, IntArray
+from worldmodel.errors import InputError
+from worldmodel.memory import Memory
+from worldmodel.model import WorldModel
+
+Method = Literal["cem", "shooting"]
+Execute = Literal["best", "mean"]
+
+
+@dataclass(frozen=True)
+class PlanningConfig:
+    """How actions are planned in dreams. A real step costs `iterations * horizon` calls of the world model, each for
+    `candidates * particles` dreams of every row."""
+
+    method: Method = "cem"
+    """cem: candidates are drawn closer and closer around the best of those before. shooting: all are drawn evenly,
+    `iterations` times."""
+    candidates: int = 64
+    """Action sequences that are dreamt at a time (PlaNet 1000, PETS 400 to 500; few discrete actions need less)."""
+    iterations: int = 3
+    """Times that candidates are drawn (PETS 5, PlaNet 10)."""
+    elites: int = 8
+    """Best candidates that the next ones are drawn around, with method cem (a tenth of them in PETS and PlaNet)."""
+    horizon: int = 12
+    """Steps that are planned ahead (PlaNet 12, PETS 25 to 30)."""
+    discount: float = 0.97
+    """What a reward one step later is worth."""
+    steps: int = 2
+    """Denoising steps per imagined frame."""
+    particles: int = 1
+    """Dreams per candidate, whose returns are averaged (PETS 20). With 1, a plan counts on the chance it dreamt."""
+    momentum: float = 0.1
+    """Share of the distribution before that is kept when it is fitted to the elites (PETS)."""
+    warm_start: bool = True
+    """Begin with what is left of the plan made a step before (PETS); otherwise every step plans afresh (PlaNet)."""
+    execute: Execute = "best"
+    """Act by the best candidate, or with method cem by the mean (the mode) of the last distribution (PETS, PlaNet)."""
+    max_rows: int = 1024
+    """Most dreams at once; more are dreamt one part after the other."""
+
+    def __post_init__(self) -> None:
+        for name, choices in (("method", get_args(Method)), ("execute", get_args(Execute))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"PlanningConfig.{name} is {getattr(self, name)!r}: choose one of {choices}")
+        for name in ("candidates", "iterations", "elites", "horizon", "steps", "particles", "max_rows"):
+            if getattr(self, name) < 1:
+                raise InputError(f"PlanningConfig.{name} is {getattr(self, name)}: give at least 1")
+        if self.elites > self.candidates:
+            raise InputError(f"elites={self.elites} of candidates={self.candidates}: choose fewer, or draw more")
+        if not 0 <= self.momentum < 1 or not 0 < self.discount <= 1:
+            raise InputError(
+                f"momentum={self.momentum} and discount={self.discount}: momentum is from 0 to below 1, discount above "
+                "0 and at most 1"
+            )
+        if self.method == "shooting" and self.execute == "mean":
+            raise InputError("execute='mean' is for method='cem': shooting fits no distribution, choose 'best'")
+
+
+class Planner:
+    """Planning as an `Algorithm`: there is nothing to train, only to play."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: PlanningConfig,
+        *,
+        critic: ActorCritic | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
+        self.writer: SummaryWriter | None = None
+        self._play = functools.partial(PlanningPolicy, model, config, critic=critic, bounds=bounds)
+        self._play()  # raises now what would be wrong later
+
+    @property
+    def logged(self) -> int:
+        """There are no curves."""
+        return 0
+
+    def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
+        """Nothing to do, nothing to report."""
+        del until, progress
+        return {}
+
+    def policy(self) -> PlanningPolicy:
+        """Plays the real environment."""
+        return self._play()
+
+
+class PlanningPolicy:
+    """Observes every real frame, dreams candidates on from there, and takes the first action of what was best.
+
+    Rows do not depend on each other, nor on `max_rows`. Continuous actions are planned within `bounds`. With `critic`,
+    its value of the last dreamt frame stands for what comes after the horizon (TD-MPC, Hansen et al. 2022, section 3).
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: PlanningConfig,
+        *,
+        critic: ActorCritic | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
+        networks_for(model, bounds)  # raises where the bounds are not those of its actions
+        if critic is not None and critic.config.features != model.config.features:
+            raise InputError(
+                f"the critic reads {critic.config.features} features, the world model has {model.config.features}: use "
+                "a critic that was trained in this world model"
+            )
+        self.model, self.config = model.eval(), config
+        self.critic = None if critic is None else critic.eval()
+        self.box = torch.tensor(bounds or ((), ()), device=model.device)  # (2, A)
+        self.watcher = Watcher(model)
+        self._left: dict[int, Tensor] = {}  # of the plan made last, by row
+
+    def reset(self, rows: IntArray, seeds: IntArray) -> None:
+        """Rows that start an episode forget everything; rows that are new are added."""
+        self.watcher.reset(rows, seeds)
+        for row in rows.tolist():
+            self._left.pop(row, None)
+
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> NDArray[Any]:
+        """Next actions, int64 (N,) or float32 (N, A), for frames (N, h, w, 3); `info` is not looked at."""
+        del info
+        self.watcher.see(frames)
+        open_, config = self._open(), self.config
+        known = [self._left.get(row, open_) if config.warm_start else open_ for row in range(len(frames))]
+        plans = self.plan(torch.stack(known))
+        self._left = {row: torch.cat([plan[1:], open_[:1]]) for row, plan in enumerate(plans)}
+        self.watcher.took(plans[:, 0])
+        chosen: NDArray[Any] = plans[:, 0].cpu().numpy().copy()  # the caller owns them
+        return chosen
+
+    def took(self, actions: NDArray[Any]) -> None:
+        """Actions (N,) or (N, A) were done, instead of those that it chose last; the plans that began with them end."""
+        self.watcher.took(torch.as_tensor(actions))
+        self._left.clear()
+
+    @torch.no_grad()
+    def plan(self, known: Tensor) -> Tensor:
+        """The best plans (N, H) or (N, H, A) from where the rows stand.
+
+        `known`, of the same shape, is where to begin the search: open steps are -1, or NaN.
+        """
+        config, generators = self.config, self.watcher.generators
+        around = self._around(known if config.method == "cem" else self._open().expand_as(known))
+        # All candidates of a row meet the same chance (PEGASUS, Ng and Jordan 2000), so that they and not their luck
+        # are compared, and the best of one iteration remains the best of its equals in the next.
+        chances = np.stack([generator.integers(2**63, size=config.particles) for generator in generators])
+        best = known
+        for _ in range(config.iterations):
+            candidates = around.draw(generators, config.candidates)
+            candidates[:, 0] = torch.where(_is_open(best), candidates[:, 0], best)
+            values = dream_values(self.model, self.watcher.memory, candidates, chances, config, self.critic)
+            if config.method == "cem":
+                around = around.fitted(_chosen(candidates, values.topk(config.elites).indices), config.momentum)
+            best = _chosen(candidates, values.argmax(1, keepdim=True))[:, 0]
+        return best if config.execute == "best" else around.mode()
+
+    def _around(self, known: Tensor) -> Distribution:
+        actions = self.model.config.num_actions
+        return Categorical.of(known, actions) if actions else Gaussian.of(known, self.box)
+
+    def _open(self) -> Tensor:
+        """A plan (H,) or (H, A) that says nothing."""
+        return no_actions(self.model.config, self.config.horizon, self.model.device)
+
+
+def dream_values(
+    model: WorldModel,
+    memory: Memory,
+    candidates: Tensor,
+    chances: NDArray[np.int64],
+    config: PlanningConfig,
+    critic: ActorCritic | None = None,
+) -> Tensor:
+    """Expected discounted return of candidates (N, C, H[, A]) dreamt on from `memory` of N rows: (N, C).
+
+    A reward counts by the probability that the episode has not ended before it. `chances` (N, P) int64 are the seeds
+    of P dreams of every candidate of a row, whose returns are averaged.
+    """
+    rows, count, particles = *candidates.shape[:2], chances.shape[1]
+    plans, parts = candidates.flatten(0, 1), []
+    for dreams in torch.arange(rows * count * particles, device=candidates.device).split(config.max_rows):
+        row, actions = dreams // (count * particles), plans[dreams // particles]
+        seeds = chances[row.cpu().numpy(), (dreams % particles).cpu().numpy()].tolist()
+        generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+        now = memory.select(row)
+        total, weight = torch.zeros_like(row, dtype=torch.float32), torch.ones_like(row, dtype=torch.float32)
+        for step in range(config.horizon):
+            imagined = model.imagine(actions[:, step], now, steps=config.steps, generator=generators)
+            total = total + weight * imagined.reward
+            weight = weight * config.discount * (1 - imagined.termination)
+            now = imagined.memory
+        parts.append(total if critic is None else total + weight * critic.value(imagined.features))
+    return torch.cat(parts).view(rows, count, particles).mean(-1)
+
+
+class Distribution(Protocol):
+    """Over plans, every step on its own. What a row draws follows from its own generator."""
+
+    def draw(self, generators: Sequence[np.random.Generator], count: int) -> Tensor:
+        """`count` plans for each row, (N, count, H) or (N, count, H, A)."""
+        ...
+
+    def fitted(self, elites: Tensor, momentum: float) -> Distribution:
+        """Moved to plans (N, E, ...) that were good; `momentum` of it stays where it is."""
+        ...
+
+    def mode(self) -> Tensor:
+        """The likeliest plans, (N, H) or (N, H, A)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Plans of discrete actions."""
+
+    probs: Tensor  # (N, H, A)
+
+    @classmethod
+    def of(cls, known: Tensor, actions: int) -> Categorical:
+        """Even where plans (N, H) are open; elsewhere half of the probability is on what they say."""
+        even = torch.full((*known.shape, actions), 1 / actions, device=known.device)
+        said = functional.one_hot(known.clamp(min=0), actions).to(even)
+        return cls(torch.where(_is_open(known)[..., None], even, (even + said) / 2))
+
+    def draw(self, generators: Sequence[np.random.Generator], count: int) -> Tensor:
+        """By the inverse of the cumulative distribution, (N, count, H)."""
+        rows, horizon, actions = self.probs.shape
+        draws = np.stack([g.random((count, horizon), np.float32) for g in generators]).reshape(rows, count, horizon, 1)
+        below = self.probs.cumsum(-1)[:, None] <= torch.from_numpy(draws).to(self.probs)
+        return below.sum(-1).clamp(max=actions - 1)
+
+    def fitted(self, elites: Tensor, momentum: float) -> Categorical:
+        """How often each action is among the elites (N, E, H)."""
+        frequencies = functional.one_hot(elites, self.probs.shape[-1]).to(self.probs).mean(1)
+        return Categorical(momentum * self.probs + (1 - momentum) * frequencies)
+
+    def mode(self) -> Tensor:
+        """The likeliest action of each step, (N, H)."""
+        return self.probs.argmax(-1)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Plans of continuous actions in a box."""
+
+    mean: Tensor  # (N, H, A)
+    std: Tensor  # (N, H, A)
+    box: Tensor  # (2, A), lowest and highest
+
+    @classmethod
+    def of(cls, known: Tensor, box: Tensor) -> Gaussian:
+        """Around plans (N, H, A), around the middle where they are open; always as wide as at first, as in PETS."""
+        mean = torch.where(_is_open(known), box.mean(0), known)
+        return cls(mean, ((box[1] - box[0]) / 2).expand_as(mean), box)
+
+    def draw(self, generators: Sequence[np.random.Generator], count: int) -> Tensor:
+        """Cut off at the sides of the box, (N, count, H, A)."""
+        shape = (count, *self.mean.shape[1:])
+        noise = torch.from_numpy(np.stack([g.standard_normal(shape, np.float32) for g in generators])).to(self.mean)
+        return torch.clamp(self.mean[:, None] + self.std[:, None] * noise, *self.box)
+
+    def fitted(self, elites: Tensor, momentum: float) -> Gaussian:
+        """Mean and standard deviation of the elites (N, E, H, A)."""
+        mean, std = elites.mean(1), elites.std(1, unbiased=False)
+        return Gaussian(self.mean.lerp(mean, 1 - momentum), self.std.lerp(std, 1 - momentum), self.box)
+
+    def mode(self) -> Tensor:
+        """The mean, (N, H, A)."""
+        return self.mean
+
+
+def _is_open(plans: Tensor) -> Tensor:
+    return plans.isnan() if plans.is_floating_point() else plans < 0
+
+
+def _chosen(candidates: Tensor, which: Tensor) -> Tensor:
+    """Candidates `which` (N, E) of each row of (N, C, ...)."""
+    return candidates[torch.arange(len(which), device=which.device)[:, None], which]

@@ -1,0 +1,72 @@
+"""The presets: where the defaults of all options come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from agents.settings import DERIVED, DreamerOptions, LoopSettings, ModelOptions, TrainingOptions
+from worldmodel.config import WorldModelConfig
+from worldmodel.presets import SIZES
+from worldmodel.training import HeadsConfig
+
+
+def _options(config: WorldModelConfig) -> ModelOptions:
+    values = {name: value for name, value in config.to_dict().items() if name not in DERIVED["model"]}
+    return ModelOptions.from_dict(values)
+
+
+_MINIGRID = LoopSettings(
+    env="MiniGrid-MemoryS7-v0",
+    actions=(0, 1, 2),  # turn left, turn right, forward: the only ones that matter in this world
+    num_envs=16,
+    processes=False,
+    model=ModelOptions(patch=28, latent_channels=128, whitening=0.75, noise_mean=1.0, noise_std=1.4, min_noise=0.5),
+    training=TrainingOptions(batch=8, length=32),
+)
+
+PRESETS: Mapping[str, LoopSettings] = {
+    "default": LoopSettings(),
+    "demo": replace(
+        _MINIGRID,
+        rounds=3,
+        collect_episodes=400,
+        world_steps=650,
+        heads=HeadsConfig(steps=1000, calibration=300),
+        dreams=80,
+        eval_episodes=200,
+    ),
+    "smoke": replace(
+        _MINIGRID,
+        collect_episodes=24,
+        world_steps=60,
+        heads=HeadsConfig(steps=200),
+        dreams=20,
+        eval_episodes=20,
+        model=replace(_MINIGRID.model, dim=64, layers=2, features=64, state_size=16),
+        dreamer=DreamerOptions(rows=16, horizon=8, context=4),
+    ),
+    "memory-maze": LoopSettings(
+        env="lssvwm/MemoryMaze-9x9-v0",
+        model=ModelOptions(patch=16),
+        collector="scripted",
+        collect_episodes=20,
+        world_steps=4000,
+        dreams=600,
+        eval_episodes=10,
+    ),
+    "tiny": replace(
+        _MINIGRID,
+        env="lssvwm/MiniGrid-Carpet-v0",
+        model=_options(SIZES["tiny"]),
+        training=TrainingOptions(batch=2, length=64),
+    ),
+    **{
+        name: LoopSettings(env="lssvwm/MemoryMaze-9x9-v0", size=size.height, model=_options(size), training=training)
+        for name, size, training in (
+            ("small", SIZES["small"], TrainingOptions(batch=16, length=64, precision="bfloat16", workers=8)),
+            ("base", SIZES["base"], TrainingOptions(batch=32, length=128, precision="bfloat16", workers=8)),
+            ("paper", SIZES["paper"], TrainingOptions(batch=32, length=400, precision="bfloat16", workers=8)),
+        )
+    },
+}

@@ -1,0 +1,218 @@
+"""A recurrent policy on frames or features: its network, and the player that remembers one episode per row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agents.actions import Discrete
+from envs.policy import FrameArray, IntArray
+from worldmodel.checkpoint import load_weights, read_state
+from worldmodel.episodes import NO_ACTION
+from worldmodel.errors import InputError
+
+SMALLEST = 8
+"""Pixels of a frame's side below which the convolutions have nothing to stand on."""
+
+
+@dataclass(frozen=True)
+class RecurrentConfig:
+    """The network of a recurrent policy."""
+
+    observation: tuple[int, ...]
+    """Shape of an observation: frames (h, w, 3) uint8, or features (F,)."""
+    num_actions: int
+    hidden: int = 128
+    """Width of the recurrent state and of the encoding (CleanRL, ppo_atari_lstm: 128)."""
+    channels: int = 16
+    """Of the first convolution; the later ones have twice as many (half of CleanRL's, for two cores)."""
+
+    def __post_init__(self) -> None:
+        shape = self.observation
+        frames = len(shape) == 3 and shape[2] == 3 and min(shape[:2]) >= SMALLEST
+        if not frames and len(shape) != 1:
+            raise InputError(
+                f"a recurrent policy reads frames (h, w, 3) of at least {SMALLEST} pixels a side, or features (F,), "
+                f"these observations are {shape}: choose another size or observation"
+            )
+
+
+class Judgement(NamedTuple):
+    """What the network makes of frames."""
+
+    policy: Discrete  # over (...) actions
+    values: Tensor  # (...) expected return
+
+
+class RecurrentNet(nn.Module):
+    """Encoder of an observation and the action that led to it, a GRU over time, an actor and a critic.
+
+    The reward that came with the observation is no input: who plays a real episode is shown frames only.
+    """
+
+    def __init__(self, config: RecurrentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder(config)
+        self.cell = nn.GRUCell(config.hidden + config.num_actions, config.hidden)
+        self.actor = nn.Linear(config.hidden, config.num_actions)
+        self.critic = nn.Linear(config.hidden, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.orthogonal_(module.weight, 2**0.5)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        for weight in (self.cell.weight_ih, self.cell.weight_hh):
+            nn.init.orthogonal_(weight)
+        # A first policy that is nearly even explores; a large one hardly recovers (Engstrom et al. 2020, CleanRL).
+        nn.init.orthogonal_(self.actor.weight, 0.01)
+        nn.init.orthogonal_(self.critic.weight, 1.0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.actor.weight.device
+
+    def empty(self, rows: int) -> Tensor:
+        """The state (rows, H) before anything was seen."""
+        return torch.zeros(rows, self.config.hidden, device=self.device)
+
+    def encode(self, observations: Tensor, led_here: Tensor) -> Tensor:
+        """Inputs (..., E) of the GRU, from observations and the actions (...) that led to them, or NO_ACTION."""
+        shape = self.config.observation
+        flat = observations.flatten(0, observations.ndim - len(shape) - 1)
+        if len(shape) == 3:
+            flat = flat.permute(0, 3, 1, 2).float() / 255 - 0.5
+        seen = self.encoder(flat.float()).view(*led_here.shape, -1)
+        action = functional.one_hot(led_here + 1, self.config.num_actions + 1)[..., 1:]  # NO_ACTION is all zero
+        return torch.cat([seen, action.to(seen.dtype)], -1)
+
+    def forward(self, observations: Tensor, led_here: Tensor, state: Tensor) -> Tensor:
+        """The state (B, H) after one more observation."""
+        after: Tensor = self.cell(self.encode(observations, led_here), state)
+        return after
+
+    def watch(self, observations: Tensor, led_here: Tensor) -> Tensor:
+        """The state (B, H) after a whole context (B, C, ...) with its actions (B, C), from nothing."""
+        state = self.empty(len(led_here))
+        for inputs in self.encode(observations, led_here).unbind(1):
+            state = self.cell(inputs, state)
+        return state
+
+    def follow(
+        self, observations: Tensor, led_here: Tensor, state: Tensor, started: Tensor, warm: Tensor | None
+    ) -> Tensor:
+        """States (T, B, H) after each of T observations (T, B, ...), from `state` (B, H) before the first.
+
+        Where `started` (T, B), an episode begins: its state before that frame is that of `warm` (T, B, H), zero
+        without, whatever the row did before.
+        """
+        states = []
+        for t, inputs in enumerate(self.encode(observations, led_here).unbind(0)):
+            begin = torch.zeros_like(state) if warm is None else warm[t]
+            state = self.cell(inputs, torch.where(started[t, :, None], begin, state))
+            states.append(state)
+        return torch.stack(states)
+
+    def judge(self, states: Tensor) -> Judgement:
+        """Actions and values, from states (..., H)."""
+        return Judgement(Discrete.mixed(self.actor(states), 0.0), self.critic(states)[..., 0])
+
+
+def encoder(config: RecurrentConfig) -> nn.Sequential:
+    """From observations (B, 3, h, w) or (B, F) to (B, H)."""
+    if len(config.observation) == 1:
+        features = config.observation[0]
+        return nn.Sequential(nn.Linear(features, config.hidden), nn.RMSNorm(config.hidden, eps=1e-5), nn.ReLU())
+    height, width = (_halved(_halved(side // 4)) for side in config.observation[:2])
+    narrow, wide = config.channels, 2 * config.channels
+    return nn.Sequential(
+        nn.Conv2d(3, narrow, 4, 4),
+        nn.ReLU(),
+        nn.Conv2d(narrow, wide, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(wide, wide, 3, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(wide * height * width, config.hidden),
+        nn.ReLU(),
+    )
+
+
+def _halved(side: int) -> int:
+    return (side + 1) // 2
+
+
+class RecurrentPolicy:
+    """Plays episodes with a `RecurrentNet`: per row a state and random numbers of its own.
+
+    Observations are those that the network learned from: frames, or features where a wrapper supplies them.
+    """
+
+    def __init__(self, net: RecurrentNet, *, greedy: bool = False) -> None:
+        self.net, self.greedy = net.eval(), greedy
+        self.state = net.empty(0)
+        self.led_here = torch.zeros(0, dtype=torch.int64, device=net.device)
+        self.generators: list[np.random.Generator] = []
+
+    def reset(self, rows: IntArray, seeds: IntArray) -> None:
+        """Rows that start an episode forget everything; rows that are new are added."""
+        self._resize(max(len(self.generators), int(rows.max()) + 1))
+        self.state[rows] = 0
+        self.led_here[rows] = NO_ACTION
+        for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
+            self.generators[row] = np.random.default_rng(seed)
+
+    @torch.no_grad()
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
+        """Next actions (N,) for observations (N, ...); `info` is not looked at."""
+        del info
+        if len(frames) > len(self.generators):
+            raise ValueError(f"{len(frames)} frames for {len(self.generators)} rows: reset every row before it acts")
+        self._resize(len(frames))
+        observations = torch.as_tensor(frames, device=self.net.device)
+        if tuple(observations.shape[1:]) != self.net.config.observation:
+            raise InputError(
+                f"this policy reads observations {self.net.config.observation}, it was given "
+                f"{tuple(observations.shape[1:])}: play it where it learned, or set --size as it was then"
+            )
+        self.state = self.net(observations, self.led_here, self.state)
+        policy = self.net.judge(self.state).policy
+        if self.greedy:
+            self.led_here = policy.mode
+        else:
+            # One draw of its own per row, whatever the others do.
+            draws = np.array([generator.random(policy.draws) for generator in self.generators])
+            self.led_here = policy.at(torch.as_tensor(draws, device=self.net.device))
+        return self.led_here.cpu().numpy().copy()  # the caller owns it
+
+    def took(self, actions: IntArray) -> None:
+        """Actions (N,) were done, instead of those that it chose last."""
+        self.led_here = torch.as_tensor(actions).to(self.led_here, copy=True)
+
+    def _resize(self, count: int) -> None:
+        """Add rows that have seen nothing, or drop the last ones, left over from play with more rows."""
+        kept = min(count, len(self.generators))
+        if count == len(self.generators):
+            return
+        fresh = torch.full((count - kept,), NO_ACTION, device=self.net.device)
+        self.state = torch.cat([self.state[:kept], self.net.empty(count - kept)])
+        self.led_here = torch.cat([self.led_here[:kept], fresh])
+        self.generators = self.generators[:kept] + [np.random.default_rng(0) for _ in range(count - kept)]
+
+
+def load_net(path: Path, device: torch.device | str = "cpu") -> RecurrentNet:
+    """The network of a `ppo.pt`, ready to play."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: train a policy with train_agent.py --algo ppo first")
+    state = read_state(path, torch.device(device))
+    networks = {**state["networks"], "observation": tuple(state["networks"]["observation"])}
+    net = RecurrentNet(RecurrentConfig(**networks)).to(device)
+    load_weights(net, state["net"], path)
+    return net.eval()

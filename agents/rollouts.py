@@ -1,0 +1,227 @@
+"""Rollouts of a recurrent policy: collected in rows that begin and end episodes as they come, and replayed to learn.
+
+t             0     1     2          3        4
+observation   o0    o1    o2   (e0)  o0'      o1'      o2 was left into the end of an episode, e0; the next began
+started       -     -     -          yes      -
+action        a0    a1    a2         a0'      a1'      taken on seeing the observation above
+reward        r0    r1    r2         r0'      r1'      came with what the action led to
+ended         -     -     yes        -        -
+next value    V1    V2    V(e0)      V1'      V2'      V(e0) is 0 if it terminated; V2' lies beyond
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.recurrent import RecurrentNet
+from agents.replayed import Moved, ResumableRows
+from worldmodel.episodes import NO_ACTION
+
+REWARDED = 0.05
+"""What a reward must exceed to count as success when it ends an episode; those of dreams are never exactly nothing."""
+KEPT = 100
+"""Episodes over which return, length and success are averaged (Stable-Baselines3)."""
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """What K episodes showed before their first observation: C frames each, and where in the rollout they began."""
+
+    observations: Tensor  # (K, C, ...)
+    led_here: Tensor  # (K, C) the actions that led to them
+    time: Tensor  # (K,)
+    row: Tensor  # (K,)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """T steps of N rows, as drawn above. All of it was seen or done; nothing is padding."""
+
+    state: Tensor  # (N, H) of the network before the first observation
+    contexts: Contexts | None
+    observations: Tensor  # (T, N, ...)
+    led_here: Tensor  # (T, N) the action that led to the observation, or NO_ACTION
+    started: Tensor  # (T, N) bool
+    actions: Tensor  # (T, N)
+    log_probs: Tensor  # (T, N) of those actions when they were taken
+    values: Tensor  # (T, N) when they were taken
+    rewards: Tensor  # (T, N)
+    ended: Tensor  # (T, N) bool
+    next_values: Tensor  # (T, N)
+
+
+def replay(net: RecurrentNet, rollout: Rollout, rows: Tensor) -> Tensor:
+    """States (T, n, H) of `rows` (n,) after each observation, with the weights of now.
+
+    The state before the rollout is the one that was kept; contexts are watched anew, so that learning reaches them.
+    """
+    started, contexts, warm = rollout.started[:, rows], rollout.contexts, None
+    if contexts is not None:
+        which, column = (contexts.row[:, None] == rows).nonzero(as_tuple=True)
+        if len(which):
+            states = net.watch(contexts.observations[which], contexts.led_here[which])
+            warm = net.empty(started.numel()).view(*started.shape, -1)
+            warm = warm.index_put((contexts.time[which], column), states)
+    return net.follow(rollout.observations[:, rows], rollout.led_here[:, rows], rollout.state[rows], started, warm)
+
+
+def generalised_advantages(
+    rewards: Tensor, values: Tensor, next_values: Tensor, ended: Tensor, discount: float, lam: float
+) -> Tensor:
+    """Advantages (T, N) of actions, all arguments (T, N) as in `Rollout` (Schulman et al. 2016, equation 16).
+
+    delta_t = r_t + discount * next_value_t - value_t
+    A_t = delta_t + discount * lam * A_{t+1},   A_{t+1} = 0 after the last step and where an episode ended
+    """
+    deltas = rewards + discount * next_values - values
+    keep = discount * lam * ~ended
+    advantage = torch.zeros_like(deltas[0])
+    advantages = []
+    for t in reversed(range(len(deltas))):
+        advantage = deltas[t] + keep[t] * advantage
+        advantages.append(advantage)
+    return torch.stack(advantages[::-1])
+
+
+class _Cut(NamedTuple):
+    """What was seen last where it went on out of sight: its value stands for the rest."""
+
+    time: Tensor  # (k,)
+    row: Tensor  # (k,)
+    observations: Tensor  # (k, ...)
+    led_here: Tensor  # (k,)
+    state: Tensor  # (k, H) before these observations
+
+
+class Finished:
+    """Return, length and success of the last episodes that ended."""
+
+    def __init__(self, rows: int) -> None:
+        self.now = np.zeros((rows, 2))  # return and length, so far
+        self.past: list[list[float]] = []
+
+    def add(self, moved: Moved) -> None:
+        """Count one more step."""
+        self.now = self.now + np.stack([moved.rewards, np.ones_like(moved.rewards)], 1)
+        for row in np.flatnonzero(moved.terminated | moved.truncated):
+            success = bool(moved.terminated[row]) and moved.rewards[row] > REWARDED
+            self.past = [*self.past[1 - KEPT :], [*self.now[row].tolist(), float(success)]]
+            self.now[row] = 0
+
+    def means(self) -> dict[str, float]:
+        """Means over the last hundred episodes; nan before the first has ended."""
+        means = np.mean(self.past, 0).tolist() if self.past else [float("nan")] * 3
+        return dict(zip(("episodic_return", "episodic_length", "success_rate"), means, strict=True))
+
+
+class Collector:
+    """Plays the policy of `net` in `rows`, which go on from rollout to rollout."""
+
+    def __init__(self, net: RecurrentNet, rows: ResumableRows) -> None:
+        self.net, self.rows = net, rows
+        count = len(rows.ended)
+        self.state = net.empty(count)
+        self.observations: Tensor | None = None  # of every row, after the last step
+        self.led_here = torch.full((count,), NO_ACTION, device=net.device)
+        self.finished = Finished(count)
+
+    @torch.no_grad()
+    def collect(self, steps: int, generator: torch.Generator) -> Rollout:
+        """`steps` steps of every row, with actions drawn from `generator`."""
+        state, device = self.state, self.net.device
+        seen, contexts, cuts = [], [], []
+        for t in range(steps):
+            started = torch.tensor(self.rows.ended, device=device)
+            if self.rows.ended.any():
+                contexts += self._begin(t, started)
+            assert self.observations is not None
+            after = self.net(self.observations, self.led_here, self.state)
+            policy, values = self.net.judge(after)
+            actions = policy.sample(generator)
+            moved = self.rows.step(actions)
+            self.finished.add(moved)
+            rewards = torch.as_tensor(moved.rewards, dtype=torch.float32, device=device)
+            ended = torch.tensor(moved.terminated | moved.truncated, device=device)
+            seen.append(
+                (self.observations, self.led_here, started, actions, policy.log_prob(actions), values, rewards, ended)
+            )
+            self.observations, self.led_here, self.state = self._shown(moved.observations), actions, after
+            out_of_sight = moved.truncated if t < steps - 1 else np.ones_like(moved.truncated)
+            if (cut := torch.tensor(out_of_sight & ~moved.terminated, device=device)).any():
+                row = cut.nonzero()[:, 0]
+                cuts.append(_Cut(torch.full_like(row, t), row, self.observations[row], actions[row], after[row]))
+        columns = (torch.stack(column) for column in zip(*seen, strict=True))
+        observations, led_here, began, acted, log_probs, values, rewards, ended = columns
+        next_values = torch.cat([values[1:], values[:1]]).masked_fill(ended, 0.0)
+        if cuts:
+            last = _Cut(*map(torch.cat, zip(*cuts, strict=True)))
+            beyond = self.net.judge(self.net(last.observations, last.led_here, last.state)).values
+            next_values = next_values.index_put((last.time, last.row), beyond)
+        return Rollout(
+            state=state,
+            contexts=_joined(contexts),
+            observations=observations,
+            led_here=led_here,
+            started=began,
+            actions=acted,
+            log_probs=log_probs,
+            values=values,
+            rewards=rewards,
+            ended=ended,
+            next_values=next_values,
+        )
+
+    def _begin(self, time: int, started: Tensor) -> list[Contexts]:
+        """Start episodes, each from what its context leaves behind; returns contexts, if there were any."""
+        shown, info = self.rows.begin()
+        self.observations = self._shown(shown)
+        self.state = torch.where(started[:, None], 0.0, self.state)
+        self.led_here = torch.where(started, NO_ACTION, self.led_here)
+        # Features come out of a world model that has watched the context already.
+        if "context_frames" not in info or len(self.net.config.observation) == 1:
+            return []
+        has = torch.as_tensor(info["_context_frames"], device=self.net.device)
+        row = (started & has).nonzero()[:, 0]
+        frames = torch.as_tensor(info["context_frames"], device=self.net.device)[row]
+        led_here = torch.as_tensor(info["context_actions"], device=self.net.device)[row]
+        self.led_here[row] = led_here[:, -1]
+        # The last frame of a context is the first observation.
+        earlier = Contexts(frames[:, :-1], led_here[:, :-1], torch.full_like(row, time), row)
+        if earlier.led_here.numel() == 0:
+            return []
+        self.state[row] = self.net.watch(earlier.observations, earlier.led_here)
+        return [earlier]
+
+    def _shown(self, observations: Any) -> Tensor:
+        return torch.as_tensor(observations, device=self.net.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rollout goes on from."""
+        return {
+            "state": self.state,
+            "observations": self.observations,
+            "led_here": self.led_here,
+            "rows": self.rows.state_dict(),
+            "now": self.finished.now.tolist(),
+            "past": self.finished.past,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self.state, self.observations, self.led_here = state["state"], state["observations"], state["led_here"]
+        self.rows.load_state_dict(state["rows"])
+        self.finished.now, self.finished.past = np.array(state["now"]), state["past"]
+        self.finished.now[self.rows.ended] = 0  # also of dreams that were left, of a world that is no more
+
+
+def _joined(parts: list[Contexts]) -> Contexts | None:
+    if not parts:
+        return None
+    columns = [(part.observations, part.led_here, part.time, part.row) for part in parts]
+    return Contexts(*(torch.cat(column) for column in zip(*columns, strict=True)))

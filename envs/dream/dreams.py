@@ -1,0 +1,116 @@
+"""N dreams: what they remember and show, how they begin and go on. Of Gymnasium they know nothing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.dream.chance import Chance
+from envs.dream.options import DreamOptions
+from envs.dream.starts import Starts
+from envs.dream.state import DreamState
+from envs.dream.world import World
+from worldmodel.episodes import Clips
+from worldmodel.uncertainty import uncertainty
+
+Rows = NDArray[np.bool_]
+"""Some of N rows, bool (N,)."""
+
+
+class Dreamt(NamedTuple):
+    """What a step told of every row, (N,) float64 on the device; zeros for rows that did not go on."""
+
+    reward: Tensor
+    termination: Tensor  # probability
+    uncertainty: Tensor | None
+
+
+class Dreams:
+    """The rows of a dream environment.
+
+    Arrays and tensors are replaced as a whole when they change and never written into, so that snapshots share them.
+    """
+
+    def __init__(self, rows: int, world: World, options: DreamOptions) -> None:
+        self.world, self.options, config = world, options, world.model.config
+        self.starts = Starts(world.store, options.context_length, ahead=options.prefetch)
+        self.chance = Chance(rows, world.device)
+        self.memory = world.model.empty(rows)
+        self.frame = torch.zeros(rows, config.height, config.width, 3, dtype=torch.uint8, device=world.device)
+        self.features = torch.zeros(rows, config.features, device=world.device)
+        self.clock: NDArray[np.int64] = np.zeros(rows, np.int64)
+        self.done: Rows = np.zeros(rows, bool)
+
+    @property
+    def begun(self) -> bool:
+        """Whether every row has a dream."""
+        return self.chance.seeded
+
+    @torch.no_grad()
+    def begin(self, rows: Rows, *, stagger: bool = False) -> Clips:
+        """Start new dreams in `rows`, all of them observed in one pass; returns their contexts, (n, C, ...)."""
+        numbers = np.flatnonzero(rows)
+        clock = np.zeros(len(numbers), np.int64)
+        if stagger and self.options.max_episode_steps is not None:
+            clock = (self.chance.phase(numbers) * self.options.max_episode_steps).astype(np.int64)
+        clips = self.starts.take(self.chance.upcoming(numbers)).to(self.world.device)
+        self.chance.dreams[numbers] += 1
+        self.starts.expect(self.chance.upcoming(np.arange(len(rows))))
+        seen, memory = self.world.model.observe(clips.frames, clips.actions)
+        index = torch.as_tensor(numbers, device=self.world.device)
+        self.memory = self.memory.put(index, memory)
+        self.frame = self.frame.index_copy(0, index, clips.frames[:, -1])
+        self.features = self.features.index_copy(0, index, seen.features[:, -1].float())
+        self.clock, self.done = self.clock.copy(), self.done & ~rows
+        self.clock[numbers] = clock
+        return clips
+
+    @torch.no_grad()
+    def advance(self, actions: Tensor, live: Rows) -> Dreamt:
+        """Dream one frame further under actions (N,) in the rows of `live`; the others stay as they are."""
+        # Told that some rows rest, the model waits for the device to say which: not where all go on.
+        active = None if live.all() else torch.as_tensor(live, device=self.world.device)
+        sampler, before, noise = self.world.sampler, self.memory, self.chance.noise
+        imagined = sampler.imagine(actions, before, generator=noise, active=active)
+        doubt = None
+        if self.options.uncertainty != "none":
+            kind = self.options.uncertainty
+            doubt = uncertainty(kind, sampler, actions, before, imagined, noise, active=active)
+
+        def kept(new: Tensor, old: Tensor | float) -> Tensor:
+            return new if active is None else torch.where(active.view(-1, *[1] * (new.ndim - 1)), new, old)
+
+        self.memory = imagined.memory
+        self.frame = kept(imagined.frame, self.frame)
+        self.features = kept(imagined.features.float(), self.features)
+        self.clock = self.clock + live
+        return Dreamt(kept(imagined.reward.double(), 0.0), kept(imagined.termination.double(), 0.0), doubt)
+
+    def state(self, rows: Tensor) -> DreamState:
+        """All that decides how the dreams at index `rows` go on."""
+        own = {
+            "frame": self.frame,
+            "features": self.features,
+            "clock": torch.from_numpy(self.clock),
+            "done": torch.from_numpy(self.done),
+            **{f"chance.{name}": tensor for name, tensor in self.chance.state_dict().items()},
+        }
+        tensors = {name: tensor[rows.to(tensor.device)] for name, tensor in own.items()}
+        memory = self.memory.select(rows.to(self.world.device)).state_dict()
+        tensors |= {f"memory.{name}": tensor for name, tensor in memory.items()}
+        return DreamState(tensors, {**self.world.origin, **self.options.decisive})
+
+    def load_state(self, state: DreamState) -> None:
+        """Go on from `state`, which must be of as many rows, this world and these options."""
+        rows, device = len(self.done), self.world.device
+        state.check({**self.world.origin, **self.options.decisive}, rows)
+        memory = {name: tensor.to(device) for name, tensor in state.under("memory.").items()}
+        self.memory = self.world.model.empty(rows).load_state_dict(memory)
+        self.frame, self.features = state.tensors["frame"].to(device), state.tensors["features"].to(device)
+        self.clock, self.done = state.tensors["clock"].numpy(), state.tensors["done"].numpy()
+        self.chance.load_state_dict(state.under("chance."))
+        self.starts.expect(self.chance.upcoming(np.arange(rows)))

@@ -1,0 +1,79 @@
+"""What one may ask of a dream besides its world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from gymnasium.vector import AutoresetMode
+
+from worldmodel.errors import InputError
+
+Observation = Literal["frame", "features", "both"]
+Output = Literal["numpy", "torch"]
+Terminate = Literal["sample", "threshold", "never"]
+Doubt = Literal["none", "heads", "draws"]
+
+RENDER_MODES = ("rgb_array",)
+
+
+@dataclass(frozen=True)
+class DreamOptions:
+    """The options of `DreamVectorEnv`, which says what they mean. Raises InputError for those that cannot be met."""
+
+    context_length: int = 8
+    max_episode_steps: int | None = 64
+    terminate: Terminate = "sample"
+    autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP
+    observation: Observation = "frame"
+    output: Output = "numpy"
+    channels_first: bool = False
+    stagger: bool = False
+    context_info: bool = False
+    uncertainty: Doubt = "none"
+    truncate_above: float | None = None
+    prefetch: bool = True
+    render_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("observation", Observation),
+            ("output", Output),
+            ("terminate", Terminate),
+            ("uncertainty", Doubt),
+        ):
+            if getattr(self, name) not in get_args(kind):
+                raise InputError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(get_args(kind))}")
+        at_least_one(context_length=self.context_length, max_episode_steps=self.max_episode_steps)
+        if self.render_mode not in (None, *RENDER_MODES):
+            raise InputError(f"render_mode={self.render_mode!r}: choose rgb_array or None")
+        if self.stagger and self.max_episode_steps is None:
+            raise InputError("stagger=True spreads clocks over the horizon: give max_episode_steps")
+        if self.truncate_above is not None and self.uncertainty == "none":
+            raise InputError(f"truncate_above={self.truncate_above} needs to know how uncertain: set uncertainty")
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """Those that decide how a dream goes on, as opposed to how it is shown."""
+        lost = None if self.truncate_above is None else f"{self.uncertainty} > {self.truncate_above}"
+        return {
+            "context_length": self.context_length,
+            "max_episode_steps": self.max_episode_steps,
+            "terminate": self.terminate,
+            "truncate_above": lost,
+        }
+
+
+def autoreset(mode: str | AutoresetMode) -> AutoresetMode:
+    """The mode by its name, such as "SameStep"; raises InputError for others."""
+    known = [m.value for m in AutoresetMode]
+    if not isinstance(mode, AutoresetMode) and mode not in known:
+        raise InputError(f"autoreset_mode={mode!r}: choose one of {', '.join(known)}")
+    return AutoresetMode(mode)
+
+
+def at_least_one(**counts: int | None) -> None:
+    """Raise an InputError that names the first count below 1; None is no count."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name}={count}: give a number of at least 1")

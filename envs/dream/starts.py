@@ -1,0 +1,106 @@
+"""The real frames in which dreams begin, read ahead on a thread beside the dreaming."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import numpy as np
+
+from worldmodel.episodes import Clips, EpisodeStore
+
+
+class Begin(NamedTuple):
+    """Which dream of which seed: alone decides where it begins, so it may be read at any time."""
+
+    seed: int
+    dream: int
+
+
+def draw(store: EpisodeStore, length: int, begin: Begin) -> Clips:
+    """The context of one dream: `length` frames after which the real episode goes on."""
+    return store.sample_contexts(1, length, np.random.default_rng(begin))
+
+
+class Starts:
+    """Contexts of `length` frames. With `ahead`, those that are expected are read on a thread of their own.
+
+    The thread is a daemon that holds nothing of this object: an environment that was forgotten keeps neither itself nor
+    the interpreter alive. After a fork the child starts its own, since threads do not survive it.
+    """
+
+    def __init__(self, store: EpisodeStore, length: int, *, ahead: bool) -> None:
+        # One store object is for one thread; a copy shares the index, and keeps its own episodes.
+        self._draw = functools.partial(draw, copy.copy(store), length)
+        self._ahead = ahead
+        self._expected: dict[Begin, Future[Clips]] = {}
+        self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def take(self, begins: Sequence[Begin]) -> Clips:
+        """The contexts of these dreams, (n, C, ...), in this order. Waits for those that are not read yet."""
+        if not self._ahead:
+            return Clips.cat([self._draw(begin) for begin in begins])
+        self._ensure_thread()
+        if not set(begins) <= self._expected.keys():
+            # What nobody expected must not queue behind what can wait.
+            self._forget_all_but([*begins, *(begin for begin, future in self._expected.items() if future.done())])
+        read = {begin: self._expected.get(begin) or self._submit(begin) for begin in dict.fromkeys(begins)}
+        return Clips.cat([read[begin].result() for begin in begins])
+
+    def expect(self, begins: Sequence[Begin]) -> None:
+        """Read these ahead, and forget all others."""
+        if not self._ahead:
+            return
+        self._ensure_thread()
+        self._forget_all_but(begins)
+        for begin in begins:
+            if begin not in self._expected:
+                self._expected[begin] = self._submit(begin)
+
+    def close(self) -> None:
+        """End the thread after what it is reading now."""
+        self._forget_all_but([])
+        self._tasks.put(None)
+        self._thread = None
+
+    def _forget_all_but(self, begins: Sequence[Begin]) -> None:
+        for begin in self._expected.keys() - set(begins):
+            self._expected.pop(begin).cancel()
+
+    def _submit(self, begin: Begin) -> Future[Clips]:
+        future: Future[Clips] = Future()
+        self._tasks.put((future, begin))
+        return future
+
+    def _ensure_thread(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._expected.clear()
+        self._tasks = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=_serve, args=(self._tasks, self._draw), name="contexts of dreams", daemon=True
+        )
+        self._thread.start()
+        weakref.finalize(self, self._tasks.put, None)
+
+
+_Task = tuple[Future[Clips], Begin] | None
+
+
+def _serve(tasks: queue.SimpleQueue[_Task], draw: Callable[[Begin], Clips]) -> None:
+    """Draw what is asked for until None comes."""
+    while (task := tasks.get()) is not None:
+        future, begin = task
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(draw(begin))
+        except BaseException as error:  # belongs to whoever asked, who would wait forever
+            future.set_exception(error)

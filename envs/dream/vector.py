@@ -1,0 +1,319 @@
+"""DreamVectorEnv: N dreams as one vector environment of Gymnasium."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.dream.dreams import Dreams, Dreamt, Rows
+from envs.dream.ends import ends
+from envs.dream.given import check_actions, check_mask, check_seeds
+from envs.dream.options import (
+    RENDER_MODES,
+    Doubt,
+    DreamOptions,
+    Observation,
+    Output,
+    Terminate,
+    at_least_one,
+    autoreset,
+)
+from envs.dream.state import DreamState
+from envs.dream.view import View
+from envs.dream.world import World, open_world
+from envs.policy import FrameArray
+from worldmodel.checkpoint import Checkpoint
+from worldmodel.errors import InputError
+from worldmodel.memory import Memory
+
+
+class DreamVectorEnv(VectorEnv[Any, Any, Any]):
+    """N dreams advanced by one forward pass per step; each begins from a real context.
+
+    checkpoint: a world model folder (`train_wm.py`, `train_agent.py`) or a loaded `Checkpoint`.
+    contexts: folder of recorded episodes; None takes the one that the checkpoint names.
+    context_length: real frames observed before a dream begins; its first observation is the last of them.
+    max_episode_steps: horizon of a dream; reaching it truncates. None dreams on.
+    steps: denoising steps per frame; or instead
+    profile: "quality", "balanced" or "realtime", which also set window and precision (`worldmodel.sampling`); or
+    target_fps: frames per second that every row should get; the best profile that reaches it is chosen by a short
+        measurement, logged and kept as `sampler.sampling`. What a dream shows then depends on the machine.
+    terminate: the termination head ends an episode by a draw ("sample"), above one half ("threshold") or "never".
+    observation: "frame" (h, w, 3) uint8, "features" (F,) float32 of the model, or a dictionary of "both".
+    channels_first: frames are (3, h, w), also those of `context_info`; `render` is not concerned.
+    output: "numpy" arrays, or "torch" tensors on `device`. Then a step brings to the host only whether actions that
+        were given as tensors are valid, and N termination probabilities and uncertainties where they decide something.
+        Masks `_key` of infos are numpy arrays either way, and `final_obs` is one batch of tensors.
+    stagger: the dreams that `reset()` begins in all rows have 0 to max_episode_steps - 1 steps behind them already, by
+        seed and evenly spread, so that rows are not truncated all at once. Later dreams are whole.
+    context_info: whenever a row begins, tell its context as `info["context_frames"]` (N, C, h, w, 3) uint8 and
+        `info["context_actions"]` (N, C) int64, -1 for none, to warm up a policy. The last frame is the observation.
+    uncertainty: tell as `info["uncertainty"]` (N,) how little a step is to be trusted (`worldmodel.uncertainty`).
+    truncate_above: a dream whose uncertainty exceeds this has left what the model knows, and is truncated.
+    prefetch: read the contexts of the next dreams on a background thread. Dreams do not depend on it.
+
+    Rewards (N,) float64, terminated and truncated (N,) bool; all arrays are fresh at every step.
+    `info["termination_probability"]` (N,) is what the head said. What row i does depends only on its seed and actions,
+    whatever the other rows do; `reset(seed=s)` gives row i the seed s + i. All three autoreset modes of Gymnasium hold.
+    Pickles and deep copies go on where the original stands, without its weights: a pickle loads them from the path of
+    the checkpoint, copies, `clone` and `select` share the model.
+
+    Raises InputError at construction for a checkpoint, contexts or options that cannot be used.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012  (Gymnasium's own declaration)
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 10,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        checkpoint: str | Path | Checkpoint,
+        contexts: str | Path | None = None,
+        context_length: int = 8,
+        max_episode_steps: int | None = 64,
+        steps: int | None = None,
+        profile: str | None = None,
+        target_fps: float | None = None,
+        terminate: Terminate = "sample",
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        observation: Observation = "frame",
+        channels_first: bool = False,
+        output: Output = "numpy",
+        stagger: bool = False,
+        context_info: bool = False,
+        uncertainty: Doubt = "none",
+        truncate_above: float | None = None,
+        prefetch: bool = True,
+        device: str = "cpu",
+        render_mode: str | None = None,
+    ) -> None:
+        options = DreamOptions(
+            context_length=context_length,
+            max_episode_steps=max_episode_steps,
+            terminate=terminate,
+            autoreset_mode=autoreset(autoreset_mode),
+            observation=observation,
+            output=output,
+            channels_first=channels_first,
+            stagger=stagger,
+            context_info=context_info,
+            uncertainty=uncertainty,
+            truncate_above=truncate_above,
+            prefetch=prefetch,
+            render_mode=render_mode,
+        )
+        at_least_one(num_envs=num_envs, steps=steps)
+        world = open_world(
+            checkpoint,
+            contexts,
+            device,
+            context_length=context_length,
+            rows=num_envs,
+            steps=steps,
+            profile=profile,
+            target_fps=target_fps,
+        )
+        self._set_up(num_envs, world, options)
+
+    def _set_up(self, rows: int, world: World, options: DreamOptions) -> None:
+        self.num_envs, self.options, self.closed = rows, options, False
+        self._world, self.model, self.sampler = world, world.model, world.sampler
+        self.device, self.store = world.device, world.store
+        self.render_mode, self.autoreset_mode = options.render_mode, options.autoreset_mode
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self._dreams = Dreams(rows, world, options)
+        self._view = View(options.observation, options.output, options.channels_first, world.device)
+        self.single_observation_space = self._view.space(self.model.config)
+        self.single_action_space = gym.spaces.Discrete(self.model.config.num_actions)
+        self.observation_space = batch_space(self.single_observation_space, rows)
+        self.action_space = batch_space(self.single_action_space, rows)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin new dreams in all rows, or in those of `options["reset_mask"]`, bool (N,).
+
+        A row whose seed is None goes on with its own random numbers.
+        """
+        self._check_open()
+        mask = (options or {}).get("reset_mask")
+        rows = check_mask("reset_mask", mask, self.num_envs, some=True)
+        seeds = check_seeds(seed, self.num_envs)
+        super().reset(seed=int(seed) if isinstance(seed, int | np.integer) else None)
+        first = not self._dreams.begun
+        if first:
+            fresh = self.np_random.integers(2**31, size=self.num_envs).tolist()
+            seeds = [fresh[row] if s is None else s for row, s in enumerate(seeds)]
+            rows = np.ones(self.num_envs, bool)
+        for row in np.flatnonzero(rows):
+            if (s := seeds[row]) is not None:
+                self._dreams.chance.seed(int(row), s)
+        info = self._begin(rows, stagger=self.options.stagger and (first or mask is None))
+        return self._observation(), info
+
+    def step(self, actions: Any, *, mask: Any = None) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Dream one frame further in every row, or in those of `mask`, bool (N,).
+
+        Finished rows are treated as the autoreset mode says. Rows that `mask` leaves out stay as they are bit for bit:
+        the same observation, reward 0, no end, and False in the masks of infos. Their actions must be valid all the
+        same.
+        """
+        self._check_open()
+        if not self._dreams.begun:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        chosen = check_actions(actions, self.num_envs, self.model.config.num_actions, self.device)
+        asked = check_mask("mask", mask, self.num_envs)
+        ended, live = asked & self._dreams.done, asked & ~self._dreams.done
+        if ended.any() and self.autoreset_mode is AutoresetMode.DISABLED:
+            raise gym.error.ResetNeeded(
+                f"rows {np.flatnonzero(ended).tolist()} are finished: reset(options={{'reset_mask': mask}}) them first"
+            )
+        dreamt = self._dreams.advance(chosen, live)
+        terminated, truncated = ends(self._dreams, dreamt, live)
+        finished = terminated | truncated
+        self._dreams.done = self._dreams.done | finished
+
+        info = self._told(dreamt, live)
+        begins = ended
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and finished.any():
+            info |= self._final(dreamt, finished)
+            begins = ended | finished
+        if begins.any():
+            info |= self._begin(begins)
+        reward, *flags = (self._view.array(part) for part in (dreamt.reward, terminated, truncated))
+        return self._observation(), reward, flags[0], flags[1], info
+
+    def render(self) -> tuple[FrameArray, ...] | None:
+        """The current frame of every row, (h, w, 3) uint8 each."""
+        return tuple(self._dreams.frame.cpu().numpy().copy()) if self.render_mode == "rgb_array" else None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the background thread."""
+        self._dreams.starts.close()
+
+    def get_state(self) -> DreamState:
+        """All that decides how the dreams go on, random state included: from `set_state` they replay bit for bit."""
+        return self._state(torch.arange(self.num_envs))
+
+    def set_state(self, state: DreamState) -> None:
+        """Go on from `state`. Raises InputError unless it is of as many rows of the same world and options."""
+        self._dreams.load_state(state)
+
+    def clone(self, n: int) -> DreamVectorEnv:
+        """An environment that has every row `n` times, side by side; each of them goes on as the original would.
+
+        Of the same actions all copies make the same, up to float error between batches of other sizes.
+        """
+        at_least_one(n=n)
+        return self._copy(torch.arange(self.num_envs).repeat_interleave(n))
+
+    def select(self, rows: Sequence[int] | NDArray[np.int64]) -> DreamVectorEnv:
+        """An environment of the rows with these numbers, repeats allowed; each goes on as the original would."""
+        numbers = np.asarray(rows)
+        if numbers.dtype.kind not in "iu" or not set(numbers.tolist()) <= set(range(self.num_envs)):
+            raise InputError(f"rows={rows!r}: give some of the row numbers 0 to {self.num_envs - 1}")
+        return self._copy(torch.as_tensor(numbers, dtype=torch.int64))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DreamVectorEnv:
+        """Return an environment that shares the model, and nothing that changes."""
+        twin = self._copy(torch.arange(self.num_envs)) if self._dreams.begun else self._alike(self.num_envs)
+        twin.spec = self.spec
+        twin._np_random, twin._np_random_seed = copy.deepcopy(self._np_random, memo), self._np_random_seed
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to go on; of the weights only where they are."""
+        return {
+            "rows": self.num_envs,
+            "world": self._world,
+            "options": self.options,
+            "state": self.get_state() if self._dreams.begun else None,
+            "spec": self.spec,
+            "random": (self._np_random, self._np_random_seed),
+        }
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self._set_up(kept["rows"], kept["world"], kept["options"])
+        self.spec = kept["spec"]
+        self._np_random, self._np_random_seed = kept["random"]
+        if kept["state"] is not None:
+            self.set_state(kept["state"])
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was a first `reset()`."""
+        return self._dreams.begun
+
+    @property
+    def _memory(self) -> Memory:
+        return self._dreams.memory
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise gym.error.ClosedEnvironmentError("this environment was closed: make a new one")
+
+    def _observation(self) -> Any:
+        return self._view.observe(self._dreams.frame, self._dreams.features)
+
+    def _begin(self, rows: Rows, *, stagger: bool = False) -> dict[str, Any]:
+        contexts = self._dreams.begin(rows, stagger=stagger)
+        if not self.options.context_info:
+            return {}
+        index = torch.as_tensor(np.flatnonzero(rows), device=self.device)
+
+        def spread(part: Tensor) -> Tensor:
+            return part.new_zeros(self.num_envs, *part.shape[1:]).index_copy_(0, index, part)
+
+        return {
+            "context_frames": self._view.frames(spread(contexts.frames)),
+            "_context_frames": rows.copy(),
+            "context_actions": self._view.array(spread(contexts.actions)),
+            "_context_actions": rows.copy(),
+        }
+
+    def _told(self, dreamt: Dreamt, rows: Rows) -> dict[str, Any]:
+        """What the step told of `rows`, in the form of Gymnasium's infos."""
+        told = {"termination_probability": dreamt.termination, "uncertainty": dreamt.uncertainty}
+        info: dict[str, Any] = {}
+        for name, values in told.items():
+            if values is not None:
+                info |= {name: self._view.array(values), f"_{name}": rows.copy()}
+        return info
+
+    def _final(self, dreamt: Dreamt, finished: Rows) -> dict[str, Any]:
+        """Gymnasium's record of rows that are about to begin anew within the step."""
+        return {
+            "final_obs": self._view.row_by_row(self._observation(), finished),
+            "_final_obs": finished.copy(),
+            "final_info": self._told(dreamt, finished),
+            "_final_info": finished.copy(),
+        }
+
+    def _state(self, rows: Tensor) -> DreamState:
+        if not self._dreams.begun:
+            raise gym.error.ResetNeeded("call reset() first: dreams that did not begin have no state")
+        return self._dreams.state(rows)
+
+    def _copy(self, rows: Tensor) -> DreamVectorEnv:
+        twin = self._alike(len(rows))
+        twin.set_state(self._state(rows))
+        return twin
+
+    def _alike(self, rows: int) -> DreamVectorEnv:
+        twin = object.__new__(type(self))
+        twin._set_up(rows, self._world, self.options)
+        return twin

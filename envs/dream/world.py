@@ -1,0 +1,86 @@
+"""What all dreams of one checkpoint share: the model, the episodes in which they begin, how frames are sampled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envs.contexts import check_length, check_world, contexts_folder
+from worldmodel.checkpoint import Checkpoint, load_checkpoint
+from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError
+from worldmodel.model import WorldModel
+from worldmodel.sampling import Sampler, Sampling, choose
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """A world model ready to dream on `device`. It is never copied; pickled, it is the path of its checkpoint."""
+
+    checkpoint: Checkpoint
+    path: Path | None  # None where the checkpoint was given as an object
+    store: EpisodeStore
+    sampler: Sampler
+    device: torch.device
+
+    @property
+    def model(self) -> WorldModel:
+        """The model, in evaluation mode."""
+        return self.checkpoint.model
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """What a snapshot must share with this world to go on in it as it would have, as JSON has it."""
+        config = {f"model.{name}": value for name, value in self.model.config.to_dict().items()}
+        episodes = json.dumps([self.store.names, self.store.lengths.tolist()])
+        told = {
+            **config,
+            "training step": self.checkpoint.step,
+            "episodes": hashlib.blake2b(episodes.encode(), digest_size=8).hexdigest(),
+            "device": self.device.type,
+            **asdict(self.sampler.sampling),
+        }
+        return json.loads(json.dumps(told))  # type: ignore[no-any-return]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to load the world again; the index of episodes travels, so that contexts stay the same."""
+        if self.path is None:
+            raise InputError(
+                "a dream of a loaded Checkpoint cannot be pickled, since that would copy its weights: make it from the "
+                f"folder, checkpoint={str(self.checkpoint.path)!r}"
+            )
+        return _load, (self.path, self.store, self.sampler.sampling, str(self.device))
+
+
+def open_world(
+    checkpoint: str | Path | Checkpoint,
+    contexts: str | Path | None,
+    device: str,
+    *,
+    context_length: int,
+    rows: int,
+    steps: int | None,
+    profile: str | None,
+    target_fps: float | None,
+) -> World:
+    """Load and check everything that `rows` dreams need. Raises InputError for what cannot be dreamed."""
+    path = None if isinstance(checkpoint, Checkpoint) else Path(checkpoint).resolve()
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, device)
+    model = loaded.model.eval().to(device)
+    store = EpisodeStore(contexts_folder(loaded) if contexts is None else contexts)
+    check_world(loaded, store)
+    check_length(store, context_length)
+    sampler = Sampler(model, choose(model, rows, steps=steps, profile=profile, target_fps=target_fps))
+    return World(loaded, path, store, sampler, torch.device(device))
+
+
+def _load(path: Path, store: EpisodeStore, sampling: Sampling, device: str) -> World:
+    loaded = load_checkpoint(path, device)
+    check_world(loaded, store)
+    return World(loaded, path, store, Sampler(loaded.model, sampling), torch.device(device))

@@ -1,0 +1,129 @@
+"""Two tiny worlds whose optimum is known by hand, with the verbs of `WorldModel`: one of memory, one of movement.
+
+Memory is the state itself, so dreams in them are exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.actions import Bounds
+from worldmodel.episodes import NO_ACTION, Clips
+from worldmodel.memory import Memory
+from worldmodel.model import Features, Imagined
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a policy asks of a world model's configuration."""
+
+    features: int
+    num_actions: int
+    action_size: int = 0
+
+
+def contexts_of(frames: Tensor, actions: Tensor) -> Clips:
+    """First frames of episodes, (B, 1, h, w, 3)."""
+    flat = torch.zeros(len(frames), 1)
+    return Clips(frames, actions, flat, flat.bool(), torch.ones(len(frames), 1).bool())
+
+
+def told(features: Tensor) -> Features:
+    """Of one frame, which brought nothing: features (B, F)."""
+    nothing = torch.zeros(len(features), 1)
+    return Features(features[:, None], nothing, nothing, inputs=features[:, None])
+
+
+class CueWorld:
+    """A cue is shown in the first frame only. After `WALK` steps, whatever they were, comes the choice: reward 1 for
+    the action that the cue named, and the end either way. So the best return is 1, and 1 / CUES for whoever forgets.
+
+    What is dreamed after the end is a trap: the choices of all cues, one after the other, and the wrong one rewarded.
+    """
+
+    CUES, WALK = 4, 3
+    device = torch.device("cpu")
+    config = Interface(features=CUES * (WALK + 1), num_actions=CUES)
+
+    def eval(self) -> CueWorld:
+        return self
+
+    def sample_contexts(self, batch: int, length: int, generator: np.random.Generator, *, start: Any = "any") -> Clips:
+        cues = torch.from_numpy(generator.integers(self.CUES, size=batch))
+        frames = cues.to(torch.uint8)[:, None, None, None, None].expand(-1, 1, 1, 1, 3)
+        return contexts_of(frames, torch.full((batch, 1), NO_ACTION))
+
+    def observe(self, frames: Tensor, actions: Tensor, memory: Memory | None = None) -> tuple[Features, Memory]:
+        state = torch.stack([frames[:, 0, 0, 0, 0].long(), torch.zeros(len(frames)).long()], 1)  # (cue, steps taken)
+        return told(self.look(state)), Memory((), state)
+
+    def imagine(self, actions: Tensor, memory: Memory, *, steps: int, generator: Any) -> Imagined:
+        cue, taken = memory.frames.unbind(1)
+        reward = torch.where(taken < self.WALK, 0.0, (actions == cue).float())
+        trap = (actions != self.shown(memory.frames)).float()
+        reward = torch.where(taken > self.WALK, trap, reward)
+        after = torch.stack([cue, taken + 1], 1)
+        ended = (taken == self.WALK).float()
+        return Imagined(torch.zeros(len(cue), 1, 1, 3).byte(), reward, ended, self.look(after), Memory((), after))
+
+    def shown(self, state: Tensor) -> Tensor:
+        """The cue that the features tell: after the end others than the real one."""
+        cue, taken = state.unbind(1)
+        return (cue + (taken - self.WALK).clamp(min=0)) % self.CUES
+
+    def look(self, state: Tensor) -> Tensor:
+        place = state[:, 1].clamp(max=self.WALK)
+        return torch.eye(self.config.features)[self.CUES * place + self.shown(state)]
+
+
+class ForgetfulWorld(CueWorld):
+    """The same, with features that do not tell the cue after its frame."""
+
+    def shown(self, state: Tensor) -> Tensor:
+        return torch.where(state[:, 1] > 0, 0, state[:, 0])
+
+
+class TargetWorld:
+    """A point in the unit square, moved by what the action says, shall be at a target: reward minus the distance.
+
+    It may move further to one side than to the other, so bounds that are mixed up show. The distance is the sum over
+    both axes, so the best action is `target - point`, cut off at the bounds.
+    """
+
+    device = torch.device("cpu")
+    bounds = Bounds((-0.5, -0.2), (0.4, 0.6))
+    config = Interface(features=4, num_actions=0, action_size=2)
+
+    def eval(self) -> TargetWorld:
+        return self
+
+    def sample_contexts(self, batch: int, length: int, generator: np.random.Generator, *, start: Any = "any") -> Clips:
+        pixels = torch.from_numpy(generator.integers(256, size=(batch, 1, 2, 1, 3), dtype=np.uint8))
+        return contexts_of(pixels, torch.full((batch, 1, 2), torch.nan))
+
+    def observe(self, frames: Tensor, actions: Tensor, memory: Memory | None = None) -> tuple[Features, Memory]:
+        state = (frames[:, 0, :, 0, :2] / 255).flatten(1)  # (B, 4): point, target
+        return told(self.look(state)), Memory((), state)
+
+    def imagine(self, actions: Tensor, memory: Memory, *, steps: int, generator: Any) -> Imagined:
+        low, high = map(torch.tensor, self.bounds)
+        assert bool(((actions >= low) & (actions <= high)).all()), "an action out of its bounds"
+        point, target = memory.frames.chunk(2, 1)
+        after = torch.cat([point + actions, target], 1)
+        reward = -(point + actions - target).abs().sum(1)
+        frames = torch.zeros(len(point), 1, 1, 3).byte()
+        return Imagined(frames, reward, torch.zeros(len(point)), self.look(after), Memory((), after))
+
+    def look(self, state: Tensor) -> Tensor:
+        return 4 * state - 2
+
+    def best(self, state: Tensor) -> Tensor:
+        """The best actions, (B, 2)."""
+        point, target = state.chunk(2, 1)
+        low, high = map(torch.tensor, self.bounds)
+        return (target - point).clamp(low, high)

@@ -1,0 +1,163 @@
+"""Everything that can learn to act, through the same loop: in the dream and in the real environment."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.algorithms import Algo, check_algorithm
+from agents.loop import Loop
+from agents.planning import PlanningConfig
+from agents.policies import Exploring, RandomPolicy
+from agents.presets import PRESETS
+from agents.settings import (
+    CloningOptions,
+    DreamerOptions,
+    LoopSettings,
+    PPOOptions,
+    SB3Options,
+    TrainingOptions,
+)
+from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError
+from worldmodel.training import HeadsConfig
+
+SMALL = replace(
+    PRESETS["smoke"],
+    collect_episodes=4,
+    max_episode_steps=12,
+    num_envs=2,
+    world_steps=3,
+    dreams=2,
+    env_steps=32,
+    dream_steps=6,
+    dream_context=2,
+    eval_episodes=2,
+    model=replace(PRESETS["smoke"].model, dim=32, layers=1, features=16, state_size=4, head_dim=32),
+    training=TrainingOptions(batch=2, length=8, fit_frames=32),
+    heads=HeadsConfig(steps=4, kept=60),
+    dreamer=DreamerOptions(rows=4, horizon=3, context=2),
+    ppo=PPOOptions(rows=2, steps=8, minibatches=1, epochs=1, hidden=8),
+    sb3=SB3Options(rows=2, rollout=8, batch=8, epochs=1, hidden=8, buffer=64),
+    planning=PlanningConfig(candidates=4, iterations=1, elites=2, horizon=2, steps=1),
+    cloning=CloningOptions(steps=3, batch=16),
+)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose world has been learned."""
+    out = tmp_path_factory.mktemp("runs") / "learned"
+    loop = Loop(out, SMALL, progress=False)
+    loop.stage("0-collect", lambda: loop.collect(0, loop.collector(0)))
+    loop.stage("0-world-model", lambda: loop.learn_world(0))
+    return out
+
+
+def run(out: Path, **changes: Any) -> dict[str, Any]:
+    page = Loop(out, replace(SMALL, **changes), progress=False).run_to_report("the test")
+    results: dict[str, Any] = json.loads((page.parent / "results.json").read_text())
+    return results
+
+
+@pytest.mark.parametrize("algo", ["dreamer", "ppo", "plan", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn"])
+def test_each_learns_in_dreams_and_is_judged_for_real(learned: Path, tmp_path: Path, algo: Algo) -> None:
+    shutil.copytree(learned, tmp_path / "run")
+    results = run(tmp_path / "run", algo=algo)
+    judged = results["stages"]["0-evaluation"]
+    assert len(judged["returns"]) == len(judged["imagined_returns"]) == 2
+    assert judged["name"] == ("plans in dreams" if algo == "plan" else "trained in dreams")
+    assert results["exploitation_gap"] is not None
+    frames = {"dreamer": 2 * 4 * 3, "plan": None}.get(algo, 32)
+    assert results["stages"]["0-policy"].get("imagined_frames") == frames
+    assert run(tmp_path / "run", algo=algo)["stages"] == results["stages"]
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sb3-ppo"])
+def test_some_learn_in_the_real_environment_without_a_world_model(tmp_path: Path, algo: Algo) -> None:
+    results = run(tmp_path, algo=algo, place="real", rounds=2)
+    assert set(results["stages"]) == {"0-policy", "random", "0-evaluation", "1-policy", "1-evaluation"}
+    assert results["stages"]["1-policy"]["real_steps"] == 64
+    assert results["stages"]["1-evaluation"]["name"] == "trained in the real environment"
+    assert results["imagined_return"] is None
+    assert not (tmp_path / "world_model").exists()
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Return in its own dreams" not in page
+    assert "a real episode" in page
+
+
+def test_the_dreamer_starts_from_what_was_recorded(learned: Path, tmp_path: Path) -> None:
+    policies = []
+    for clone in (False, True):
+        out = tmp_path / str(clone)
+        shutil.copytree(learned, out)
+        loop = Loop(out, replace(SMALL, clone=clone), progress=False)
+        with loop.algorithm() as dreamer:
+            policies.append(dreamer.policy().agent.state_dict())
+        assert (out / "policy" / "cloning.pt").exists() == clone
+    assert any(not np.array_equal(policies[0][name], policies[1][name]) for name in policies[0])
+
+
+def test_ratios_follow_what_was_recorded(learned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    loop = Loop(out, replace(SMALL, train_ratio=1.0, dream_ratio=0.5), progress=False)
+    shutil.copytree(learned / "episodes", out / "episodes")
+    frames = EpisodeStore(out / "episodes").frames
+    assert loop.learn_world(0)["steps"] == frames // (2 * 8)
+    assert loop.learn_policy(0)["batches"] == int(0.5 * frames) // (4 * 3)
+
+
+def test_exploring_takes_a_share_of_other_actions_and_tells_the_policy() -> None:
+    class Still:
+        """Always 0; keeps what it was told."""
+
+        def __init__(self) -> None:
+            self.done: list[Any] = []
+
+        def reset(self, rows: Any, seeds: Any) -> None: ...
+
+        def act(self, frames: Any, info: Any) -> Any:
+            return np.zeros(len(frames), np.int64)
+
+        def took(self, actions: Any) -> None:
+            self.done.append(actions)
+
+    still = Still()
+    policy = Exploring(still, RandomPolicy(3), 0.3)
+    rows = np.arange(200)
+    policy.reset(rows, rows)
+    frames = np.zeros((200, 4, 4, 3), np.uint8)
+    actions = np.stack([policy.act(frames, {}) for _ in range(20)])
+    assert np.mean(actions != 0) == pytest.approx(0.3 * 2 / 3, abs=0.02)
+    assert np.array_equal(np.stack(still.done), actions)
+    policy.reset(rows[::-1].copy(), rows)
+    assert np.array_equal(policy.act(frames, {}), actions[0][::-1])
+    with pytest.raises(InputError, match=r"explore=1\.5"):
+        Exploring(still, RandomPolicy(3), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algo": "sarsa"}, "--algo sarsa: choose one of dreamer, ppo"),
+        ({"place": "mars"}, "--in mars: choose dream or real"),
+        ({"place": "real"}, "--algo dreamer needs a world model to learn in: leave out --in real"),
+        ({"place": "real", "algo": "ppo", "world_model": Path("somewhere")}, "leave out --world-model"),
+        ({"clone": True, "algo": "ppo"}, "--clone starts the policy of --algo dreamer"),
+    ],
+)
+def test_what_cannot_learn_there_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_algorithm(replace(LoopSettings(), **settings))
+
+
+def test_a_decay_does_not_go_with_a_ratio(tmp_path: Path) -> None:
+    training = replace(SMALL.training, decay=0.5)
+    with pytest.raises(InputError, match="decay has to know all steps"):
+        Loop(tmp_path, replace(SMALL, train_ratio=1.0, training=training), progress=False)

@@ -1,0 +1,198 @@
+"""Contexts are read beside the dreaming: the same ones, by one thread, which ends with its environment."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dreams import MODES, actions_of, dream_folder, vec
+from envs.dream.starts import Begin, Starts
+from worldmodel.episodes import Clips, EpisodeStore
+from worldmodel.errors import InputError
+from worlds import small_store
+
+ROOT = Path(__file__).parent.parent
+WAIT = 30  # seconds, only ever spent where a test fails
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dream_folder(tmp_path_factory.mktemp("run"))
+
+
+class WatchedStore(EpisodeStore):
+    """Notes who reads, and lets readers wait at a gate."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.readers: list[threading.Thread] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def sample_contexts(self, *args: Any, **kwargs: Any) -> Clips:
+        assert self.gate.wait(WAIT)
+        self.readers.append(threading.current_thread())
+        return super().sample_contexts(*args, **kwargs)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> WatchedStore:
+    small_store(tmp_path)
+    return WatchedStore(tmp_path)
+
+
+BEGINS = [Begin(3, 0), Begin(1, 4), Begin(3, 0), Begin(2, 0)]
+
+
+def same(one: Clips, two: Clips) -> bool:
+    return one.frames.equal(two.frames) and one.actions.equal(two.actions)
+
+
+def test_contexts_follow_from_seed_and_number_alone(store: WatchedStore) -> None:
+    plain, ahead = Starts(store, 3, ahead=False), Starts(store, 3, ahead=True)
+    wanted = plain.take(BEGINS)
+    assert wanted.frames.shape == (4, 3, 16, 8, 3)
+    assert same(ahead.take(BEGINS), wanted)
+    ahead.expect(BEGINS[::-1])
+    assert same(ahead.take(BEGINS), wanted)
+    ahead.expect([Begin(9, 9)])
+    assert same(ahead.take(BEGINS), wanted)
+    assert not same(plain.take([Begin(3, 1)]), plain.take([Begin(3, 0)]))
+    seed_alone = store.sample_contexts(1, 3, np.random.default_rng(3))
+    assert same(plain.take([Begin(3, 0)]), seed_alone)
+
+
+def test_what_is_expected_is_read_once_by_one_other_thread(store: WatchedStore) -> None:
+    starts = Starts(store, 3, ahead=True)
+    starts.expect(BEGINS)
+    starts.take(BEGINS)
+    starts.expect(BEGINS)
+    starts.take(BEGINS[:1])
+    assert len(store.readers) == 3  # two of the four are the same
+    assert len(set(store.readers)) == 1
+    assert store.readers[0] is not threading.current_thread()
+    assert store.readers[0].daemon
+
+
+def test_expecting_does_not_wait(store: WatchedStore) -> None:
+    starts = Starts(store, 3, ahead=True)
+    store.gate.clear()
+    starts.expect(BEGINS)
+    starts.expect(BEGINS[:2])
+    store.gate.set()
+    starts.take([Begin(7, 7)])
+    assert len(store.readers) <= 2  # what was being read, and what was asked for: the rest was not waited for
+
+
+def _take_in_child(starts: Starts, store: WatchedStore, answer: Any) -> None:
+    store.gate.set()
+    answer.send_bytes(starts.take(BEGINS).frames.numpy().tobytes())
+
+
+def test_a_forked_process_reads_for_itself_what_its_parent_expected(store: WatchedStore) -> None:
+    starts, context = Starts(store, 3, ahead=True), multiprocessing.get_context("fork")
+    store.gate.clear()
+    starts.expect(BEGINS)
+    here, there = context.Pipe()
+    child = context.Process(target=_take_in_child, args=(starts, store, there))
+    child.start()
+    try:
+        assert here.poll(WAIT)
+        said = here.recv_bytes()
+    finally:
+        child.kill()
+        store.gate.set()
+    assert said == starts.take(BEGINS).frames.numpy().tobytes()
+
+
+def test_without_reading_ahead_there_is_no_thread(store: WatchedStore) -> None:
+    starts = Starts(store, 3, ahead=False)
+    starts.expect(BEGINS)
+    assert not store.readers
+    starts.take(BEGINS)
+    assert set(store.readers) == {threading.current_thread()}
+
+
+def test_the_thread_ends_when_it_is_closed_or_forgotten(store: WatchedStore) -> None:
+    for end in ("close", "forget"):
+        starts = Starts(store, 3, ahead=True)
+        starts.take(BEGINS)
+        thread = store.readers[-1]
+        assert thread.is_alive()
+        if end == "close":
+            starts.close()
+            thread.join(WAIT)
+            assert not thread.is_alive()
+            assert same(starts.take(BEGINS), Starts(store, 3, ahead=False).take(BEGINS))  # by a new one
+            thread = store.readers[-len(BEGINS) - 1]
+        del starts
+        gc.collect()
+        thread.join(WAIT)
+        assert not thread.is_alive()
+
+
+def test_what_cannot_be_read_is_told_to_whoever_asks(tmp_path: Path) -> None:
+    run = dream_folder(tmp_path)
+    env = vec(run, max_episode_steps=1, terminate="never", autoreset_mode="SameStep")
+    for file in (run / "episodes").iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"episodes.*\.npz"):
+        env.reset(seed=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_dreams_do_not_depend_on_reading_ahead(folder: Path, mode: Any) -> None:
+    envs = [vec(folder, max_episode_steps=2, autoreset_mode=mode, prefetch=ahead) for ahead in (True, False)]
+    frames = [env.reset(seed=6)[0] for env in envs]
+    for action in actions_of(3, 8):
+        assert np.array_equal(*frames)
+        answers = [env.step(action) for env in envs]
+        frames = [answer[0] for answer in answers]
+        done = answers[0][2] | answers[0][3]
+        if done.any() and mode.value == "Disabled":
+            frames = [env.reset(options={"reset_mask": done})[0] for env in envs]
+
+
+def threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "contexts of dreams"}
+
+
+def test_environments_leave_no_thread_behind(folder: Path) -> None:
+    before = threads()
+    env, other = vec(folder), vec(folder)
+    env.reset()
+    other.reset()
+    copies = [env.clone(2), env.select([0])]
+    new = threads() - before
+    assert len(new) == 4
+    for closed in (env, *copies):
+        closed.close()
+        closed.close()
+    del other
+    gc.collect()
+    for thread in new:
+        thread.join(WAIT)
+        assert not thread.is_alive()
+
+
+FORGOTTEN = """
+import sys, gymnasium as gym
+env = gym.make_vec("envs:lssvwm/Dream-v0", num_envs=64, checkpoint=sys.argv[1], context_length=3, steps=1)
+env.reset()
+"""
+
+
+def test_a_forgotten_environment_does_not_keep_the_interpreter(folder: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FORGOTTEN, str(folder / "model")]
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

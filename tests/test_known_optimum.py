@@ -1,0 +1,149 @@
+"""The classic bug of this field is that losses fall and the policy does not improve.
+
+Where the optimum is known by hand and the world model is exact, learning in dreams has to reach it; and with any of
+the mistakes that are easily made on the time-line it must not, or these tests could not find them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import agents.dreamer
+from agents.actor_critic import ActorCritic
+from agents.dreamer import Dreamer, DreamerConfig
+from agents.imagination import Dreams
+from agents.policies import RandomPolicy
+from corridor import GOAL, ExactModel, play_corridor
+from exact_worlds import CueWorld, ForgetfulWorld, TargetWorld
+from worldmodel.episodes import EpisodeStore
+
+Change = Callable[[Dreams], Dreams]
+DISCOUNT = 0.9
+BATCHES = 25
+"""With four epochs each; what is right needs no more, and what is wrong gets no less."""
+
+
+def dreamer(world: Any, source: Any, out: Path, change: Change | None = None, **settings: Any) -> Dreamer:
+    """A dreamer whose every batch of dreams goes through `change`."""
+
+    class Changed(Dreamer):
+        def dream(self) -> Dreams:
+            dreams = super().dream()
+            return change(dreams) if change else dreams
+
+    common = {"rows": 64, "horizon": 6, "context": 1, "discount": DISCOUNT, "entropy": 1e-3, "lr": 5e-3}
+    return Changed(world, source, DreamerConfig(**{**common, **settings}), out, bounds=getattr(world, "bounds", None))
+
+
+def later(values: Tensor) -> Tensor:
+    """Each entry one step later; the last comes first."""
+    return values.roll(1, 1)
+
+
+def earlier(values: Tensor) -> Tensor:
+    return values.roll(-1, 1)
+
+
+MISTAKES: dict[str, Change] = {
+    "rewards late": lambda d: replace(d, rewards=later(d.rewards)),
+    "rewards early": lambda d: replace(d, rewards=earlier(d.rewards)),
+    "actions late": lambda d: replace(d, actions=later(d.actions), log_probs=later(d.log_probs)),
+    "actions early": lambda d: replace(d, actions=earlier(d.actions), log_probs=earlier(d.log_probs)),
+    "features late": lambda d: replace(d, features=later(d.features)),
+    "features early": lambda d: replace(d, features=earlier(d.features)),
+    "no ends": lambda d: replace(d, terminations=torch.zeros_like(d.terminations)),
+    "ends early": lambda d: replace(d, terminations=earlier(d.terminations)),
+}
+
+
+CUES = torch.arange(CueWorld.CUES)
+
+
+@torch.no_grad()
+def expected_return(agent: ActorCritic, world: CueWorld) -> float:
+    """Exact: how probable the named action is when it is asked for, over all cues."""
+    asked = torch.stack([CUES, torch.full_like(CUES, world.WALK)], 1)
+    return float(agent.policy(world.look(asked)).log_prob(CUES).exp().mean())
+
+
+@pytest.mark.parametrize("ended", [0.0, 0.01])
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_what_was_seen_once_decides_much_later(tmp_path: Path, epochs: int, ended: float) -> None:
+    world = CueWorld()
+    subject = dreamer(world, world, tmp_path, epochs=epochs, ended=ended)
+    assert expected_return(subject.agent, world) == pytest.approx(1 / CueWorld.CUES)
+    subject.train(BATCHES * 4 // epochs, progress=False)
+    assert expected_return(subject.agent, world) > 0.95
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_every_mistake_is_found_out(tmp_path: Path, mistake: str) -> None:
+    subject = dreamer(CueWorld(), CueWorld(), tmp_path, MISTAKES[mistake], ended=0.0)
+    subject.train(BATCHES, progress=False)
+    assert expected_return(subject.agent, CueWorld()) < 0.6
+
+
+def test_steps_after_the_end_that_count_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents.dreamer, "continuation_weights", torch.ones_like)
+    subject = dreamer(CueWorld(), CueWorld(), tmp_path, ended=0.0)
+    subject.train(BATCHES, progress=False)
+    assert expected_return(subject.agent, CueWorld()) < 0.6
+
+
+def test_without_memory_nothing_better_than_chance_is_learned(tmp_path: Path) -> None:
+    world = ForgetfulWorld()
+    subject = dreamer(world, world, tmp_path)
+    report = subject.train(BATCHES, progress=False)
+    assert expected_return(subject.agent, world) == pytest.approx(1 / world.CUES, abs=1e-6)
+    assert report["imagined_return"] == pytest.approx(1 / world.CUES, abs=0.1)
+
+
+def test_the_policy_of_the_dreams_is_perfect_in_the_real_world(tmp_path: Path) -> None:
+    store = EpisodeStore(tmp_path / "episodes", create=True)
+    for episode in play_corridor(RandomPolicy(2), range(20), rows=4):
+        store.append(episode)
+    subject = dreamer(ExactModel(), store, tmp_path, context=4)
+    subject.train(60, progress=False)
+    for episode in play_corridor(subject.policy(greedy=True), range(3), rows=3):
+        assert episode.reward.sum() == 1
+        assert len(episode.image) == GOAL + 1  # not one step more than it takes
+
+
+@torch.no_grad()
+def shortfall(agent: ActorCritic, world: TargetWorld) -> float:
+    """How much return the most likely actions lose against the best ones, in three steps from random states."""
+    start = torch.rand(512, 4, generator=torch.Generator().manual_seed(5))
+    totals = []
+    for act in (world.best, lambda state: agent.policy(world.look(state)).mode):
+        state, total = start, torch.zeros(512)
+        for _ in range(3):
+            after = torch.cat([state[:, :2] + act(state), state[:, 2:]], 1)
+            total -= (after[:, :2] - after[:, 2:]).abs().sum(1)
+            state = after
+        totals.append(total.mean())
+    return float(totals[0] - totals[1])
+
+
+CONTINUOUS: dict[str, Any] = {"rows": 128, "horizon": 3, "discount": 0.5}
+
+
+def test_continuous_actions_reach_the_target(tmp_path: Path) -> None:
+    world = TargetWorld()
+    subject = dreamer(world, world, tmp_path, **CONTINUOUS)
+    assert shortfall(subject.agent, world) > 1.5
+    subject.train(75, progress=False)
+    assert shortfall(subject.agent, world) < 0.2
+
+
+def test_a_mistake_with_continuous_actions_is_found_out(tmp_path: Path) -> None:
+    world = TargetWorld()
+    subject = dreamer(world, world, tmp_path, MISTAKES["actions late"], **CONTINUOUS)
+    subject.train(75, progress=False)
+    assert shortfall(subject.agent, world) > 0.8

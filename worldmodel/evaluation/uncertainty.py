@@ -1,0 +1,162 @@
+"""Does the model know when it is wrong? Its uncertainty beside the real error of the same frames.
+
+    python -m worldmodel.evaluation.uncertainty CHECKPOINT --episodes HELD_OUT --out FOLDER
+
+writes `uncertainty.json`, the figures by protocol and kind of uncertainty, and `uncertainty.png`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from worldmodel.checkpoint import replace
+from worldmodel.errors import InputError, MissingExtraError, require
+from worldmodel.evaluation.calibration import KINDS, Observed, judge, watch
+from worldmodel.evaluation.clips import draw_windows, read_windows
+from worldmodel.evaluation.command import device_of
+from worldmodel.evaluation.judging import trial_for
+from worldmodel.evaluation.models import Model, describe, load_models, versions
+from worldmodel.evaluation.report import COLORS, REFERENCE, aligned, number, write_results
+from worldmodel.evaluation.trials import Protocol
+from worldmodel.sampling import Sampler, Sampling
+from worldmodel.uncertainty import DRAWS
+
+Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""What `judge` found, by protocol and kind of uncertainty."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Calibrate a world model's uncertainty on recorded episodes."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Folder of a world model, made by train_wm.py or train_agent.py."""
+    episodes: Path
+    """Folder of recorded episodes that the model was not trained on."""
+    out: Path
+    """Folder for uncertainty.json and uncertainty.png."""
+    protocols: tuple[Protocol, ...] = ("reasoning", "one-step")
+    """reasoning: dreams along the recorded actions; one-step: every frame after the true ones; dropped, noised, jumped:
+    dreams after a corrupted context."""
+    context: int = 8
+    """Frames that the model is shown."""
+    horizon: int = 32
+    """Frames that it dreams."""
+    clips: int = 64
+    """Clips, at most."""
+    steps: int = 2
+    """Denoising steps per frame."""
+    draws: int = DRAWS
+    """Other draws of every frame."""
+    wrong_below: float = 30.0
+    """PSNR in dB below which a frame counts as wrong."""
+    rows: int = 16
+    """Clips computed at once: less takes less memory."""
+    seed: int = 0
+    """Which clips are drawn, and with which noise."""
+    pose: tuple[str, ...] = ()
+    """Extras of the episodes that make up the agent's pose; by default what the checkpoint names."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, or auto for CUDA where there is one."""
+    progress: bool = True
+    """Show progress bars."""
+
+
+def evaluate(options: Options) -> dict[str, Any]:
+    """Judge every protocol and kind, and write it to `options.out`; returns what uncertainty.json holds."""
+    for name in ("context", "horizon", "clips", "steps", "draws", "rows"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} {getattr(options, name)}: give at least 1")
+    if refused := [name for name in options.protocols if name in ("cold-start", "retrieval")]:
+        raise InputError(f"--protocols {refused[0]}: dreams along recorded actions are judged, choose reasoning")
+    [model] = load_models([options.checkpoint], options.episodes, options.pose, device_of(options.device))
+    options.out.mkdir(parents=True, exist_ok=True)
+    seen = {protocol: watched(options, protocol, model) for protocol in options.protocols}
+    judged: Figures = {
+        protocol: {
+            kind: judge(observed, kind, wrong_below=options.wrong_below, seed=options.seed) for kind in observed.scores
+        }
+        for protocol, observed in seen.items()
+    }
+    results = {"versions": versions(), "options": asdict(options), "model": describe(model), "protocols": judged}
+    write_results(options.out / "uncertainty.json", results)
+    plot(options.out / "uncertainty.png", judged)
+    print(table(judged))
+    return results
+
+
+def watched(options: Options, protocol: Protocol, model: Model) -> Observed:
+    """`watch` the clips that the options ask for."""
+    length = options.context + options.horizon
+    windows = draw_windows(model.store, options.clips, length, np.random.default_rng(options.seed))
+    world, clips = model.checkpoint.model, read_windows(model.store, windows)
+    trial = trial_for(
+        world, clips, protocol, context=options.context, horizon=options.horizon, corruption=None, seed=options.seed
+    )
+    return watch(
+        Sampler(world, Sampling(options.steps)),
+        trial,
+        draws=options.draws,
+        seed=options.seed,
+        rows=options.rows,
+        progress=options.progress,
+    )
+
+
+def table(judged: Figures) -> str:
+    """The figures that decide, as aligned text: value [95 % interval over clips].
+
+    "so far" is the area for the highest uncertainty since the context: what `truncate_above` goes by.
+    """
+
+    def told(found: Mapping[str, float | None]) -> str:
+        return f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
+
+    lines = [("protocol", "kind", "error", "pearson", "spearman", "at fixed step", "AUROC of wrong frames", "so far")]
+    for protocol, kinds in judged.items():
+        for kind, figures in kinds.items():
+            for name, found in figures["correlations"].items():
+                finds = figures["wrong_frames"]
+                areas = (told(finds[area]) if name == "frame" else "" for area in ("auroc", "auroc_so_far"))
+                measures = (told(found[measure]) for measure in ("pearson", "spearman", "at_fixed_step"))
+                lines.append((protocol, kind, name, *measures, *areas))
+    return aligned(lines)
+
+
+def plot(path: Path, judged: Figures) -> None:
+    """Write a PNG: the error of frames by how uncertain the model was, a panel per kind, a line per protocol."""
+    figure_module = require("matplotlib.figure", "video", "plots")
+    figure = figure_module.Figure((4.4 * len(KINDS), 3.4), layout="constrained", dpi=150)
+    labels = {"heads": "entropy of the heads (nats)", "draws": "distance between draws (pixel RMS)"}
+    for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(KINDS))), KINDS, strict=True):
+        for (protocol, kinds), color in zip(judged.items(), COLORS, strict=False):
+            groups = kinds[kind]["reliability"]
+            said, so = ([group[key] for group in groups] for key in ("uncertainty", "error"))
+            axes.plot(said, so, "o-", color=color, linewidth=1.5, markersize=3, label=protocol)
+        if kind == "draws":
+            axes.axline((0, 0), slope=1, color=REFERENCE, linestyle="--", linewidth=1)
+        axes.set_xlabel(labels[kind])
+        axes.set_ylabel("error of the frame (pixel RMS)")
+        axes.grid(alpha=0.2)
+        axes.legend(frameon=False)
+    replace(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Parse the command line and calibrate."""
+    evaluate(tyro.cli(Options, args=args))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (InputError, MissingExtraError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

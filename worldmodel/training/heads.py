@@ -1,0 +1,232 @@
+"""Fit what reads rewards and ends to all that was recorded, with the layers as they are.
+
+In the clips of the world model's training, the frames that decide are rare: a reward or an end stands in one frame of
+hundreds, and is read only where it falls into a clean prefix. Heads that see a handful of them per hundred steps do not
+find what depends on memory, such as whether the object in front is the one that was shown long ago. Here whole episodes
+are observed once, and the heads are fitted to what the layers made of them, rare frames as often as common ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import trange
+
+from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError
+from worldmodel.model import WorldModel, future_rewards
+
+ROWS, SEGMENT = 16, 64
+"""Episodes that are observed at once, and how many frames of each in one call."""
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """How the heads are fitted after the world model's training."""
+
+    steps: int = 1500
+    """Gradient steps on frames of all kinds alike; 0 leaves the heads as joint training left them."""
+    calibration: int = 500
+    """Gradient steps after those in which every frame counts as often as it was recorded: what looks like an event once
+    in a hundred times is then worth a hundredth of it, and not a half."""
+    batch: int = 192
+    """Frames per step, a third of each kind: with an event, shortly before one, and all others."""
+    observed: int = 200_000
+    """Most frames that are observed; of a larger store, so many frames of episodes drawn at random."""
+    kept: int = 20_000
+    """Most frames that the heads are fitted to; each takes 4 bytes times the width of the read-out's input."""
+    dropout: float = 0.5
+    """Share of the read-out's inputs that is left out in every step, for each frame another: a few hundred events are
+    soon known by heart."""
+    lr: float = 1e-3
+    """Learning rate of AdamW."""
+    weight_decay: float = 0.1
+    """Weight decay of AdamW."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise InputError(f"heads.steps={self.steps}: give 0 or more")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"heads.dropout={self.dropout}: give a share from 0 to below 1")
+        for name in ("batch", "observed", "kept"):
+            if getattr(self, name) < 3:
+                raise InputError(f"heads.{name}={getattr(self, name)}: give at least 3, one for each kind of frame")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """n frames: what the read-out was given there, and what is to be read. R rewards ahead of each."""
+
+    inputs: Tensor  # (n, I)
+    rewards: Tensor  # (n, R)
+    exists: Tensor  # (n, R) bool
+    terminated: Tensor  # (n,) bool
+    kind: Tensor  # (n,) 2: the frame itself has a reward or an end, 1: one of the R - 1 frames after it, 0: neither
+    weight: Tensor  # (n,) how many recorded frames it stands for
+
+    @classmethod
+    def cat(cls, parts: list[Examples]) -> Examples:
+        """All of them."""
+        names = ("inputs", "rewards", "exists", "terminated", "kind", "weight")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def fit_heads(
+    model: WorldModel,
+    store: EpisodeStore,
+    config: HeadsConfig,
+    *,
+    seed: int,
+    progress: bool = True,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Fit the read-out's last layer and the heads of `model` in place; returns their losses at the end.
+
+    `between` is called where the work may be interrupted; `model` is then as it was.
+    """
+    if not config.steps:
+        return {}
+    examples = collect(model, store, config, np.random.default_rng((seed, 0)), progress=progress, between=between)
+    examples = Examples(**{name: value.to(model.device) for name, value in vars(examples).items()})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        return _fit(model, examples, config, torch.Generator().manual_seed(seed), progress, between)
+    except BaseException:
+        model.load_state_dict(before)
+        raise
+
+
+def _fit(
+    model: WorldModel,
+    examples: Examples,
+    config: HeadsConfig,
+    generator: torch.Generator,
+    progress: bool,
+    between: Callable[[], None],
+) -> dict[str, float]:
+    readout = model.readout
+    share = (examples.weight / examples.weight.sum())[:, None]
+    readout.standardise.mean.copy_((share * examples.inputs).sum(0))
+    spread = (examples.inputs - readout.standardise.mean).square()
+    readout.standardise.variance.copy_((share * spread).sum(0))
+    learnt = [parameter for part in model.heads for parameter in part.parameters()]
+    fixed = [p.requires_grad for p in learnt]
+    optimizer = torch.optim.AdamW(learnt, lr=config.lr, weight_decay=config.weight_decay)
+    groups = [group for kind in range(3) if len(group := torch.nonzero(examples.kind == kind)[:, 0])]
+    # How much more often a frame was recorded than it is drawn.
+    drawn = torch.stack([(examples.kind == kind).sum() for kind in range(3)]).clamp(min=1)
+    counts = examples.weight * drawn[examples.kind]
+    counts = counts / torch.stack([counts[group].mean() for group in groups]).mean()
+    recent: list[Tensor] = []
+    with torch.enable_grad():
+        for parameter in learnt:
+            parameter.requires_grad_(True)
+        for step in trange(config.steps + config.calibration, desc="heads", unit="step", disable=not progress):
+            between()
+            rows = torch.cat([draw(group, config.batch // len(groups), generator) for group in groups])
+            inputs = readout.standardise(examples.inputs[rows])
+            stays = torch.rand(inputs.shape, generator=generator) >= config.dropout
+            features = readout.mix(inputs * stays.to(inputs) / (1 - config.dropout))
+            logits = model.reward_head(features).unflatten(-1, (examples.rewards.shape[1], -1))
+            weight = counts[rows] if step >= config.steps else torch.ones_like(counts[rows])
+            losses = torch.where(examples.exists[rows], model.twohot.loss(logits, examples.rewards[rows]), 0.0).sum(-1)
+            reward = (weight * losses).mean()
+            ended = examples.terminated[rows].to(features.dtype)
+            termination = functional.binary_cross_entropy_with_logits(
+                model.termination_head(features)[:, 0], ended, weight
+            )
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(reward + termination)
+            nn.utils.clip_grad_norm_(learnt, 1.0)
+            optimizer.step()
+            recent = [*recent[-99:], torch.stack([reward, termination]).detach()]
+    for parameter, before in zip(learnt, fixed, strict=True):
+        parameter.grad = None
+        parameter.requires_grad_(before)
+    reward, termination = torch.stack(recent).mean(0).tolist()
+    return {"heads_reward": reward, "heads_termination": termination, "heads_frames": float(len(examples.kind))}
+
+
+def draw(group: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` entries of `group`, with repetition."""
+    return group[torch.randint(len(group), (count,), generator=generator).to(group.device)]
+
+
+@torch.no_grad()
+def collect(
+    model: WorldModel,
+    store: EpisodeStore,
+    config: HeadsConfig,
+    generator: np.random.Generator,
+    *,
+    progress: bool = False,
+    between: Callable[[], None] = lambda: None,
+) -> Examples:
+    """Observe whole episodes and keep what the read-out is given, at most `kept` frames, a third of each kind."""
+    drawn = generator.permutation(len(store))
+    drawn = drawn[: max(1, int(np.searchsorted(store.lengths[drawn].cumsum(), config.observed, side="right")))]
+    kinds = {row: kinds_of(store, int(row), model.config.reward_horizon) for row in drawn}
+    counts = np.bincount(np.concatenate(list(kinds.values())), minlength=3)
+    rates = np.minimum(1.0, config.kept / 3 / np.maximum(counts, 1))
+    kept = {row: generator.random(len(kind)) < rates[kind] for row, kind in kinds.items()}
+    found: list[Examples] = []
+    was_training = model.training
+    model.eval()
+    try:
+        for at in trange(0, len(drawn), ROWS, desc="frames for the heads", unit="batch", disable=not progress):
+            # Rows of like length waste no frames on padding.
+            rows = sorted(drawn, key=lambda row: store.lengths[row])[at : at + ROWS]
+            found.extend(_observed(model, store, np.array(rows), kinds, kept, rates, between))
+    finally:
+        model.train(was_training)
+    return Examples.cat(found)
+
+
+def _observed(
+    model: WorldModel,
+    store: EpisodeStore,
+    rows: NDArray[np.int64],
+    kinds: dict[int, NDArray[np.int64]],
+    kept: dict[int, NDArray[np.bool_]],
+    rates: NDArray[np.float64],
+    between: Callable[[], None],
+) -> Iterator[Examples]:
+    longest = int(store.lengths[rows].max())
+    clips = store.gather(rows, np.zeros(len(rows), np.int64), longest)
+    exists = clips.mask.clone()
+    exists[:, 0] = False  # no action led there
+    ahead = future_rewards(clips.rewards, exists, model.config.reward_horizon)
+    kind, keep = (torch.zeros(clips.mask.shape, dtype=t) for t in (torch.int64, torch.bool))
+    for i, row in enumerate(rows):
+        kind[i, : len(kinds[row])] = torch.from_numpy(kinds[row])
+        keep[i, : len(kept[row])] = torch.from_numpy(kept[row])
+    memory = None
+    for begin in range(0, longest, SEGMENT):
+        between()
+        part = slice(begin, begin + SEGMENT)
+        frames, actions = (value[:, part].to(model.device) for value in (clips.frames, clips.actions))
+        pose = None if clips.pose is None else clips.pose[:, part].to(model.device)
+        seen, memory = model.observe(frames, actions, memory, pose=pose)
+        chosen = keep[:, part]
+        yield Examples(
+            seen.inputs.cpu()[chosen],
+            ahead.rewards[:, part][chosen],
+            ahead.exists[:, part][chosen],
+            clips.terminated[:, part][chosen],
+            kind[:, part][chosen],
+            torch.from_numpy(1 / rates)[kind[:, part][chosen]].to(seen.inputs.dtype),
+        )
+
+
+def kinds_of(store: EpisodeStore, row: int, horizon: int) -> NDArray[np.int64]:
+    """The kind of every frame of an episode, as in `Examples`, (T + 1,)."""
+    episode = store.read(store.names[row])
+    event = (episode.reward != 0) | episode.terminated
+    soon = np.lib.stride_tricks.sliding_window_view(np.pad(event, (0, horizon - 1)), horizon).any(1)
+    return np.asarray(event.astype(np.int64) + soon)

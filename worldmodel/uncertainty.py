@@ -1,0 +1,108 @@
+"""How little a dreamt frame is to be trusted, told by the model alone: from its heads, or from other draws of it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from worldmodel.drawing import Generators, normal
+from worldmodel.errors import InputError
+from worldmodel.memory import Memory
+from worldmodel.model import Imagined, WorldModel
+from worldmodel.sampling import Sampler
+
+Uncertainty = Literal["heads", "draws"]
+"""heads: entropy of the predicted reward and termination, in nats; draws: distance of other draws, in pixel RMS."""
+
+DRAWS = 2
+"""Other draws of a frame: each costs as much as denoising the frame once more."""
+
+
+@torch.no_grad()
+def uncertainty(
+    kind: Uncertainty,
+    sampler: Sampler,
+    actions: Tensor,
+    memory: Memory,
+    imagined: Imagined,
+    generator: Generators,
+    *,
+    active: Tensor | None = None,
+    pose: Tensor | None = None,
+    draws: int = DRAWS,
+) -> Tensor:
+    """How uncertain the model is of the frames `imagined`, float64, in the shape of their rewards: (B,).
+
+    `actions`, `active` and `pose` are those of the step, `memory` is the one from before it.
+
+    heads: entropy of what the committing pass predicts of reward and termination, in nats. It costs next to nothing.
+    draws: the step is denoised `draws` more times from other noises: root mean square distance of these frames from the
+    one that was dreamt, over pixels and draws, 0..1 of the whole range. Were the model's distribution the world's own,
+    this would be the expected distance from the real frame, too. Nothing of it enters memory.
+
+    The noises follow from the state of `generator`, which is left as it is: a dream shows the same with and without.
+    Rows where `active` (B,) bool is False get 0.
+    """
+    if kind not in get_args(Uncertainty):
+        raise InputError(f"uncertainty={kind!r}: choose one of {', '.join(get_args(Uncertainty))}")
+    if kind == "heads":
+        told = head_entropy(sampler.model, imagined.features)
+    else:
+        noise = derived(generator) if isinstance(generator, torch.Generator) else [derived(row) for row in generator]
+        others = other_draws(sampler, actions, memory, noise, draws=draws, active=active, pose=pose)
+        told = distance(others, imagined.frame[:, None])
+    return told if active is None else torch.where(active.view(-1, *[1] * (told.ndim - 1)), told, 0.0)
+
+
+def head_entropy(model: WorldModel, features: Tensor) -> Tensor:
+    """Entropy in nats of reward and termination, independently predicted from features (..., F): (...) float64."""
+    features = features.to(model.device, model.backbone.position.dtype)  # half precision where the sampler chose it
+    reward = model.reward_head(features)[..., : model.twohot.count].double().log_softmax(-1)
+    ended = model.termination_head(features).double()
+    either = torch.nn.functional.logsigmoid(torch.cat([ended, -ended], -1))
+    entropy: Tensor = -(reward.exp() * reward).sum(-1) - (either.exp() * either).sum(-1)
+    return entropy
+
+
+def other_draws(
+    sampler: Sampler,
+    actions: Tensor,
+    memory: Memory,
+    generator: Generators,
+    *,
+    draws: int,
+    active: Tensor | None = None,
+    pose: Tensor | None = None,
+) -> Tensor:
+    """The step as `sampler` denoises it from `draws` noises of every row: (B, draws, h, w, 3) uint8, in chunks
+    (B, draws, c, h, w, 3). Memory is left as it is.
+    """
+    if draws < 1:
+        raise InputError(f"draws={draws}: give at least 1 other draw to compare with")
+    config, like = sampler.model.config, sampler.model.backbone.position
+    one = config.chunk == 1
+    if one:
+        actions, pose = actions[:, None], None if pose is None else pose[:, None]
+    rows = torch.arange(memory.rows, device=like.device).repeat_interleave(draws)
+    noise = normal((memory.rows, draws, config.chunk, config.tokens, config.latent_channels), generator, like, active)
+    told = None if pose is None else pose[rows]
+    frames = sampler.denoised(noise.flatten(0, 1), actions[rows], memory.select(rows), pose=told)
+    shape = frames.shape[2:] if one else frames.shape[1:]
+    return frames.view(memory.rows, draws, *shape)
+
+
+def distance(frames: Tensor, others: Tensor) -> Tensor:
+    """Root mean square over pixels and draws, 0..1: (B, draws, ..., h, w, 3) uint8, `others` alike -> (B, ...)."""
+    squares = (frames.double() - others.double()).div(255).square()
+    root: Tensor = squares.mean((1, -1, -2, -3)).sqrt()
+    return root
+
+
+def derived(generator: torch.Generator) -> torch.Generator:
+    """A generator whose numbers follow from the state of another, which stays as it is."""
+    # The whole state, since the seed would give every step the same; reading it does not wait for a GPU.
+    digest = hashlib.blake2b(generator.get_state().numpy().tobytes(), digest_size=8, person=b"uncertainty")
+    return torch.Generator(generator.device).manual_seed(int.from_bytes(digest.digest(), "little") >> 1)
