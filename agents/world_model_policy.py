@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.actions import no_actions
 from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.watching import Watcher
 from envs.policy import FrameArray, IntArray
 from worldmodel.checkpoint import read_state
 from worldmodel.errors import InputError
@@ -27,18 +27,11 @@ class WorldModelPolicy:
 
     def __init__(self, model: WorldModel, agent: ActorCritic, *, greedy: bool = False) -> None:
         self.model, self.agent, self.greedy = model.eval(), agent.eval(), greedy
-        self.memory = model.empty(0)
-        self.led_here = no_actions(model.config, 0, model.device)
-        self.generators: list[np.random.Generator] = []
+        self.watcher = Watcher(model)
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         """Rows that start an episode forget everything; rows that are new are added."""
-        self._resize(max(len(self.generators), int(rows.max()) + 1))
-        index = torch.as_tensor(rows, device=self.model.device)
-        self.memory = self.memory.put(index, self.model.empty(len(rows)))
-        self.led_here[index] = no_actions(self.model.config, len(rows), self.model.device)
-        for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
-            self.generators[row] = np.random.default_rng(seed)
+        self.watcher.reset(rows, seeds)
 
     @torch.no_grad()
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> NDArray[Any]:
@@ -47,36 +40,20 @@ class WorldModelPolicy:
         `info` is not looked at.
         """
         del info
-        if len(frames) > len(self.generators):
-            raise ValueError(f"{len(frames)} frames for {len(self.generators)} rows: reset every row before it acts")
-        self._resize(len(frames))
-        seen = torch.as_tensor(frames, device=self.model.device)[:, None]
-        features, self.memory = self.model.observe(seen, self.led_here[:, None], self.memory)
-        policy = self.agent.policy(features.features[:, 0])
+        policy = self.agent.policy(self.watcher.see(frames))
         if self.greedy:
             actions = policy.mode
         else:
             # Draws of its own per row, whatever the others do: the inverse of the cumulative distribution.
-            draws = np.stack([generator.random(policy.draws) for generator in self.generators])
+            draws = np.stack([generator.random(policy.draws) for generator in self.watcher.generators])
             actions = policy.at(torch.as_tensor(draws, device=self.model.device))
-        self.led_here = actions
+        self.watcher.took(actions)
         chosen: NDArray[Any] = actions.cpu().numpy().copy()  # the caller owns them
         return chosen
 
     def took(self, actions: NDArray[Any]) -> None:
         """Actions (N,) or (N, A) were done, instead of those that it chose last."""
-        self.led_here = torch.as_tensor(actions).to(self.led_here, copy=True)
-
-    def _resize(self, count: int) -> None:
-        """Add rows that have seen nothing, or drop the last ones, left over from play with more rows."""
-        kept = min(count, len(self.generators))
-        if count == len(self.generators):
-            return
-        index = torch.arange(kept, device=self.model.device)
-        self.memory = self.model.empty(count).put(index, self.memory.select(index))
-        led_here = no_actions(self.model.config, count, self.model.device)
-        self.led_here = led_here.index_copy(0, index, self.led_here[:kept])
-        self.generators = self.generators[:kept] + [np.random.default_rng(0) for _ in range(count - kept)]
+        self.watcher.took(torch.as_tensor(actions))
 
 
 def load_agent(path: Path, model: WorldModel) -> ActorCritic:

@@ -117,12 +117,12 @@ def test_a_reset_forgets_its_rows_and_no_others(model: WorldModel) -> None:
     frames = random_frames(model.config, 3, 3, source=generator(5)).numpy()
     policy = WorldModelPolicy(model, random_agent(model))
     drive(policy, frames, [1, 2, 3], {})
-    before, led = policy.memory, policy.led_here.clone()
+    before, led = policy.watcher.memory, policy.watcher.led_here.clone()
     policy.reset(np.array([1]), np.array([5]))
     others = torch.tensor([0, 2])
-    assert_same(policy.memory.select(others), before.select(others))
-    assert_same(policy.memory.select(torch.tensor([1])), model.empty(1))
-    assert policy.led_here.tolist() == [led[0], -1, led[2]]
+    assert_same(policy.watcher.memory.select(others), before.select(others))
+    assert_same(policy.watcher.memory.select(torch.tensor([1])), model.empty(1))
+    assert policy.watcher.led_here.tolist() == [led[0], -1, led[2]]
 
 
 def test_real_play_shows_the_actor_what_a_dream_would(model: WorldModel) -> None:
@@ -147,7 +147,7 @@ def test_what_it_returned_can_be_changed_freely(model: WorldModel) -> None:
     policy.reset(np.array([0]), np.array([3]))
     assert actions.tolist() == taken
     actions[:] = 99
-    assert policy.led_here.tolist() == [-1, taken[1]]
+    assert policy.watcher.led_here.tolist() == [-1, taken[1]]
 
 
 def test_greedy_takes_the_most_likely_action() -> None:
