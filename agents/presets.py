@@ -29,7 +29,7 @@ PRESETS: Mapping[str, LoopSettings] = {
     "default": LoopSettings(),
     "demo": replace(
         _MINIGRID,
-        rounds=3,
+        rounds=4,
         collect_episodes=400,
         world_steps=650,
         heads=HeadsConfig(steps=1000, calibration=300),
