@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.actions import Bounds, no_actions
-from agents.actor_critic import ActorCritic
-from agents.dreamer import networks_for
+from agents.dreamer import new_learner
 from agents.world_model_policy import WorldModelPolicy
 from worldmodel.checkpoint import read_state, replace
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
-from worldmodel.model import WorldModel, weights_from
+from worldmodel.model import WorldModel
 from worldmodel.stepping import run_steps
 from worldmodel.training import check_same
 
@@ -102,13 +101,7 @@ class Cloner:
     ) -> None:
         """Clone the episodes of `store`; `bounds` are those of continuous actions."""
         self.model, self.store, self.config, self.out, self.writer = model.eval(), store, config, out, writer
-        networks = networks_for(model, bounds)
-        with weights_from(config.seed):
-            agent = ActorCritic(networks)
-        self.agent = agent.to(model.device)
-        self.optimizer = torch.optim.AdamW(
-            [*self.agent.actor.parameters(), *self.agent.critic.parameters()], lr=config.lr, weight_decay=0.0, eps=1e-5
-        )
+        self.agent, self.optimizer = new_learner(model, bounds, seed=config.seed, lr=config.lr)
         self.step, self.whole = 0, True
         self.recent: list[dict[str, Tensor]] = []
         self.lessons: Lessons | None = None

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,13 +106,7 @@ class Dreamer:
     ) -> None:
         """Train in dreams of `model` that begin in `source`; `bounds` are those of continuous actions."""
         self.model, self.source, self.config, self.out, self.writer = model.eval(), source, config, out, writer
-        networks = networks_for(model, bounds)
-        with weights_from(config.seed):
-            agent = ActorCritic(networks)
-        self.agent = agent.to(model.device)
-        self.optimizer = torch.optim.AdamW(
-            [*self.agent.actor.parameters(), *self.agent.critic.parameters()], lr=config.lr, weight_decay=0.0, eps=1e-5
-        )
+        self.agent, self.optimizer = new_learner(model, bounds, seed=config.seed, lr=config.lr)
         self.entropy_weight = torch.tensor(config.entropy, device=model.device)
         self.step, self.whole = 0, True
         self.recent: list[dict[str, Tensor]] = []
@@ -288,6 +282,23 @@ def networks_for(model: WorldModel, bounds: Bounds | None = None) -> ActorCritic
             "give the bounds of the environment's action space where it is a Box, Bounds.of(space), and none otherwise"
         )
     return ActorCriticConfig(config.features, config.num_actions, low=low, high=high)
+
+
+class Learner(NamedTuple):
+    """An actor-critic, and what trains its actor and its critic."""
+
+    agent: ActorCritic
+    optimizer: torch.optim.AdamW
+
+
+def new_learner(model: WorldModel, bounds: Bounds | None, *, seed: int, lr: float) -> Learner:
+    """First weights from `seed`, for the features and actions of `model`; raises as `networks_for`."""
+    networks = networks_for(model, bounds)
+    with weights_from(seed):
+        agent = ActorCritic(networks)
+    agent = agent.to(model.device)
+    learnt = [*agent.actor.parameters(), *agent.critic.parameters()]
+    return Learner(agent, torch.optim.AdamW(learnt, lr=lr, weight_decay=0.0, eps=1e-5))
 
 
 def _interface(model: WorldModel) -> tuple[int, int, int]:

@@ -179,10 +179,10 @@ def collect(
     was_training = model.training
     model.eval()
     try:
-        for at in trange(0, len(drawn), ROWS, desc="frames for the heads", unit="batch", disable=not progress):
-            # Rows of like length waste no frames on padding.
-            rows = sorted(drawn, key=lambda row: store.lengths[row])[at : at + ROWS]
-            found.extend(_observed(model, store, np.array(rows), kinds, kept, rates, between))
+        # Rows of like length waste no frames on padding.
+        order = drawn[np.argsort(store.lengths[drawn], kind="stable")]
+        for at in trange(0, len(order), ROWS, desc="frames for the heads", unit="batch", disable=not progress):
+            found.extend(_observed(model, store, order[at : at + ROWS], kinds, kept, rates, between))
     finally:
         model.train(was_training)
     return Examples.cat(found)
