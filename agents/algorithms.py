@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.cloning import STATE as CLONING_STATE
 from agents.cloning import Cloner, CloningConfig
 from agents.dreamer import STATE as DREAMER_STATE
 from agents.dreamer import Dreamer, DreamerConfig
@@ -30,10 +31,13 @@ from worldmodel.errors import InputError, require
 if TYPE_CHECKING:
     from agents.settings import LoopSettings
 
-Algo = Literal["dreamer", "ppo", "plan", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn"]
+Algo = Literal["dreamer", "ppo", "plan", "clone", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn"]
 Place = Literal["dream", "real"]
 IN_ENVIRONMENTS: tuple[Algo, ...] = ("ppo", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn")
 """Those that take any environment; the others need the world model itself."""
+
+LEARNERS: Mapping[Algo, str] = {"dreamer": DREAMER_STATE, "clone": CLONING_STATE}
+"""Those that learn on the world model's features, and the file that holds what they have learned."""
 
 
 class Algorithm(Protocol):
@@ -90,7 +94,7 @@ def algorithm(
     policy that it gives can be used when it is gone.
     """
     s = settings
-    if checkpoint is not None and s.algo in ("dreamer", "plan"):
+    if checkpoint is not None and s.algo not in IN_ENVIRONMENTS:
         assert contexts is not None
         yield _in_the_model(s, out, checkpoint, contexts, progress)
         return
@@ -106,8 +110,8 @@ def learned(
     settings: LoopSettings, out: Path, *, checkpoint: Checkpoint | None, contexts: EpisodeStore | None
 ) -> Policy:
     """The policy whose state is in `out`, to play the real environment: nothing that only learning needs is made."""
-    if checkpoint is not None and settings.algo == "dreamer":
-        return WorldModelPolicy(checkpoint.model, load_agent(out / DREAMER_STATE, checkpoint.model))
+    if checkpoint is not None and settings.algo in LEARNERS:
+        return WorldModelPolicy(checkpoint.model, load_agent(out / LEARNERS[settings.algo], checkpoint.model))
     if settings.algo == "ppo":
         return RecurrentPolicy(load_net(out / PPO_STATE, "cpu" if checkpoint is None else checkpoint.model.device))
     with algorithm(settings, out, checkpoint=checkpoint, contexts=contexts, progress=False) as found:
@@ -120,18 +124,18 @@ def _in_the_model(
     model = checkpoint.model
     if s.algo == "plan":
         return Planner(model, s.planning)
+    if s.algo == "clone":
+        return _cloner(s, out, checkpoint, contexts)
     dreamer = Dreamer(model, contexts, DreamerConfig(**{**asdict(s.dreamer), "seed": s.seed}), out)
     if s.clone and dreamer.step == 0:
-        dreamer.agent.load_state_dict(clone(s, out, checkpoint, contexts, progress).agent.state_dict())
+        cloner = _cloner(s, out, checkpoint, contexts)
+        cloner.train(s.cloning.steps, progress=progress)
+        dreamer.agent.load_state_dict(cloner.agent.state_dict())
     return dreamer
 
 
-def clone(settings: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore, progress: bool) -> Cloner:
-    """A policy that does what was recorded, trained to its end."""
-    s = settings
-    cloner = Cloner(checkpoint.model, contexts, CloningConfig(**{**asdict(s.cloning), "seed": s.seed}), out)
-    cloner.train(s.cloning.steps, progress=progress)
-    return cloner
+def _cloner(s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore) -> Cloner:
+    return Cloner(checkpoint.model, contexts, CloningConfig(**{**asdict(s.cloning), "seed": s.seed}), out)
 
 
 def until(settings: LoopSettings, round_: int, frames: int) -> int:
@@ -141,6 +145,8 @@ def until(settings: LoopSettings, round_: int, frames: int) -> int:
         if s.dream_ratio is not None:
             return int(frames * s.dream_ratio / (s.dreamer.rows * s.dreamer.horizon))
         return (round_ + 1) * s.dreams
+    if s.algo == "clone":
+        return (round_ + 1) * s.cloning.steps
     if s.algo == "ppo":
         return -(-(round_ + 1) * s.env_steps // (s.ppo.rows * s.ppo.steps))
     return (round_ + 1) * s.env_steps

@@ -33,7 +33,7 @@ class CloningConfig:
     """How a policy learns from recorded episodes (Pomerleau 1989)."""
 
     steps: int = 500
-    """Batches of frames to learn from before dreams begin."""
+    """Batches of frames to learn from: before dreams begin, or with `--algo clone` in each round."""
     batch: int = 512
     """Frames per batch, drawn from all episodes alike."""
     best: float | None = None

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.algorithms import Algorithm, algorithm, check_algorithm, learned, until
+from agents.algorithms import IN_ENVIRONMENTS, Algorithm, algorithm, check_algorithm, learned, until
 from agents.evaluation import Evaluation, dreamt_returns, evaluate, imagined_returns
 from agents.evaluation.files import EVALUATIONS, append_evaluation, log_evaluation
 from agents.policies import Exploring, RandomPolicy
@@ -39,12 +39,9 @@ from worldmodel.training import processes
 EVALUATION_SEEDS = 1_000_000_000
 """Seeds from here on are for evaluation, those below for recording; a run's own seed moves both."""
 
-LEARNED = {
-    ("dream", False): "trained in dreams",
-    ("dream", True): "plans in dreams",
-    ("real", False): "trained in the real environment",
-}
-"""What policies are called, by where they learned and whether they plan."""
+LEARNED = {"clone": "cloned", "plan": "plans in dreams"}
+PLACES = {"dream": "trained in dreams", "real": "trained in the real environment"}
+"""What policies are called, by how they came about, else by where they learned."""
 
 
 class Loop(Run):
@@ -170,7 +167,7 @@ class Loop(Run):
             figures |= learner.train(goal, progress=self.progress)
         if s.algo == "dreamer":
             figures |= {"batches": goal, "imagined_frames": goal * s.dreamer.rows * s.dreamer.horizon}
-        elif s.algo != "plan":
+        elif s.algo in IN_ENVIRONMENTS:
             figures |= {"imagined_frames" if s.place == "dream" else "real_steps": (round_ + 1) * s.env_steps}
         return figures
 
@@ -194,7 +191,7 @@ class Loop(Run):
     def judge_learned(self, stage: str, round_: int) -> Figures:
         """Play the learned policy for real, and its own dreams beside it."""
         s, policy = self.settings, self.learned()
-        figures = self.judge(stage, LEARNED[s.place, s.algo == "plan"], policy)
+        figures = self.judge(stage, LEARNED.get(s.algo, PLACES[s.place]), policy)
         if s.place == "dream":
             figures["imagined_returns"] = self.imagined(policy, horizon=max(figures["lengths"]))
         self.note(Evaluation.from_dict(figures), round_, figures.get("imagined_returns"))

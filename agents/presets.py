@@ -29,12 +29,14 @@ PRESETS: Mapping[str, LoopSettings] = {
     "default": LoopSettings(),
     "demo": replace(
         _MINIGRID,
-        rounds=4,
-        collect_episodes=400,
+        rounds=3,
+        collect_episodes=3000,
+        collect_frames=12_000,
+        explore=0.2,
         world_steps=650,
         heads=HeadsConfig(steps=1000, calibration=300),
         dreams=80,
-        eval_episodes=200,
+        eval_episodes=100,
     ),
     "smoke": replace(
         _MINIGRID,

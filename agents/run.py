@@ -49,9 +49,11 @@ class Run:
         self.out, self.settings, self.progress = out, settings, progress
         self.own_episodes = out / "episodes"
         self.episodes = episodes or self.own_episodes
-        for name in ("collect_episodes", "num_envs", "world_steps", "dreams", "eval_episodes", "rounds"):
-            if getattr(settings, name, 1) < 1:
-                raise InputError(f"{name} is {getattr(settings, name)}: use 1 or more")
+        counts = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "dreams", "eval_episodes", "rounds")
+        for name in counts:
+            count = getattr(settings, name, None)
+            if count is not None and count < 1:
+                raise InputError(f"{name} is {count}: use 1 or more")
 
     def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
         """Do `work` unless its figures are there already; keep and return them."""
@@ -128,6 +130,7 @@ class Run:
             num_envs=s.num_envs,
             processes=s.processes,
             seed=s.seed * SEEDS_PER_RUN + round_ * s.collect_episodes,
+            max_frames=s.collect_frames,
             progress=self.progress,
         )
         figures = asdict(summary)

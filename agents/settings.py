@@ -109,7 +109,10 @@ class WorldSettings:
     collector: str = "random"
     """Policy that records the first episodes: random, scripted or oracle."""
     collect_episodes: int = 100
-    """Real episodes recorded in each round."""
+    """Real episodes recorded in each round, at most."""
+    collect_frames: int | None = None
+    """Record no more episodes in a round once it has this many frames: so that rounds cost alike, whether the policy
+    that records takes hundreds of steps to an end or ten."""
     num_envs: int = 2
     """Real environments played at once."""
     processes: bool = True
@@ -140,8 +143,8 @@ class LoopSettings(WorldSettings):
     """The whole loop: record, learn the world, dream, act."""
 
     algo: Algo = "dreamer"
-    """What learns to act: dreamer on the world model's features, ppo (recurrent) or one of Stable-Baselines3's on
-    frames; plan learns nothing and searches in dreams at every step."""
+    """What learns to act: dreamer on the world model's features, clone (what was recorded) on the same, ppo (recurrent)
+    or one of Stable-Baselines3's on frames; plan learns nothing and searches in dreams at every step."""
     place: Annotated[Place, arg(name="in")] = "dream"
     """Where it learns: in dreams, or without a world model in the real environment (ppo and sb3-*)."""
     rounds: int = 1

@@ -66,15 +66,15 @@ def run(out: Path, **changes: Any) -> dict[str, Any]:
     return results
 
 
-@pytest.mark.parametrize("algo", ["dreamer", "ppo", "plan", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn"])
+@pytest.mark.parametrize("algo", ["dreamer", "clone", "ppo", "plan", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn"])
 def test_each_learns_in_dreams_and_is_judged_for_real(learned: Path, tmp_path: Path, algo: Algo) -> None:
     shutil.copytree(learned, tmp_path / "run")
     results = run(tmp_path / "run", algo=algo)
     judged = results["stages"]["0-evaluation"]
     assert len(judged["returns"]) == len(judged["imagined_returns"]) == 2
-    assert judged["name"] == ("plans in dreams" if algo == "plan" else "trained in dreams")
+    assert judged["name"] == {"plan": "plans in dreams", "clone": "cloned"}.get(algo, "trained in dreams")
     assert results["exploitation_gap"] is not None
-    frames = {"dreamer": 2 * 4 * 3, "plan": None}.get(algo, 32)
+    frames = {"dreamer": 2 * 4 * 3, "plan": None, "clone": None}.get(algo, 32)
     assert results["stages"]["0-policy"].get("imagined_frames") == frames
     assert run(tmp_path / "run", algo=algo)["stages"] == results["stages"]
 
@@ -111,6 +111,13 @@ def test_ratios_follow_what_was_recorded(learned: Path, tmp_path: Path) -> None:
     frames = EpisodeStore(out / "episodes").frames
     assert loop.learn_world(0)["steps"] == frames // (2 * 8)
     assert loop.learn_policy(0)["batches"] == int(0.5 * frames) // (4 * 3)
+
+
+def test_a_round_records_frames_not_episodes_where_it_is_told_so(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, replace(SMALL, collect_episodes=50, collect_frames=40), progress=False)
+    recorded = loop.collect(0, loop.collector(0))
+    assert 40 <= recorded["frames"] < 40 + 13
+    assert recorded["episodes"] < 10
 
 
 def test_exploring_takes_a_share_of_other_actions_and_tells_the_policy() -> None:

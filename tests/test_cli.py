@@ -134,6 +134,7 @@ def test_settings_survive_json(name: str, tmp_path: Path) -> None:
         (["--model.heads", "3"], ["heads=3"]),
         (["--collector", "oracle"], ["--collector oracle", "--extra-obs"]),
         (["--collect-episodes", "0"], ["collect_episodes is 0", "1 or more"]),
+        (["--collect-frames", "0"], ["collect_frames is 0", "1 or more"]),
         (["--rounds", "0"], ["rounds is 0"]),
         (["--world-model", "/no/checkpoint"], ["/no/checkpoint/config.json", "does not exist"]),
         (["--contexts", "/no/episodes"], ["--contexts", "--world-model"]),
