@@ -73,6 +73,8 @@ def check_algorithm(settings: LoopSettings) -> None:
         raise InputError("--in real learns without a world model: leave out --world-model")
     if s.clone and s.algo != "dreamer":
         raise InputError(f"--clone starts the policy of --algo dreamer, {s.algo} has another one: leave it out")
+    if s.clone and s.dreamer.reset_every:
+        raise InputError("--dreamer.reset-every would forget what --clone starts from: leave one out")
     if s.algo.startswith("sb3"):
         require("stable_baselines3", "sb3", f"--algo {s.algo}")
     if s.algo == "sb3-recurrent-ppo":

@@ -61,6 +61,10 @@ class DreamerConfig:
     times, kept honest by clipped probability ratios (PPO); with 1 this is DreamerV3's plain policy gradient."""
     clip_ratio: float = 0.2
     """How far the probability of an action may move within a batch, as a ratio (PPO)."""
+    reset_every: int = 0
+    """Begin with new networks after every so many batches; 0 never does. What was learned first, in a world model that
+    knew little, hinders what could be learned later (Nikishin et al. 2022, "The Primacy Bias"); give the batches of a
+    round, and the data and the world model are all that outlasts it."""
     slow_weight: float = 1.0
     """Weight of the critic's pull towards its slow copy (DreamerV3)."""
     clip: float = 1.0
@@ -86,6 +90,8 @@ class DreamerConfig:
             raise InputError(f"target_spread={self.target_spread}: give a share between 0 and 1")
         if not 0 <= self.ended < 1:
             raise InputError(f"ended={self.ended}: give a probability from 0 to below 1")
+        if self.reset_every < 0:
+            raise InputError(f"reset_every={self.reset_every}: give a number of batches, or 0")
 
 
 class Dreamer:
@@ -106,9 +112,9 @@ class Dreamer:
     ) -> None:
         """Train in dreams of `model` that begin in `source`; `bounds` are those of continuous actions."""
         self.model, self.source, self.config, self.out, self.writer = model.eval(), source, config, out, writer
-        self.agent, self.optimizer = new_learner(model, bounds, seed=config.seed, lr=config.lr)
-        self.entropy_weight = torch.tensor(config.entropy, device=model.device)
+        self.bounds = bounds
         self.step, self.whole = 0, True
+        self.begin()
         self.recent: list[dict[str, Tensor]] = []
         self.data_generator = np.random.default_rng(config.seed)
         self.noise_generator = torch.Generator(model.device).manual_seed(config.seed)
@@ -119,6 +125,12 @@ class Dreamer:
     def logged(self) -> int:
         """Batches of dreams so far."""
         return self.step
+
+    def begin(self) -> None:
+        """New networks that have learned nothing; which ones follows from the seed and the number of batches so far."""
+        seed = self.config.seed + self.step
+        self.agent, self.optimizer = new_learner(self.model, self.bounds, seed=seed, lr=self.config.lr)
+        self.entropy_weight = torch.tensor(self.config.entropy, device=self.model.device)
 
     def use(self, model: WorldModel, source: ContextSource) -> None:
         """Dream in `model` from contexts of `source` from the next batch on; what was learned stays.
@@ -161,6 +173,10 @@ class Dreamer:
 
     def train_step(self) -> dict[str, Tensor]:
         """Dream one batch and learn from it."""
+        # The same again where a training that was stopped right here goes on.
+        if self.config.reset_every and self.step and self.step % self.config.reset_every == 0:
+            self.begin()
+            self.agent.train()
         with rewinding(self.data_generator, self.noise_generator):
             return self.learn(self.dream())
 

@@ -29,13 +29,15 @@ PRESETS: Mapping[str, LoopSettings] = {
     "default": LoopSettings(),
     "demo": replace(
         _MINIGRID,
-        rounds=3,
+        rounds=2,
         collect_episodes=3000,
-        collect_frames=12_000,
-        explore=0.2,
+        collect_frames=25_000,
+        explore=0.3,
         world_steps=650,
         heads=HeadsConfig(steps=1000, calibration=300),
-        dreams=80,
+        dreams=200,
+        # With less entropy all walk straight on before somebody has looked back.
+        dreamer=DreamerOptions(entropy=0.03, reset_every=200),
         eval_episodes=100,
     ),
     "smoke": replace(

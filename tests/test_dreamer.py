@@ -125,13 +125,17 @@ def state_of(subject: Dreamer) -> dict[str, Tensor]:
     }
 
 
-def test_stopped_and_continued_is_the_same_as_never_stopped(store: EpisodeStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reset_every", [0, 2, 3])
+def test_stopped_and_continued_is_the_same_as_never_stopped(
+    store: EpisodeStore, tmp_path: Path, reset_every: int
+) -> None:
     """Bit for bit, whatever the state of the global random numbers."""
-    whole = dreamer(store, tmp_path / "whole", target_spread=0.6)
+    told: dict[str, Any] = {"target_spread": 0.6, "reset_every": reset_every}
+    whole = dreamer(store, tmp_path / "whole", **told)
     torch.manual_seed(1)
-    dreamer(store, tmp_path / "parts", target_spread=0.6).train(3, progress=False)
+    dreamer(store, tmp_path / "parts", **told).train(3, progress=False)
     torch.manual_seed(2)
-    continued = dreamer(store, tmp_path / "parts", target_spread=0.6)
+    continued = dreamer(store, tmp_path / "parts", **told)
     assert continued.step == 3
     whole_report, report = whole.train(6, progress=False), continued.train(6, progress=False)
     expected, actual = state_of(whole), state_of(continued)
@@ -140,6 +144,22 @@ def test_stopped_and_continued_is_the_same_as_never_stopped(store: EpisodeStore,
         assert torch.equal(actual[name], tensor), name
     assert continued.data_generator.random() == whole.data_generator.random()
     assert report == whole_report
+
+
+def test_networks_begin_anew_where_they_are_told_to(store: EpisodeStore, tmp_path: Path) -> None:
+    """Not before the next batch is learned from: what stands between two rounds is what has been learned."""
+    subject = dreamer(store, tmp_path, reset_every=2, target_spread=0.6, lr=0.0)
+    first = nn.utils.parameters_to_vector(subject.agent.parameters())
+    subject.train(2, progress=False)
+    assert torch.equal(nn.utils.parameters_to_vector(subject.agent.parameters()), first)
+    assert subject.entropy_weight != subject.config.entropy
+    adapted = subject.entropy_weight.clone()
+    subject.train(3, progress=False)
+    second = nn.utils.parameters_to_vector(subject.agent.parameters())
+    assert not torch.equal(second, first)
+    assert subject.entropy_weight != adapted
+    subject.train(4, progress=False)
+    assert torch.equal(nn.utils.parameters_to_vector(subject.agent.parameters()), second)
 
 
 def test_the_seed_decides_everything(store: EpisodeStore, tmp_path: Path) -> None:
@@ -318,6 +338,7 @@ def test_the_policy_is_a_copy_that_later_training_does_not_change(store: Episode
         ({"entropy": 0.0, "target_spread": 0.5}, r"entropy=0\.0"),
         ({"target_spread": 1.0}, r"target_spread=1\.0"),
         ({"ended": 1.0}, r"ended=1\.0"),
+        ({"reset_every": -1}, "reset_every=-1"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(changes: dict[str, Any], message: str) -> None:
