@@ -13,13 +13,14 @@ OLDER_GYMNASIUM := $(CURDIR)/$(VENV)/gymnasium-$(OLDER)
 OLDER_TESTS := $(addprefix tests/test_,checker.py checker_dream.py dream_env.py dream_episodes.py dream_single.py \
   dream_wrappers.py features.py factory.py memory_maze.py::test_passes_the_checker_of_gymnasium)
 DREAM := runs/integrations/world_model
+MINERL := .venv-minerl/.installed$(if $(MINERL_JAVA),-java)
 
 # PyPI's torch for Linux brings 3 GB of CUDA libraries. Machines without an NVIDIA driver can do without them:
 # make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test test-gymnasium test-slow test-integrations lint types results bench kernels cuda clean
+.PHONY: help setup system minecraft minerl demo test test-gymnasium test-slow test-integrations lint types results results-minetest memory bench kernels cuda clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
@@ -36,10 +37,19 @@ $(STAMP): pyproject.toml constraints.txt
 system:  ## install the system packages that Memory Maze renders with (root), or name them
 	PYTHON=$(PYTHON) .ci/system-packages venv render
 
+minecraft: setup  ## install the Minetest engine and what it runs on without a screen (root), or name them
+	.ci/system-packages minecraft
+
+minerl: $(MINERL)  ## the unmodified client of MineRL 0.4.4 in .venv-minerl; with Minecraft (JDK 8): MINERL_JAVA=1
+
+.venv-minerl/.installed .venv-minerl/.installed-java: .ci/minerl-venv
+	PYTHON=$(PYTHON) MINERL_JAVA=$(if $(findstring java,$@),1) .ci/minerl-venv $(@D)
+	touch $@
+
 demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/demo/report/index.html
 	GOMP_SPINCOUNT=20000 $(BIN)/python train_agent.py --preset demo --out runs/demo
 
-test: setup kernels system lint types  ## lint, types and all tests that take seconds
+test: setup kernels system minecraft minerl lint types  ## lint, types and all tests that take seconds
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m "not slow and not gpu"
 	$(MAKE) test-gymnasium
 
@@ -51,7 +61,7 @@ $(OLDER_GYMNASIUM): $(STAMP)
 	$(BIN)/pip install --no-deps --upgrade --target $@ gymnasium==$(OLDER)
 	touch $@
 
-test-slow: setup kernels system  ## the tests that take minutes
+test-slow: setup kernels system minecraft minerl  ## the tests that take minutes
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m slow
 
 # RLlib and Tianshou pin packages that the rest needs newer, so each has an environment of its own: .venv-NAME.
@@ -79,6 +89,12 @@ types: setup  ## mypy in strict mode on the three packages
 
 results: setup  ## the paper's comparison: docs/results.md, an hour on 2 cores
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.comparison
+
+results-minetest: setup minecraft  ## does it remember a voxel world: docs/results.md, two hours on 2 cores
+	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.minetest_memory
+
+memory: setup  ## does the memory solve it, does the dream pay: docs/memory.md, hours on 2 cores
+	$(BIN)/python -m benchmarks.memory
 
 bench: setup  ## run every benchmark that takes minutes
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python -m "benchmarks.$$(basename $$script .py)"; done

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from agents.presets import PRESETS
+from agents.presets import preset
 from agents.run import write_json
 from agents.settings import LearnSettings, LoopSettings, WorldSettings, from_json, to_json
 from envs.factory import EnvConfig
@@ -32,7 +32,8 @@ class ScriptOptions:
     """Folder of the run."""
     preset: str = "default"
     """Where the defaults of all other options come from: default, demo, smoke, memory-maze, or a
-    size of world model: tiny, small, base, paper."""
+    size of world model: tiny, small, base, paper. Those made for MiniGrid (demo, smoke, tiny) take the actions and
+    frames of another world when --env names one."""
     resume: bool = False
     """Continue the run in --out where it stopped, or start it if there is none yet. Its settings are the defaults and
     have to stay; only --rounds may grow, and options that do not change what is computed may change."""
@@ -106,16 +107,15 @@ def main_with(main: Callable[[], None]) -> None:
 
 
 def _defaults(kind: type[OptionsT], args: list[str]) -> OptionsT:
-    preset = _value(args, "--preset") or kind.preset
-    if preset not in PRESETS:
-        raise InputError(f"unknown preset '{preset}': choose one of {', '.join(PRESETS)}")
+    name, env = _value(args, "--preset") or kind.preset, _value(args, "--env")
+    settings = preset(name, None if env == "None" else env)
     shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(LoopSettings)}
-    values = {name: getattr(PRESETS[preset], name) for name in shared}
+    values = {key: getattr(settings, key) for key in shared}
     if kind is LoopOptions and (checkpoint := _value(args, "--world-model")):
         values |= _world_of(Path(checkpoint))
     if kind is LearnOptions and _value(args, "--episodes"):
         values |= {"env": None, "size": None, "actions": None}
-    return kind(**values, preset=preset)
+    return kind(**values, preset=name)
 
 
 def _world_of(checkpoint: Path) -> Mapping[str, Any]:
@@ -125,7 +125,7 @@ def _world_of(checkpoint: Path) -> Mapping[str, Any]:
     if env is None:
         return {"env": None, "size": None, "actions": None}
     config = dataclasses.asdict(EnvConfig.from_dict(env))
-    return {"env": config.pop("id"), **config}
+    return {"env": config.pop("id"), "env_options": config.pop("options"), **config}
 
 
 def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.minetest_policies import NEED_EXTRAS, SCRIPTED
 from agents.scripted import MemoryOracle
 from envs.policy import FrameArray, IntArray, Policy
 from worldmodel.errors import InputError
@@ -147,22 +148,31 @@ def make_policy(name: str, num_actions: int, env: str = "") -> Policy:
 
     "random" plays any environment, "scripted" and "oracle" the Memory Maze with its 6 actions, or the memory worlds of
     MiniGrid (`MiniGrid-Memory...`) with the actions 0, 1, 2. There both see the map (`extra_obs=True`); the scripted
-    one errs on purpose, see `MemoryOracle`.
+    one errs on purpose, see `MemoryOracle`. "scripted" plays each of the Minetest worlds as well, with the world's own
+    actions, see `agents.minetest_policies`.
 
     Raises InputError for another name, or where the actions are not those.
     """
     if name not in _POLICIES:
         raise InputError(f"there is no policy '{name}': choose one of {', '.join(_POLICIES)}")
-    return (_POLICIES | _MEMORY_POLICIES if _is_memory_world(env) else _POLICIES)[name](num_actions)
+    return (_POLICIES | _policies_of(env))[name](num_actions)
 
 
 def needs_map(name: str, env: str) -> bool:
     """Whether the policy `name` plays the environment id `env` by what only `extra_obs=True` shows."""
-    return name == "oracle" or (name in _MEMORY_POLICIES and _is_memory_world(env))
+    if name == "scripted" and _without_module(env) in SCRIPTED:
+        return _without_module(env) in NEED_EXTRAS
+    return name == "oracle" or name in _policies_of(env)
 
 
-def _is_memory_world(env: str) -> bool:
-    return env.rpartition(":")[2].startswith(_MEMORY_WORLD)
+def _policies_of(env: str) -> dict[str, Callable[[int], Policy]]:
+    if _without_module(env).startswith(_MEMORY_WORLD):
+        return _MEMORY_POLICIES
+    return {"scripted": SCRIPTED[_without_module(env)]} if _without_module(env) in SCRIPTED else {}
+
+
+def _without_module(env: str) -> str:
+    return env.rpartition(":")[2]
 
 
 def _require_maze_actions(name: str, num_actions: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from agents.settings import DERIVED, DreamerOptions, LoopSettings, ModelOptions, TrainingOptions
 from worldmodel.config import WorldModelConfig
+from worldmodel.errors import InputError
 from worldmodel.presets import SIZES
 from worldmodel.training import HeadsConfig
 
@@ -29,7 +30,7 @@ PRESETS: Mapping[str, LoopSettings] = {
     "default": LoopSettings(),
     "demo": replace(
         _MINIGRID,
-        rounds=2,
+        rounds=3,
         collect_episodes=3000,
         collect_frames=25_000,
         explore=0.3,
@@ -74,3 +75,33 @@ PRESETS: Mapping[str, LoopSettings] = {
         )
     },
 }
+
+
+def preset(name: str, env: str | None = None) -> LoopSettings:
+    """The settings of the preset `name`, to be played in the environment id `env` instead of the preset's own.
+
+    What a preset picks of MiniGrid's actions and frames holds in no other world. There the environment has all its own
+    actions and runs in processes, frames are cut into patches of 16 pixels, which fits 64 x 64, and "smoke" ends the
+    episodes, which are short in MiniGrid, after 100 steps.
+
+    Raises InputError for another name.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
+    settings = PRESETS[name]
+    if env is None or settings.actions is None or _is_minigrid(env):
+        return settings
+    usual = LoopSettings()
+    return replace(
+        settings,
+        env=env,
+        actions=usual.actions,
+        num_envs=usual.num_envs,
+        processes=usual.processes,
+        max_episode_steps=100 if name == "smoke" else usual.max_episode_steps,
+        model=replace(settings.model, patch=16),
+    )
+
+
+def _is_minigrid(env: str) -> bool:
+    return env.rpartition(":")[2].startswith(("MiniGrid-", "BabyAI-", "lssvwm/MiniGrid-"))

@@ -141,7 +141,7 @@ class Run:
         """The policy that records before anything is learned."""
         config, name = self.settings.env_config, self.settings.collector
         if needs_map(name, config.id) and not config.extra_obs:
-            raise InputError(f"--collector {name} plays {config.id} by its map: add --extra-obs")
+            raise InputError(f"--collector {name} plays {config.id} by more than its frames: add --extra-obs")
         return make_policy(name, probe(config).num_actions, config.id)
 
     def world_steps(self, round_: int, store: EpisodeStore) -> int:

@@ -106,6 +106,8 @@ class WorldSettings:
     """Ask for the environment's extra observations; the oracle needs them, recordings keep them."""
     max_episode_steps: int | None = None
     """Truncate real episodes after so many steps; None keeps the environment's own limit."""
+    env_options: str = ""
+    """What else the environment is made with, as a JSON object: '{"actions": "vpt"}'."""
     collector: str = "random"
     """Policy that records the first episodes: random, scripted or oracle."""
     collect_episodes: int = 100
@@ -135,7 +137,7 @@ class WorldSettings:
         """The real environment as the model sees it."""
         if self.env is None:
             raise InputError("no environment is named: add --env ID")
-        return EnvConfig(self.env, self.size, self.actions, self.extra_obs, self.max_episode_steps)
+        return EnvConfig(self.env, self.size, self.actions, self.extra_obs, self.max_episode_steps, self.env_options)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ def _register() -> None:
         vector_entry_point="envs.dream:DreamVectorEnv",
         max_episode_steps=64,
     )
+    for worlds in ("envs.minecraft.registration", "envs.minecraft.minerl.registration"):
+        importlib.import_module(worlds)
 
 
 _register()

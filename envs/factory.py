@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -44,6 +45,7 @@ class EnvConfig:
     extra_obs: ask the environment for its extra observations (Memory Maze, MiniGrid: position, heading, layout), found
         in `info`.
     max_episode_steps: truncate after so many steps; a shorter limit of the environment's own still holds.
+    options: what else the environment is made with, as a JSON object: '{"actions": "vpt"}'.
     """
 
     id: str
@@ -51,6 +53,7 @@ class EnvConfig:
     actions: tuple[int, ...] | None = None
     extra_obs: bool = False
     max_episode_steps: int | None = None
+    options: str = ""
 
     def __post_init__(self) -> None:
         for name, value in (("size", self.size), ("max_episode_steps", self.max_episode_steps)):
@@ -60,6 +63,17 @@ class EnvConfig:
             raise InputError(
                 f"EnvConfig.actions is {self.actions}: name at least one action, each once, or None for all"
             )
+        self.arguments()
+
+    def arguments(self) -> dict[str, Any]:
+        """`options` as keyword arguments. Raises InputError for text that is no JSON object."""
+        try:
+            found = json.loads(self.options or "{}")
+        except json.JSONDecodeError as error:
+            raise InputError(f"EnvConfig.options is {self.options!r}: write a JSON object ({error})") from error
+        if not isinstance(found, dict):
+            raise InputError(f"EnvConfig.options is {self.options!r}: write a JSON object of keyword arguments")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, ready for JSON."""
@@ -219,7 +233,7 @@ def _find(env_id: str) -> EnvSpec:
 
 
 def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEnv:
-    options: dict[str, Any] = {"disable_env_checker": True}  # the wrappers below check the spaces
+    options = {**config.arguments(), "disable_env_checker": True}  # the wrappers below check the spaces
     if render_mode is not None:
         options["render_mode"] = render_mode
     if config.max_episode_steps is not None:
@@ -231,6 +245,8 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
     except TypeError as error:
         if config.extra_obs and "extra_obs" in str(error):
             raise InputError(f"{config.id} has no extra observations: set extra_obs=False") from error
+        if any(f"argument '{name}'" in str(error) for name in config.arguments()):
+            raise InputError(f"{config.id} cannot be made with the options {config.options}: {error}") from error
         raise
     minigrid = sys.modules.get("minigrid.minigrid_env")
     if minigrid is not None and isinstance(env.unwrapped, minigrid.MiniGridEnv):

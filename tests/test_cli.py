@@ -113,6 +113,18 @@ def test_a_preset_gives_the_defaults_and_options_go_before_it(tmp_path: Path) ->
     assert (learn.env, learn.processes) == ("lssvwm/MemoryMaze-9x9-v0", True)
 
 
+def test_a_preset_made_for_minigrid_takes_another_world_as_it_is(tmp_path: Path) -> None:
+    args = ["--preset", "smoke", "--env", "lssvwm/Minetest-Treechop-v0", "--out", str(tmp_path / "run")]
+    parsed = parse(LoopOptions, args)
+    assert (parsed.env, parsed.actions, parsed.model.patch, parsed.processes) == (args[3], None, 16, True)
+    assert (parsed.max_episode_steps, parsed.world_steps) == (100, PRESETS["smoke"].world_steps)
+    asked = parse(LoopOptions, [*args, "--actions", "0", "1", "--model.patch", "8", "--max-episode-steps", "60"])
+    assert (asked.actions, asked.model.patch, asked.max_episode_steps) == ((0, 1), 8, 60)
+    minigrid = parse(LoopOptions, ["--preset", "demo", "--env", "MiniGrid-MemoryS11-v0", *args[-2:]])
+    assert (minigrid.actions, minigrid.model.patch) == ((0, 1, 2), PRESETS["demo"].model.patch)
+    assert parse(LearnOptions, ["--preset", "demo", "--episodes", str(tmp_path), *args[-2:]]).env is None
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings_survive_json(name: str, tmp_path: Path) -> None:
     settings = replace(PRESETS[name], world_model=tmp_path, seed=3)

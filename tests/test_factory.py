@@ -179,9 +179,14 @@ def test_workers_outlive_the_interrupt_of_their_parent() -> None:
 
 
 def test_config_survives_json() -> None:
-    config = EnvConfig("a/B-v0", size=32, actions=(3, 1), extra_obs=True, max_episode_steps=9)
+    config = EnvConfig("a/B-v0", size=32, actions=(3, 1), extra_obs=True, max_episode_steps=9, options='{"x": 1}')
     for one in (config, EnvConfig("a/B-v0")):
         assert EnvConfig.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+def test_options_reach_the_environment() -> None:
+    wide = make(EnvConfig(MEMORY.id, options='{"agent_view_size": 9}'))
+    assert wide.observation_space.shape == (72, 72, 3)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +203,7 @@ def test_config_survives_json() -> None:
         (EnvConfig("test/Buttons-v0"), "only Discrete is supported"),
         (EnvConfig("test/Plain-v0", actions=(0, 4)), r"has actions 0\.\.3"),
         (EnvConfig("test/Plain-v0", extra_obs=True), "no extra observations"),
+        (EnvConfig("MiniGrid-MemoryS7-v0", options='{"colour": 1}'), "cannot be made with the options"),
     ],
 )
 def test_what_cannot_be_used_is_named(config: EnvConfig, message: str) -> None:
@@ -206,7 +212,16 @@ def test_what_cannot_be_used_is_named(config: EnvConfig, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"size": 0}, {"max_episode_steps": 0}, {"actions": ()}, {"actions": (1, 1)}, {"colour": 1}]
+    "values",
+    [
+        {"size": 0},
+        {"max_episode_steps": 0},
+        {"actions": ()},
+        {"actions": (1, 1)},
+        {"options": "{'single': 1}"},
+        {"options": "[1]"},
+        {"colour": 1},
+    ],
 )
 def test_config_refuses_nonsense(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(values))):

@@ -19,6 +19,9 @@ FORBIDDEN = {
     "agents": SCRIPTS,
 }
 HEAVY = (
+    "h5py",
+    "minari",
+    "pyarrow",
     "mujoco",
     "dm_control",
     "memory_maze",

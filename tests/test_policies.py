@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.policies import MazeOracle, RandomPolicy, ScriptedMazePolicy, make_policy, shortest_path
+from agents.minetest_policies import Chopper, Onlooker
+from agents.policies import (
+    MazeOracle,
+    RandomPolicy,
+    ScriptedMazePolicy,
+    make_policy,
+    needs_map,
+    shortest_path,
+)
 from envs.factory import EnvConfig, FrameVectorEnv, make_vec
 from envs.policy import IntArray, Policy
 from worldmodel.errors import InputError
@@ -65,6 +73,19 @@ def test_what_cannot_be_played_is_named() -> None:
             make_policy(name, 3)
     with pytest.raises(InputError, match=r"'agent_pos'.*extra_obs=True"):
         MazeOracle().act(FRAMES[0], {})
+
+
+def test_the_scripted_policy_is_that_of_the_world() -> None:
+    assert isinstance(make_policy("scripted", 10, "lssvwm/Minetest-Treechop-v0"), Chopper)
+    assert isinstance(make_policy("scripted", 5, "envs:lssvwm/Minetest-LookAway-v0"), Onlooker)
+    assert needs_map("scripted", "lssvwm/Minetest-Treechop-v0")
+    assert not needs_map("scripted", "lssvwm/Minetest-LookAway-v0")
+    assert not needs_map("random", "lssvwm/Minetest-Treechop-v0")
+    assert needs_map("scripted", "MiniGrid-MemoryS7-v0")
+    assert not needs_map("scripted", "lssvwm/MemoryMaze-9x9-v0")
+    assert needs_map("oracle", "lssvwm/MemoryMaze-9x9-v0")
+    with pytest.raises(InputError, match="10 actions of the set 'treechop', this environment has 6"):
+        make_policy("scripted", 6, "lssvwm/Minetest-Treechop-v0")
 
 
 def explore(envs: FrameVectorEnv, policy: Policy, steps: int) -> tuple[float, int]:

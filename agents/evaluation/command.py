@@ -203,6 +203,7 @@ def config_of(options: Options, runs: Sequence[TrainedRun]) -> EnvConfig:
                 size=options.size or told.size,
                 actions=options.actions or told.actions,
                 max_episode_steps=options.max_episode_steps or told.max_episode_steps,
+                options=told.env_options if options.env in (None, told.env) else "",
             )
         )
     for run, config in zip(runs, own, strict=True):

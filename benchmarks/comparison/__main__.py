@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -24,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.policies import RandomPolicy
 from benchmarks.comparison.report import write_report
+from benchmarks.shared.training import seconds_per_step, spawn
 from envs.factory import EnvConfig
 from envs.recording import record
 from worldmodel import Clips, EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
@@ -61,27 +60,15 @@ def record_episodes(folder: Path, episodes: int, seed: int) -> None:
         record(ENV, store, policy, episodes=episodes, num_envs=16, processes=False, seed=seed)
 
 
-def seconds_per_step(out: Path, names: list[str], rounds: int = 6) -> dict[str, float]:
-    """CPU seconds of a training step, measured in turns so that what else the machine does falls on all alike."""
-    path = out / "seconds_per_step.json"
-    if path.exists():
-        measured: dict[str, float] = json.loads(path.read_text())
-        if set(names) <= set(measured):
-            return measured
+def costs(out: Path, names: list[str]) -> dict[str, float]:
+    """CPU seconds of a training step."""
     store = Retraced(EpisodeStore(out / "episodes", pose=POSE))
     config = replace(TRAINING, decay=0.0, save_seconds=1e9)
-    trainers = {name: Trainer(build(name, 0), store, config, out / "timing" / name, world={}) for name in names}
-    best = dict.fromkeys(names, float("inf"))
-    for trainer in trainers.values():
-        trainer.prepare()
-        trainer.train_step()
-    for _ in range(rounds):
-        for name, trainer in trainers.items():
-            begin = time.process_time()
-            trainer.train_step()
-            best[name] = min(best[name], time.process_time() - begin)
-    path.write_text(json.dumps(best, indent=2) + "\n")
-    return best
+
+    def make(name: str) -> Trainer:
+        return Trainer(build(name, 0), store, config, out / "timing" / name, world={})
+
+    return seconds_per_step(out / "seconds_per_step.json", names, make)
 
 
 def unseen_clips(out: Path) -> Clips:
@@ -113,20 +100,9 @@ def run(out: Path, name: str, seed: int, steps: int) -> None:
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def spawn(out: Path, name: str, seed: int, steps: int) -> None:
+def start(out: Path, name: str, seed: int, steps: int) -> None:
     if not (out / "runs" / f"{name}-{seed}" / "figures.json").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.comparison",
-            "--out",
-            str(out),
-            "--run",
-            name,
-            str(seed),
-            str(steps),
-        ]
-        subprocess.run(command, check=True)
+        spawn("benchmarks.comparison", "--out", str(out), "--run", name, str(seed), str(steps))
         print(f"done: {name}, seed {seed}, {steps} steps", flush=True)
 
 
@@ -146,10 +122,10 @@ def main() -> None:
     torch.set_num_threads(1)
     record_episodes(options.out / "episodes", EPISODES, seed=0)
     record_episodes(options.out / "unseen", UNSEEN, seed=UNSEEN_SEED)
-    cost = seconds_per_step(options.out, options.variants)
+    cost = costs(options.out, options.variants)
     with ThreadPoolExecutor(options.jobs) as pool:
         done = [
-            pool.submit(spawn, options.out, name, seed, round(options.seconds / cost[name]))
+            pool.submit(start, options.out, name, seed, round(options.seconds / cost[name]))
             for seed in range(options.seeds)
             for name in options.variants
         ]

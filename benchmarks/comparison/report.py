@@ -9,16 +9,15 @@ from typing import Any
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+
+from benchmarks.shared.page import fill, interval, markers, sheet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-BEGIN, END = "<!-- comparison: begin -->", "<!-- comparison: end -->"
+BEGIN, END = markers("comparison")
 BANDS = ((1, 4), (5, 8), (9, 15))
 """Steps after the context, both included."""
-STUDENT = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""0.975 quantile of Student's t for so many seeds."""
 SHOWN = (1, 2, 4, 6, 8, 10, 12, 14, 15)
 REFERENCE = "lssvwm"
 
@@ -52,10 +51,7 @@ def write_report(out: Path, names: list[str], seeds: int, page: Path, *, context
     for protocol in ("retrieval", "reasoning"):
         lines += ["", f"### {protocol.capitalize()}", "", *table(figures, names, seeds, protocol)]
     lines += ["", f"![PSNR by distance from the context]({curves.name})", "", f"![Stills]({stills.name})"]
-    text = page.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + after)
+    fill(page, "comparison", lines)
 
 
 def table(figures: Figures, names: list[str], seeds: int, protocol: str) -> list[str]:
@@ -75,12 +71,6 @@ def table(figures: Figures, names: list[str], seeds: int, protocol: str) -> list
 def values(figures: Figures, name: str, seeds: int, protocol: str, metric: str) -> Values:
     """(seeds, horizon)."""
     return np.array([figures[name, seed][protocol][metric] for seed in range(seeds)])
-
-
-def interval(by_seed: Values, digits: int) -> str:
-    """Mean ± half of the 95 % interval."""
-    half = STUDENT[len(by_seed)] * by_seed.std(ddof=1) / len(by_seed) ** 0.5 if len(by_seed) > 1 else float("nan")
-    return f"{by_seed.mean():.{digits}f} ± {half:.{digits}f}"
 
 
 def plot(figures: Figures, names: list[str], seeds: int, path: Path, window: int) -> None:
@@ -106,21 +96,9 @@ def plot(figures: Figures, names: list[str], seeds: int, path: Path, window: int
 def show(out: Path, names: list[str], path: Path) -> None:
     """The first unseen clip, retraced: the truth and what every model made of it."""
     columns = [step - 1 for step in SHOWN]
-    rows = []
+    rows = {}
     for name in names:
         with np.load(out / "runs" / f"{name}-0" / "retrieval.npz") as saved:
-            truth, imagined = saved["truth"][0], saved["imagined"][0]
-        if not rows:
-            rows.append(("truth", truth[columns]))
-        rows.append((name, imagined[columns]))
-    side, margin, head = 84, 110, 18
-    sheet = Image.new("RGB", (margin + side * len(columns), head + side * len(rows)), (23, 24, 28))
-    pen = ImageDraw.Draw(sheet)
-    for column, step in enumerate(SHOWN):
-        pen.text((margin + column * side + 4, 3), f"+{step}", fill=(200, 200, 205))
-    for row, (label, frames) in enumerate(rows):
-        pen.text((6, head + row * side + side // 2 - 6), label, fill=(236, 237, 240))
-        for column, frame in enumerate(frames):
-            picture = Image.fromarray(frame).resize((side - 4, side - 4), Image.Resampling.NEAREST)
-            sheet.paste(picture, (margin + column * side + 2, head + row * side + 2))
-    sheet.save(path)
+            rows.setdefault("truth", saved["truth"][0][columns])
+            rows[name] = saved["imagined"][0][columns]
+    sheet(rows, [f"+{step}" for step in SHOWN], path)

@@ -14,7 +14,7 @@ from torch import Tensor
 from worldmodel.errors import InputError
 
 NO_ACTION = -1
-"""The action of frame 0: nothing led to it."""
+"""The action of frame 0: nothing led to it. The action of every frame, where none is known."""
 
 
 KEYS = ("image", "action", "reward", "terminated", "truncated")
@@ -27,7 +27,7 @@ class Episode:
 
     `action[t]` led to `image[t]`; `reward[t]`, `terminated[t]`, `truncated[t]` came with `image[t]`. Actions are whole
     numbers from 0, or vectors of A numbers where they are continuous; nothing led to frame 0, so action[0] is
-    NO_ACTION or all NaN.
+    NO_ACTION or all NaN. A video of which no action is known has NO_ACTION throughout.
     `extras` holds whatever else was recorded, under any other key and of any shape: positions, layouts, the seed.
     """
 
@@ -117,7 +117,10 @@ def check_episode(episode: Episode, source: str) -> None:
             int(action[0]) == NO_ACTION,
             f"action[0] must be {NO_ACTION}, since action[t] is the action that led to image[t], got {action[0]}",
         )
-        want(int(action[1:].min()) >= 0, "action[1:] must be 0 or more")
+        want(
+            int(action[1:].min()) >= 0 or bool((action == NO_ACTION).all()),
+            f"action[1:] must be 0 or more, or {NO_ACTION} throughout in a video of which no action is known",
+        )
     want(float(episode.reward[0]) == 0.0, f"reward[0] must be 0: nothing was done yet, got {episode.reward[0]}")
     want(bool(np.isfinite(episode.reward).all()), "'reward' must be finite")
     ends = np.flatnonzero(episode.terminated[:-1] | episode.truncated[:-1])

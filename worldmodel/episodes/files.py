@@ -34,7 +34,7 @@ class Header:
     frames: int
     image_shape: tuple[int, int]  # (h, w)
     max_action: int
-    """The largest discrete action; NO_ACTION where actions are continuous."""
+    """The largest discrete action; NO_ACTION where actions are continuous, or none is known."""
     action_size: int
     """Numbers of a continuous action; 0 where actions are discrete."""
 

@@ -89,7 +89,7 @@ class EpisodeStore:
 
     @property
     def max_action(self) -> int:
-        """The largest action taken in any episode. Raises InputError while the store is empty."""
+        """The largest action known of any episode, -1 without one. Raises InputError while the store is empty."""
         self._require_episodes()
         return max(header.max_action for header in self._index.values())
 

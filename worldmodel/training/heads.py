@@ -19,6 +19,7 @@ from torch.nn import functional
 from tqdm import trange
 
 from worldmodel.episodes import EpisodeStore
+from worldmodel.episodes.retrace import led_here
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel, future_rewards
 
@@ -199,8 +200,7 @@ def _observed(
 ) -> Iterator[Examples]:
     longest = int(store.lengths[rows].max())
     clips = store.gather(rows, np.zeros(len(rows), np.int64), longest)
-    exists = clips.mask.clone()
-    exists[:, 0] = False  # no action led there
+    exists = clips.mask & led_here(clips.actions)
     ahead = future_rewards(clips.rewards, exists, model.config.reward_horizon)
     kind, keep = (torch.zeros(clips.mask.shape, dtype=t) for t in (torch.int64, torch.bool))
     for i, row in enumerate(rows):

@@ -1,0 +1,1 @@
+"""Minecraft and worlds like it: MineRL, Minetest, and the bridge between them."""

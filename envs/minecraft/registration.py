@@ -1,0 +1,16 @@
+"""The ids of the Minetest worlds. Importing this registers them and starts nothing."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+MINETEST_STEPS = {"Treechop": 1000, "Explore": 1000, "LookAway": 128, "Retrace": 256, "Craft": 1000}
+"""Steps after which an episode of each task is truncated; 20 are a second."""
+
+for _task, _steps in MINETEST_STEPS.items():
+    gym.register(
+        f"lssvwm/Minetest-{_task}-v0",
+        entry_point="envs.minecraft.minetest.env:MinetestEnv",
+        max_episode_steps=_steps,
+        kwargs={"task": _task.lower()},
+    )

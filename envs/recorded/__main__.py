@@ -1,0 +1,82 @@
+"""Convert recorded play to episodes: `python -m envs.recorded FORMAT FROM --to STORE`.
+
+Exit status: 0 when every recording was converted, 3 when some were skipped because they are broken, 2 when nothing
+could be done (or with `--strict` at the first broken one), 130 when it was interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import tyro
+
+from envs.recorded.convert import convert
+from envs.recorded.formats import recording
+from envs.recorded.interface import ReadOptions
+from worldmodel.errors import InputError, MissingExtraError
+
+SKIPPED = 3
+"""Exit status when some recordings were skipped."""
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Convert recorded play to episodes. An interrupted conversion goes on when it is started again."""
+
+    format: Annotated[
+        Literal["memory-maze", "teco-dmlab", "teco-minecraft", "minerl", "vpt", "minari", "videos"],
+        tyro.conf.Positional,
+    ]
+    """What was recorded."""
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FROM")]
+    """Folder of recordings; folders in it are searched too."""
+    to: Path
+    """Folder of episodes. It takes one format with one set of options."""
+    read: Annotated[ReadOptions, tyro.conf.OmitArgPrefixes]
+    """How recordings are read."""
+    limit: int | None = None
+    """Convert no more than so many recordings, the first."""
+    strict: bool = False
+    """Stop at the first broken recording instead of skipping it."""
+    compress: bool = True
+    """Without, files are several times as large and clips are read faster."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    options = tyro.cli(ConvertOptions)
+    summary = convert(
+        recording(options.format),
+        options.folder,
+        options.to,
+        options.read,
+        limit=options.limit,
+        strict=options.strict,
+        compress=options.compress,
+        progress=options.progress,
+    )
+    print(summary)
+    return SKIPPED if summary.broken else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(main())
+    except (InputError, MissingExtraError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: what is done stays, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
