@@ -20,25 +20,10 @@ import pytest
 from envs.minecraft.malmo.messages import parse_commands
 from envs.minecraft.malmo.minetest_world import LOGS, MinetestWorld
 from envs.minecraft.malmo.mission import ItemAmount, ItemReward, Mission, MissionError
-from envs.minecraft.minerl.client import WorkerConfig, find_python
+from envs.minecraft.minerl.client import WorkerConfig
 from envs.minecraft.minerl.env import MineRLError
-from envs.minecraft.minetest.build import find_program
 from envs.minecraft.minetest.tasks import find_task
 from worldmodel.errors import InputError
-
-
-def missing() -> str:
-    """What the bridge needs and is not installed; empty when it is all there."""
-    try:
-        find_python(None)
-        for program in ("minetest", "Xvfb", "gcc"):
-            find_program(program, program)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-needs_bridge = pytest.mark.skipif(bool(missing()), reason=missing())
 
 TREECHOP = Mission(
     name="MineRLTreechop-v0",
@@ -162,7 +147,6 @@ def test_what_minetest_cannot_play_is_refused(changes: dict[str, Any], message: 
     world.close()
 
 
-@needs_bridge
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     def run(port: int, **environment: str) -> str:
         command = [sys.executable, "-m", "envs.minecraft.malmo", "--port", str(port)]
@@ -180,7 +164,6 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     assert "'Xvfb', which is not installed" in run(0, PATH=str(tmp_path))
 
 
-@needs_bridge
 def test_logs_are_dug_through_the_client(bridge: Bridge) -> None:
     env = make(bridge.port)
     first, info = env.reset(seed=7)
@@ -197,7 +180,6 @@ def test_logs_are_dug_through_the_client(bridge: Bridge) -> None:
     assert "MineRLTreechop-v0 begins, 64x64, seed 7" in bridge.log.read_text()
 
 
-@needs_bridge
 def test_a_refused_mission_is_an_error_with_its_reason_in_the_log(bridge: Bridge) -> None:
     env = make(bridge.port, "NavigateDense")
     with pytest.raises(MineRLError, match="NavigateDense"):
@@ -206,7 +188,6 @@ def test_a_refused_mission_is_an_error_with_its_reason_in_the_log(bridge: Bridge
     assert "cannot play MineRLNavigateDense-v0: it plays MineRLTreechop-v0" in bridge.log.read_text()
 
 
-@needs_bridge
 def test_a_killed_server_truncates_the_episode(tmp_path: Path) -> None:
     running = Bridge(tmp_path / "first.log")
     env = make(running.port)
@@ -229,7 +210,6 @@ def test_a_killed_server_truncates_the_episode(tmp_path: Path) -> None:
         running.process.kill()
 
 
-@needs_bridge
 @pytest.mark.slow
 def test_a_thousand_steps_and_another_server(tmp_path: Path) -> None:
     running = Bridge(tmp_path / "first.log")
@@ -256,7 +236,6 @@ def test_a_thousand_steps_and_another_server(tmp_path: Path) -> None:
         running.process.kill()
 
 
-@needs_bridge
 @pytest.mark.slow
 def test_the_engine_renders_at_the_size_of_the_mission() -> None:
     world = MinetestWorld()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import socket
 import struct
 import subprocess
@@ -22,10 +21,8 @@ from envs.minecraft.malmo.messages import ProtocolError
 from envs.minecraft.malmo.mission import Mission, MissionError, Possessions, parse_mission
 from envs.minecraft.malmo.server import MAX_CONNECTIONS, MalmoServer
 from envs.minecraft.malmo.world import ItemStack, Observation, Step, WorldError
+from envs.minecraft.minerl.client import find_python
 from worldmodel.errors import InputError
-
-MINERL = os.environ.get("LSSVWM_MINERL_PYTHON", str(Path(__file__).parent.parent / ".venv-minerl/bin/python"))
-needs_minerl = pytest.mark.skipif(not Path(MINERL).exists(), reason="needs the interpreter of `make minerl`")
 
 REWARD = '<Item amount="1" reward="1.5" type="log"/><Item amount="2" reward="4" type="stick"/>'
 XML = """<MissionInit xmlns="http://ProjectMalmo.microsoft.com" PlatformVersion="0.37.0"><Mission>
@@ -485,7 +482,6 @@ print(json.dumps(said))
 """
 
 
-@needs_minerl
 @pytest.mark.parametrize(
     ("name", "rewards"),
     [
@@ -495,7 +491,7 @@ print(json.dumps(said))
     ],
 )
 def test_the_unmodified_client_plays(served: Served, name: str, rewards: list[float]) -> None:
-    command = [MINERL, "-c", PLAY, str(served.port), name]
+    command = [str(find_python(None)), "-c", PLAY, str(served.port), name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])

@@ -17,22 +17,12 @@ from agents.minetest_policies import NEED_EXTRAS, SCRIPTED
 from agents.policies import RandomPolicy
 from envs.factory import EnvConfig, make_vec
 from envs.minecraft.actions import action_set
-from envs.minecraft.minetest.build import find_program
 from envs.minecraft.minetest.env import MinetestEnv
 from envs.recording import play
 from worldmodel.episodes import Episode
 from worldmodel.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("error:Minetest is restarted")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _needs_minetest() -> None:
-    try:
-        find_program("minetest", "minetest")
-        find_program("Xvfb", "xvfb")
-    except InputError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

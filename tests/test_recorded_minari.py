@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -15,9 +16,6 @@ from envs.recorded.export import ExportOptions, export
 from recordings import STEPS, frames_of, places, seen
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.errors import InputError
-
-minari = pytest.importorskip("minari")
-pytest.importorskip("h5py")
 
 MINARI = FORMATS["minari"]
 SMALL = ReadOptions(size=16)
