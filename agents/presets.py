@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from agents.settings import DERIVED, DreamerOptions, LoopSettings, ModelOptions, TrainingOptions
+from envs.factory import is_minigrid
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.presets import SIZES
@@ -89,7 +90,7 @@ def preset(name: str, env: str | None = None) -> LoopSettings:
     if name not in PRESETS:
         raise InputError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
     settings = PRESETS[name]
-    if env is None or settings.actions is None or _is_minigrid(env):
+    if env is None or settings.actions is None or is_minigrid(env):
         return settings
     usual = LoopSettings()
     return replace(
@@ -101,7 +102,3 @@ def preset(name: str, env: str | None = None) -> LoopSettings:
         max_episode_steps=100 if name == "smoke" else usual.max_episode_steps,
         model=replace(settings.model, patch=16),
     )
-
-
-def _is_minigrid(env: str) -> bool:
-    return env.rpartition(":")[2].startswith(("MiniGrid-", "BabyAI-", "lssvwm/MiniGrid-"))

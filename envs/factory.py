@@ -102,6 +102,11 @@ def make(config: EnvConfig, render_mode: str | None = None) -> FrameEnv:
     return _build(_find(config.id), config, render_mode)
 
 
+def is_minigrid(env_id: str) -> bool:
+    """Whether `env_id`, with or without a module to import, names a world of MiniGrid."""
+    return env_id.rpartition(":")[2].startswith(_MINIGRID)
+
+
 def make_vec(
     config: EnvConfig,
     num_envs: int,
@@ -213,7 +218,7 @@ class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArg
 
 def _find(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
-    if name.startswith(_MINIGRID):
+    if is_minigrid(env_id):
         require("minigrid", "minigrid", "MiniGrid environments")
     if module:
         try:
@@ -238,7 +243,7 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
         options["render_mode"] = render_mode
     if config.max_episode_steps is not None:
         options["max_episode_steps"] = config.max_episode_steps
-    if config.extra_obs and not spec.id.startswith(_MINIGRID):
+    if config.extra_obs and not is_minigrid(spec.id):
         options["extra_obs"] = True
     try:
         env: gym.Env[Any, Any] = gym.make(spec, **options)
