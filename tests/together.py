@@ -129,8 +129,11 @@ def together(what: str, store: Path, out: Path, count: int = 2) -> list[int]:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     torch.set_num_threads(1)
     _, name, folder, results = sys.argv
     {"compare": compare, "killed": killed, "resumed": resumed}[name](EpisodeStore(folder), Path(results))
-    processes().accelerator.end_training()
+    processes().leave()
+    threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+    assert not any("gloo" in thread for thread in threads), threads

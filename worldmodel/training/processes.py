@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 import torch
+import torch.distributed.nn  # when processes have connected already, its default arguments keep that for good
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from accelerate.utils import broadcast, parse_flag_from_env
 from torch import Tensor, nn
@@ -43,6 +45,7 @@ class Processes:
                 "config` again without it, or start with torchrun"
             )
         self.device = self.accelerator.device if self.count > 1 else torch.device("cpu" if cpu else "cuda")
+        atexit.register(self.leave)
 
     @property
     def count(self) -> int:
@@ -53,6 +56,14 @@ class Processes:
     def main(self) -> bool:
         """Whether this one writes files, shows progress and records."""
         return bool(self.accelerator.is_main_process)
+
+    def leave(self) -> None:
+        """End the connections and their threads, as happens by itself at the end of Python at the latest.
+
+        A thread that still lets go of what it sent while Python comes to its end would abort the process.
+        """
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
 
     def wait(self) -> None:
         """Return when all have come this far."""
