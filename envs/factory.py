@@ -26,7 +26,7 @@ from PIL import Image
 from envs.minigrid import MiniGridFrames
 from envs.policy import FrameArray
 from envs.rows import FrameVectorEnv as FrameVectorEnv
-from envs.rows import LocalRows, ProcessRows
+from envs.rows import LocalRows, ProcessRows, in_workers
 from worldmodel.errors import InputError, require
 
 FrameEnv = gym.Env[FrameArray, np.int64]
@@ -131,10 +131,9 @@ def make_vec(
     create = functools.partial(_build, _find(config.id), config, render_mode)
     together = not processes or num_envs == 1
     if autoreset_mode is not AutoresetMode.DISABLED:
-        rows = [create] * num_envs
         if together:
-            return SyncVectorEnv(rows, autoreset_mode=autoreset_mode)
-        return AsyncVectorEnv(rows, context="forkserver", autoreset_mode=autoreset_mode)
+            return SyncVectorEnv([create] * num_envs, autoreset_mode=autoreset_mode)
+        return AsyncVectorEnv(in_workers(create, num_envs), context="forkserver", autoreset_mode=autoreset_mode)
     return LocalRows(create, num_envs) if together else ProcessRows(create, num_envs)
 
 

@@ -19,6 +19,9 @@ FrameVectorEnv = VectorEnv[FrameArray, IntArray, NDArray[Any]]
 """N environments: observations (N, h, w, 3) uint8, actions (N,)."""
 
 
+Create = Callable[[], gym.Env[Any, Any]]
+
+
 class _WholeInfo(FrameVectorEnv):
     """Partial resets that leave the caller's options alone and keep the `info` of the rows that are not reset."""
 
@@ -48,16 +51,16 @@ else:  # they take no parameters in Gymnasium 1.2
 class LocalRows(_WholeInfo, _Sync):
     """All rows in this process, one after the other."""
 
-    def __init__(self, create: Callable[[], gym.Env[Any, Any]], num_envs: int) -> None:
+    def __init__(self, create: Create, num_envs: int) -> None:
         super().__init__([create] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
 
 class ProcessRows(_WholeInfo, _Async):
     """Each row in a process of its own, frames in shared memory. Ctrl-C interrupts the parent only."""
 
-    def __init__(self, create: Callable[[], gym.Env[Any, Any]], num_envs: int) -> None:
+    def __init__(self, create: Create, num_envs: int) -> None:
         super().__init__(
-            [functools.partial(_create_row, os.getpid(), create)] * num_envs,
+            in_workers(create, num_envs),
             shared_memory=True,
             autoreset_mode=AutoresetMode.DISABLED,
             # A forked copy of a process that has rendered with OpenGL waits forever for render threads it lacks.
@@ -65,7 +68,12 @@ class ProcessRows(_WholeInfo, _Async):
         )
 
 
-def _create_row(parent: int, create: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
+def in_workers(create: Create, num_envs: int) -> list[Create]:
+    """What each of `num_envs` worker processes is to call; Ctrl-C then interrupts the process that called this only."""
+    return [functools.partial(_create_row, os.getpid(), create)] * num_envs
+
+
+def _create_row(parent: int, create: Create) -> gym.Env[Any, Any]:
     # The parent makes one too, to see the spaces. The terminal sends Ctrl-C to workers as well, but only the parent
     # can stop all of them in order.
     if os.getpid() != parent:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from envs.factory import EnvConfig, make, make_vec
-from envs.rows import ProcessRows
 from worldmodel.errors import InputError, MissingExtraError
 
 MEMORY = EnvConfig("MiniGrid-MemoryS7-v0", actions=(0, 1, 2))
@@ -167,9 +167,10 @@ def test_processes_play_as_this_process_does() -> None:
         np.testing.assert_array_equal(here, there)
 
 
-def test_workers_outlive_the_interrupt_of_their_parent() -> None:
-    envs = make_vec(EnvConfig("test/Plain-v0"), 2)
-    assert isinstance(envs, ProcessRows)
+@pytest.mark.parametrize("mode", [AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP])
+def test_workers_outlive_the_interrupt_of_their_parent(mode: AutoresetMode) -> None:
+    envs = make_vec(EnvConfig("test/Plain-v0"), 2, autoreset_mode=mode)
+    assert isinstance(envs, AsyncVectorEnv)
     envs.reset(seed=0)
     for process in envs.processes:
         assert process.pid is not None
