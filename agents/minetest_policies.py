@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ _EYES, _REACH = 1.47, 3.7  # nodes: height of the eyes above the feet; how far t
 _AIM = np.deg2rad(TURN / 2)  # turning further would not come nearer
 _PATIENCE = 90  # steps of digging: a log takes 28, by hand 70
 _STONE_PICKAXE = len(STAGES) - 1  # the stage that makes it
+
+OUT = (20, 100)
+"""Steps that Retrace is walked out, at least and at most."""
 
 
 @dataclass
@@ -192,8 +196,8 @@ class Onlooker(_Planned):
 class Returner(_Planned):
     """Walks out along the lane of Retrace and comes back, by `retrace_plan`."""
 
-    def __init__(self, num_actions: int) -> None:
-        super().__init__("walk", num_actions, retrace_plan)
+    def __init__(self, num_actions: int, steps: tuple[int, int] = OUT) -> None:
+        super().__init__("walk", num_actions, functools.partial(retrace_plan, steps=steps))
 
 
 def look_away_plan(random: np.random.Generator) -> Iterator[str]:
@@ -211,21 +215,23 @@ def look_away_plan(random: np.random.Generator) -> Iterator[str]:
         yield from [opposite[turn] for turn in reversed(away)]
 
 
-def retrace_plan(random: np.random.Generator) -> Iterator[str]:
-    """Actions of "walk": see for 1 to 8 steps, walk out for 20 to 100, stop, come back as far, and then stay.
+def retrace_plan(random: np.random.Generator, steps: tuple[int, int] = OUT) -> Iterator[str]:
+    """Actions of "walk": see for 1 to 8 steps, walk out, stop, come back as far, and then stay.
+
+    steps: how many it walks out, at least and at most.
 
     Half of the episodes come back walking backwards, the others turn round before and after.
     """
     yield from ["noop"] * int(random.integers(1, 9))
-    steps = int(random.integers(20, 101))
-    # Before it changes its way it has to come to rest, or it would not come back to where it was.
-    rest = ["noop"] * int(random.integers(10, 21))
-    yield from ["forward"] * steps + rest
+    out = int(random.integers(*steps, endpoint=True))
+    # Before it changes its way it has to come to rest, or it would not come back to where it was: about ten steps.
+    rest = ["noop"] * int(random.integers(10, 17))
+    yield from ["forward"] * out + rest
     if random.random() < 0.5:
-        yield from ["back"] * steps + rest
+        yield from ["back"] * out + rest
     else:
         turn = [str(random.choice(["left", "right"]))] * round(180 / TURN)
-        yield from turn + ["forward"] * steps + rest + turn
+        yield from turn + ["forward"] * out + rest + turn
     yield from itertools.repeat("noop")
 
 

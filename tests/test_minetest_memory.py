@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.minetest_policies import retrace_plan
 from benchmarks.minetest_memory.judging import Result, Scores, last_sights, mean_frame, score
 from benchmarks.minetest_memory.report import write_section
 from benchmarks.minetest_memory.sights import bands, gaps, turning_points, windows_of_return
-from benchmarks.minetest_memory.tasks import POSE, STEPS, TASKS, stroll
+from benchmarks.minetest_memory.tasks import OUT, POSE, STEPS, TASKS
 from envs.minecraft.actions import action_set
 from worldmodel import EpisodeStore
 from worldmodel.episodes import Episode
@@ -107,11 +108,11 @@ def test_mean_frame(tmp_path: Path) -> None:
     assert np.unique(mean_frame(store)).tolist() == [100]
 
 
-def test_strolls_come_back_within_an_episode() -> None:
+def test_walks_come_back_within_an_episode() -> None:
     names = action_set("walk").names
     turned = 0
     for seed in range(40):
-        plan = list(itertools.islice(stroll(np.random.default_rng(seed)), STEPS))
+        plan = list(itertools.islice(retrace_plan(np.random.default_rng(seed), OUT), STEPS))
         assert set(plan) <= set(names)
         out = plan.index("forward")
         walked = next(k for k in itertools.count(out) if plan[k] != "forward") - out
@@ -125,7 +126,7 @@ def test_strolls_come_back_within_an_episode() -> None:
 
 def test_policies_play_the_actions_of_their_worlds() -> None:
     for task in TASKS.values():
-        policy = task.policy()
+        policy = task.player(len(action_set(task.actions)))
         policy.reset(np.array([0, 1]), np.array([3, 4]))
         acted = np.array([policy.act(np.zeros((2, 8, 8, 3), np.uint8), {}) for _ in range(STEPS)])
         assert acted.min() == 0

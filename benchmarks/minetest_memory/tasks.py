@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from agents.minetest_policies import Onlooker
+from agents.minetest_policies import Onlooker, Returner
 from envs.factory import EnvConfig
 from envs.minecraft.actions import action_set
-from envs.policy import FrameArray, IntArray, Policy
+from envs.policy import Policy
 from envs.recording import record
 from worldmodel import EpisodeStore
 
@@ -22,6 +19,8 @@ SIZE, STEPS = 32, 96
 POSE = ("agent_pos", "agent_dir")
 """Tells which views are the same. The models are not told it."""
 CONTEXT = 32
+OUT = (12, 24)
+"""Steps that Retrace is walked out, at least and at most: way and return fit into a clip."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class MemoryTask:
 
     id: str
     actions: str
-    policy: Callable[[], Policy]
+    player: Callable[[int], Policy]
     horizon: int
 
     @property
@@ -38,38 +37,9 @@ class MemoryTask:
         return EnvConfig(self.id, size=SIZE, extra_obs=True, max_episode_steps=STEPS)
 
 
-class Stroller:
-    """Plays Retrace by `stroll`."""
-
-    def __init__(self) -> None:
-        self._set = action_set("walk")
-        self._plans: dict[int, Iterator[str]] = {}
-
-    def reset(self, rows: IntArray, seeds: IntArray) -> None:
-        for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
-            self._plans[row] = stroll(np.random.default_rng(seed))
-
-    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
-        return np.array([self._set.index(next(self._plans[row])) for row in range(len(frames))], np.int64)
-
-
-def stroll(random: np.random.Generator) -> Iterator[str]:
-    """Actions of "walk": as `agents.minetest_policies.retrace_plan`, but out for 12 to 24 steps only."""
-    yield from ["noop"] * int(random.integers(1, 9))
-    steps = int(random.integers(12, 25))
-    rest = ["noop"] * int(random.integers(10, 17))  # to come to a stand takes about ten
-    yield from ["forward"] * steps + rest
-    if random.random() < 0.5:
-        yield from ["back"] * steps + rest
-    else:
-        turn = [str(random.choice(["left", "right"]))] * 12
-        yield from turn + ["forward"] * steps + rest + turn
-    yield from itertools.repeat("noop")
-
-
 TASKS: Mapping[str, MemoryTask] = {
-    "LookAway": MemoryTask("lssvwm/Minetest-LookAway-v0", "turns", lambda: Onlooker(len(action_set("turns"))), 16),
-    "Retrace": MemoryTask("lssvwm/Minetest-Retrace-v0", "walk", Stroller, 24),
+    "LookAway": MemoryTask("lssvwm/Minetest-LookAway-v0", "turns", Onlooker, 16),
+    "Retrace": MemoryTask("lssvwm/Minetest-Retrace-v0", "walk", functools.partial(Returner, steps=OUT), 24),
 }
 
 
@@ -77,5 +47,5 @@ def record_episodes(folder: Path, task: MemoryTask, episodes: int, seed: int, en
     """What is there already is not played again."""
     store = EpisodeStore(folder, create=True)
     if len(store) < episodes:
-        policy = task.policy()
+        policy = task.player(len(action_set(task.actions)))
         record(task.env, store, policy, episodes=episodes, num_envs=engines, processes=engines > 1, seed=seed)
