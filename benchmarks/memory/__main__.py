@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +27,24 @@ from agents.evaluation.runs import evaluations_of
 from benchmarks.shared.page import fill
 from worldmodel.errors import InputError
 
-WORLDS: Mapping[str, tuple[str, ...]] = {
-    "S7": ("--env", "MiniGrid-MemoryS7-v0"),
-    "S11": ("--env", "MiniGrid-MemoryS11-v0"),
-}
+
+@dataclass(frozen=True)
+class World:
+    """A Gymnasium id, and how often those that dream there collect, learn and dream."""
+
+    id: str
+    rounds: int
+
+
+WORLDS: Mapping[str, World] = {"S7": World("MiniGrid-MemoryS7-v0", 3), "S11": World("MiniGrid-MemoryS11-v0", 4)}
 LEVEL = 0.9
-EVALUATED = ("--eval-episodes", "100")
+SHARED = ("--preset", "demo", "--eval-episodes", "100")
 PPO = ("--ppo.rows", "32", "--ppo.lr", "5e-4", "--ppo.entropy", "0.02")
 METHODS: Mapping[str, tuple[str, ...]] = {
-    "dream": ("--preset", "demo"),
+    "dream": (),
     # Through four layers a frame reaches four frames back, fewer than lie between the sight of the cue and the choice.
-    "dream-no-scan": ("--preset", "demo", "--model.scan", "none", "--model.window", "1"),
-    "ppo": ("--preset", "demo", "--algo", "ppo", "--in", "real", "--rounds", "8", "--env-steps", "100000", *PPO),
+    "dream-no-scan": ("--model.scan", "none", "--model.window", "1"),
+    "ppo": ("--algo", "ppo", "--in", "real", "--rounds", "8", "--env-steps", "100000", *PPO),
 }
 TITLES = {
     "dream": "in dreams of LSSVWM",
@@ -56,7 +63,7 @@ def train(folder: Path, world: str, method: str, seed: int) -> None:
     if (folder / "report" / "index.html").exists():
         return
     command = [sys.executable, "train_agent.py", "--out", str(folder), "--seed", str(seed), *told, "--no-progress"]
-    command += [*METHODS[method], *WORLDS[world], *EVALUATED]
+    command += [*SHARED, "--env", WORLDS[world].id, "--rounds", str(WORLDS[world].rounds), *METHODS[method]]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     print(f"done: {folder}", flush=True)
 
