@@ -36,7 +36,7 @@ class World:
     rounds: int
 
 
-WORLDS: Mapping[str, World] = {"S7": World("MiniGrid-MemoryS7-v0", 3), "S11": World("MiniGrid-MemoryS11-v0", 4)}
+WORLDS: Mapping[str, World] = {"S7": World("MiniGrid-MemoryS7-v0", 3), "S11": World("MiniGrid-MemoryS11-v0", 5)}
 LEVEL = 0.9
 SHARED = ("--preset", "demo", "--eval-episodes", "100")
 PPO = ("--ppo.rows", "32", "--ppo.lr", "5e-4", "--ppo.entropy", "0.02")
