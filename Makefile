@@ -46,7 +46,7 @@ minerl: $(MINERL)  ## the unmodified client of MineRL 0.4.4 in .venv-minerl; wit
 	PYTHON=$(PYTHON) MINERL_JAVA=$(if $(findstring java,$@),1) .ci/minerl-venv $(@D)
 	touch $@
 
-# One thread: the same figures whatever the machine, and on a busy one several threads that wait for each other are slower.
+# One thread: the figures do not depend on the number of cores, and on a busy machine threads wait for each other.
 demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/demo/report/index.html
 	OMP_NUM_THREADS=1 $(BIN)/python train_agent.py --preset demo --out runs/demo
 
