@@ -72,18 +72,18 @@ class _Digger:
 def aim(position: NDArray[np.float64], direction: NDArray[np.float64], target: NDArray[np.float64]) -> str:
     """How to point at `target` and dig: left, right, up, down or attack; "" when it has to be walked to.
 
-    position: (3,) of the feet. direction: (2,) yaw and pitch in radians. target: (3,), the middle of a node. All as in
-    the extra observations of `MinetestEnv`.
+    position: (3,) of the feet. direction: (3,), the unit vector of the view. target: (3,), the middle of a node. All as
+    in the extra observations of `MinetestEnv`.
     """
     away = target - position - np.array([0.0, _EYES, 0.0])
     level = float(np.hypot(away[0], away[2]))
-    yaw = float(np.arctan2(away[0], away[2]) - direction[0])
+    yaw = float(np.arctan2(away[0], away[2]) - np.arctan2(direction[0], direction[2]))
     yaw = (yaw + np.pi) % (2 * np.pi) - np.pi
     if level > 0.7 and abs(yaw) > _AIM:  # of what stands above one's head the direction means little
         return "right" if yaw > 0 else "left"
     if level > 1.0 and np.linalg.norm(away) > _REACH:
         return ""
-    pitch = float(np.arctan2(-away[1], level) - direction[1])
+    pitch = float(np.arctan2(-away[1], level) + np.arcsin(direction[1]))
     if abs(pitch) > _AIM:
         return "down" if pitch > 0 else "up"
     return "attack"

@@ -155,9 +155,11 @@ def test_dictionary_actions_walk_turn_and_craft() -> None:
     for _ in range(8):
         after = env.step({**nothing, "back": np.int64(1), "camera": np.array([3.0, -5.0], np.float32)})[0]
     assert np.hypot(*(after["agent_pos"] - start["agent_pos"])[[0, 2]]) > 0.5
-    turned = np.rad2deg(after["agent_dir"] - start["agent_dir"])
-    assert (turned[0] + 180) % 360 - 180 == pytest.approx(-40, abs=0.1)
-    assert turned[1] == pytest.approx(24, abs=0.1)
+    (x0, y0, z0), (x1, y1, z1) = start["agent_dir"], after["agent_dir"]
+    turned = np.rad2deg(np.arctan2(x1, z1) - np.arctan2(x0, z0))
+    assert (turned + 180) % 360 - 180 == pytest.approx(-40, abs=0.1)
+    assert np.rad2deg(np.arcsin(y0) - np.arcsin(y1)) == pytest.approx(24, abs=0.1)  # down
+    assert np.linalg.norm(after["agent_dir"]) == pytest.approx(1)
     with pytest.raises(gym.error.InvalidAction):
         env.step({"forward": 1})
     env.close()

@@ -23,16 +23,20 @@ TURN = np.deg2rad(15)
 
 def headings(*turns: float) -> np.ndarray:
     """One clip of poses at one place, by headings in units of a turn."""
-    yaw = (np.array(turns) * TURN + np.pi) % (2 * np.pi) - np.pi
-    return np.stack([np.array([8.0, 1.0, 8.0, angle, 0.0]) for angle in yaw])[None]
+    return np.stack([pose(8.0, turn * TURN, 0.0) for turn in turns])[None]
+
+
+def pose(z: float, yaw: float, pitch: float) -> np.ndarray:
+    view = [np.sin(yaw) * np.cos(pitch), -np.sin(pitch), np.cos(yaw) * np.cos(pitch)]
+    return np.array([8.0, 1.0, z, *view])
 
 
 def places(*z: float) -> np.ndarray:
-    return np.stack([np.array([8.0, 1.0, where, 0.0, 0.0]) for where in z])[None]
+    return np.stack([pose(where, 0.0, 0.0) for where in z])[None]
 
 
 @pytest.mark.parametrize(
-    ("pose", "context", "ago"),
+    ("poses", "context", "ago"),
     [
         (headings(0, 1, 2, 2, 1, 0, -1), 4, [3, 5, 0]),  # away, a wait, back, and past the beginning
         (headings(0, 0, 1, 0), 3, [2]),  # the last of two sights counts
@@ -42,14 +46,13 @@ def places(*z: float) -> np.ndarray:
         (places(0.0, 0.2, 0.4, 0.55), 3, [0]),
     ],
 )
-def test_gaps_by_hand(pose: np.ndarray, context: int, ago: list[int]) -> None:
-    assert gaps(pose, context)[0].tolist() == ago
+def test_gaps_by_hand(poses: np.ndarray, context: int, ago: list[int]) -> None:
+    assert gaps(poses, context)[0].tolist() == ago
 
 
 def test_a_tilted_head_sees_another_view() -> None:
-    pose = headings(0, 0, 1, 0)
-    pose[0, 3, 4] = TURN
-    assert gaps(pose, 3)[0].tolist() == [0]
+    looks = np.stack([pose(8.0, 0.0, 0.0), pose(8.0, 0.0, 0.0), pose(8.0, 0.0, TURN)])[None]
+    assert gaps(looks, 2)[0].tolist() == [0]
 
 
 def test_bands_share_out_all_frames() -> None:
@@ -73,14 +76,14 @@ def episode(actions: list[int]) -> Episode:
     """An episode of LookAway at 8x8 pixels, whose frames tell where it looks."""
     count = len(actions) + 1
     looks = np.concatenate([[0], np.cumsum([{1: -1, 2: 1}.get(action, 0) for action in actions])])
-    pose = headings(*looks)[0]
+    poses = headings(*looks)[0]
     return Episode(
         image=np.broadcast_to(looks.astype(np.uint8)[:, None, None, None] + 100, (count, 8, 8, 3)).copy(),
         action=np.array([-1, *actions], np.int64),
         reward=np.zeros(count, np.float32),
         terminated=np.zeros(count, np.bool_),
         truncated=np.arange(count) == count - 1,
-        extras={"agent_pos": pose[:, :3], "agent_dir": pose[:, 3:]},
+        extras={"agent_pos": poses[:, :3], "agent_dir": poses[:, 3:]},
     )
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.minetest_memory --out runs/minetest-memory [--seeds 3] [--seconds 600] [--jobs 2]
 
 Records scripted episodes of Minetest's memory tasks, trains LSSVWM and the limited window on them for as much CPU time,
-told the actions and nothing else, and lets each continue unseen episodes from the moment of turning back. What is done
+told the pose and nothing else, and lets each continue unseen episodes from the moment of turning back. What is done
 already is not done again, so an interrupted run goes on.
 """
 
@@ -22,9 +22,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.minetest_memory.judging import collect, unseen_trial
 from benchmarks.minetest_memory.report import write_section
-from benchmarks.minetest_memory.tasks import CONTEXT, SIZE, TASKS, MemoryTask, record_episodes
+from benchmarks.minetest_memory.tasks import CONTEXT, POSE, POSE_SIZE, SIZE, TASKS, MemoryTask, record_episodes
 from benchmarks.shared.training import seconds_per_step, spawn
-from envs.minecraft.actions import action_set
 from worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
 from worldmodel.evaluation import rollout
 from worldmodel.model import weights_from
@@ -34,24 +33,33 @@ EPISODES, UNSEEN, UNSEEN_SEED = 400, 96, 1_000_000
 WINDOW = 4
 """Frames before its own that a layer of causal attention with a limited window sees."""
 STEPS = 2
-BASE = replace(SIZES["tiny"], height=SIZE, width=SIZE, patch=8, latent_channels=64, tiles=((1, 1), (4, 4)))
+BASE = replace(
+    SIZES["tiny"],
+    height=SIZE,
+    width=SIZE,
+    latent_channels=64,
+    tiles=((1, 1), (4, 4)),
+    num_actions=0,
+    pose_size=POSE_SIZE,
+)
+"""As in the paper's Maze experiments the models are told where the player is and looks, and nothing else."""
 TRAINING = TrainingConfig(batch=2, decay=0.3, ema=0.99, save_seconds=120)
 
 
-def config_of(name: str, task: MemoryTask) -> WorldModelConfig:
-    return variant(replace(BASE, num_actions=len(action_set(task.actions))), name, window=WINDOW)
+def config_of(name: str) -> WorldModelConfig:
+    return variant(BASE, name, window=WINDOW)
 
 
-def reach(task: MemoryTask) -> int:
+def reach() -> int:
     """Frames back to which the limited window sees through all of its layers."""
-    config = config_of("causal-window", task)
+    config = config_of("causal-window")
     assert config.window is not None
     return config.layers * config.window
 
 
-def build(name: str, task: MemoryTask, seed: int) -> WorldModel:
+def build(name: str, seed: int) -> WorldModel:
     with weights_from(seed):
-        return WorldModel(config_of(name, task))
+        return WorldModel(config_of(name))
 
 
 def training_of(task: MemoryTask) -> TrainingConfig:
@@ -60,11 +68,11 @@ def training_of(task: MemoryTask) -> TrainingConfig:
 
 def costs(out: Path, task: MemoryTask, names: list[str]) -> dict[str, float]:
     """CPU seconds of a training step."""
-    store = EpisodeStore(out / "episodes")
+    store = EpisodeStore(out / "episodes", pose=POSE)
     config = replace(training_of(task), decay=0.0, save_seconds=1e9)
 
     def make(name: str) -> Trainer:
-        return Trainer(build(name, task, 0), store, config, out / "timing" / name, world={})
+        return Trainer(build(name, 0), store, config, out / "timing" / name, world={})
 
     return seconds_per_step(out / "seconds_per_step.json", names, make)
 
@@ -76,11 +84,11 @@ def run(out: Path, task: MemoryTask, name: str, seed: int, steps: int) -> None:
     training = replace(training_of(task), steps=steps, seed=seed)
     begin = time.process_time()
     with SummaryWriter(str(folder / "tensorboard")) as writer:
-        source = EpisodeStore(out / "episodes")
-        trainer = Trainer(build(name, task, seed), source, training, folder / "world_model", world={}, writer=writer)
+        source = EpisodeStore(out / "episodes", pose=POSE)
+        trainer = Trainer(build(name, seed), source, training, folder / "world_model", world={}, writer=writer)
         losses = trainer.train(steps, progress=False)
     spent = time.process_time() - begin
-    model, trial = load_checkpoint(folder / "world_model").model, unseen_trial(out, task, reach(task))
+    model, trial = load_checkpoint(folder / "world_model").model, unseen_trial(out, task, reach())
     truth = trial.ahead.frames
     imagined = rollout(model, trial, steps=STEPS).frames
     with torch.no_grad():
@@ -128,7 +136,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda job: start(*job), planned))
     found = {
-        name: collect(options.out / name, TASKS[name], options.variants, options.seeds, reach(TASKS[name]))
+        name: collect(options.out / name, TASKS[name], options.variants, options.seeds, reach())
         for name in options.tasks
     }
     write_section(options.page, found)

@@ -33,12 +33,11 @@ def gaps(pose: FloatArray, context: int) -> IntArray:
 
     What comes after the context is imagined, so it shows nobody what the world is like.
 
-    pose: (clips, T, 5) position in nodes, yaw and pitch in radians, as `agent_pos` and `agent_dir`. Returns
+    pose: (clips, T, 6) position in nodes and the unit vector of the view, as `agent_pos` and `agent_dir`. Returns
     (clips, T - context).
     """
-    away = pose[:, context:, None] - pose[:, None, :context]  # (clips, T - context, context, 5)
-    turned = np.abs((away[..., 3:] + np.pi) % (2 * np.pi) - np.pi)
-    same = (np.linalg.norm(away[..., :3], axis=-1) <= NEAR) & (turned <= ASKEW).all(-1)
+    away = pose[:, context:, None] - pose[:, None, :context]  # (clips, T - context, context, 6)
+    same = (np.linalg.norm(away[..., :3], axis=-1) <= NEAR) & (np.linalg.norm(away[..., 3:], axis=-1) <= ASKEW)
     last = context - 1 - same[..., ::-1].argmax(-1)
     frame = np.arange(context, pose.shape[1])
     ago: IntArray = np.where(same.any(-1), frame - last, 0)

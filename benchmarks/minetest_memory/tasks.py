@@ -16,8 +16,8 @@ from worldmodel import EpisodeStore
 
 SIZE, STEPS = 32, 96
 """Side of the frames in pixels, and steps of an episode."""
-POSE = ("agent_pos", "agent_dir")
-"""Tells which views are the same. The models are not told it."""
+POSE, POSE_SIZE = ("agent_pos", "agent_dir"), 6
+"""Says where the player is and where it looks: what the models are told, and which views are the same."""
 CONTEXT = 32
 OUT = (12, 24)
 """Steps that Retrace is walked out, at least and at most: way and return fit into a clip."""

@@ -26,8 +26,7 @@ class MinetestEnv(gym.Env[Any, Any]):
 
         image        (height, width, 3) uint8
         agent_pos    (3,) float64   x, y, z of the feet in nodes, y is up
-        agent_dir    (2,) float64   yaw and pitch in radians: yaw 0 looks along z and grows to the right, within
-                                    [-pi, pi); pitch grows downwards
+        agent_dir    (3,) float64   unit vector of the view
         inventory    (n,) int64     how many of each of the task's items (`TaskKind.items`), where it has any
         ...                         the extras of the task, see `envs.minecraft.minetest.tasks`
 
@@ -158,7 +157,7 @@ class MinetestEnv(gym.Env[Any, Any]):
         observation: dict[str, Any] = {
             "image": tick.frame,
             "agent_pos": np.array(state["pos"], np.float64),
-            "agent_dir": np.array([(yaw + np.pi) % (2 * np.pi) - np.pi, pitch]),
+            "agent_dir": np.array([np.sin(yaw) * np.cos(pitch), -np.sin(pitch), np.cos(yaw) * np.cos(pitch)]),
             **{key: _as_entry(value) for key, value in self._task.observe(state).items()},
         }
         if self._kind.items:
@@ -171,11 +170,10 @@ class MinetestEnv(gym.Env[Any, Any]):
         image = spaces.Box(0, 255, (self._config.height, self._config.width, 3), np.uint8)
         if not self._extra_obs:
             return image
-        # Rounding may carry an angle past its bound.
         entries: Mapping[str, spaces.Space[Any]] = {
             "image": image,
             "agent_pos": place_space(),
-            "agent_dir": spaces.Box(-3.15, 3.15, (2,), np.float64),
+            "agent_dir": spaces.Box(-1, 1, (3,), np.float64),
             **self._task.extras,
         }
         count = len(self._kind.items)

@@ -35,36 +35,40 @@ function scenes.pick(random, list)
 	return list[random:next(1, #list)]
 end
 
--- Two square rings of coloured columns around the center, each node of a colour of its own.
-function scenes.rings(random)
+-- A round wall of twelve parts around the center, each of a colour and a height of its own.
+function scenes.ring(random)
+	local parts = {}
+	for part = 0, 11 do
+		parts[part] = { name = scenes.pick(random, COLORS), height = random:next(2, 5) }
+	end
 	scenes.build(function(set)
 		for x = -12, 12 do
 			for z = -12, 12 do
 				set(x, -1, z, "default:stone_block")
-				local ring = math.max(math.abs(x), math.abs(z))
-				local height = 0
-				if ring == 5 then
-					height = random:next(0, 3)
-				elseif ring == 9 then
-					height = random:next(2, 6)
-				end
-				for y = 0, height - 1 do
-					set(x, y, z, scenes.pick(random, COLORS))
+				if math.floor(math.sqrt(x * x + z * z) + 0.5) == 6 then
+					local part = parts[math.floor(math.deg(math.atan2(x, z)) % 360 / 30)]
+					for y = 0, part.height - 1 do
+						set(x, y, z, part.name)
+					end
 				end
 			end
 		end
 	end)
 end
 
--- A lane of 3 x 3 x `length` nodes from z = 0 on, open above, between walls of coloured blocks.
+-- A lane of 3 x 3 x `length` nodes from z = 0 on, open above. The wall of either side changes its colour every two nodes.
 function scenes.lane(random, length)
 	scenes.build(function(set)
+		local left, right
 		for z = -1, length do
+			if z % 2 == 1 then
+				left, right = scenes.pick(random, COLORS), scenes.pick(random, COLORS)
+			end
 			for x = -2, 2 do
 				set(x, -1, z, "default:stone_block")
-				for y = 0, 2 do
-					if math.abs(x) == 2 or z == -1 or z == length then
-						set(x, y, z, scenes.pick(random, COLORS))
+				if math.abs(x) == 2 or z == -1 or z == length then
+					for y = 0, 2 do
+						set(x, y, z, x < 0 and left or right)
 					end
 				end
 			end

@@ -69,7 +69,7 @@ end
 local FLOOR = { x = scenes.CENTER.x, y = scenes.CENTER.y - 0.5, z = scenes.CENTER.z }
 
 function worlds.lookaway(random, ready)
-	scenes.rings(random)
+	scenes.ring(random)
 	ready(FLOOR, random_yaw(random))
 end
 
