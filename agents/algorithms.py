@@ -55,8 +55,8 @@ class Algorithm(Protocol):
         """Train up to `until`, counted as the algorithm counts, and save; returns means of its figures."""
         ...
 
-    def policy(self) -> Policy:
-        """What has been learned, playing the real environment."""
+    def policy(self, *, greedy: bool = False) -> Policy:
+        """What has been learned, playing the real environment; `greedy` takes the most likely actions."""
         ...
 
 
@@ -109,15 +109,25 @@ def algorithm(
 
 
 def learned(
-    settings: LoopSettings, out: Path, *, checkpoint: Checkpoint | None, contexts: EpisodeStore | None
+    settings: LoopSettings,
+    out: Path,
+    *,
+    checkpoint: Checkpoint | None,
+    contexts: EpisodeStore | None,
+    greedy: bool = False,
 ) -> Policy:
-    """The policy whose state is in `out`, to play the real environment: nothing that only learning needs is made."""
+    """The policy whose state is in `out`, to play the real environment: nothing that only learning needs is made.
+
+    `greedy` takes the most likely action instead of drawing one; planning knows none, and raises InputError.
+    """
     if checkpoint is not None and settings.algo in LEARNERS:
-        return WorldModelPolicy(checkpoint.model, load_agent(out / LEARNERS[settings.algo], checkpoint.model))
+        agent = load_agent(out / LEARNERS[settings.algo], checkpoint.model)
+        return WorldModelPolicy(checkpoint.model, agent, greedy=greedy)
     if settings.algo == "ppo":
-        return RecurrentPolicy(load_net(out / PPO_STATE, "cpu" if checkpoint is None else checkpoint.model.device))
+        net = load_net(out / PPO_STATE, "cpu" if checkpoint is None else checkpoint.model.device)
+        return RecurrentPolicy(net, greedy=greedy)
     with algorithm(settings, out, checkpoint=checkpoint, contexts=contexts, progress=False) as found:
-        return found.policy()
+        return found.policy(greedy=greedy)
 
 
 def _in_the_model(

@@ -105,8 +105,10 @@ class Planner:
         del until, progress
         return {}
 
-    def policy(self) -> PlanningPolicy:
-        """Plays the real environment."""
+    def policy(self, *, greedy: bool = False) -> PlanningPolicy:
+        """Plays the real environment. Raises InputError for `greedy`: a search has no most likely action."""
+        if greedy:
+            raise InputError("--algo plan plays what its search found best, it has no most likely action: no --greedy")
         return self._play()
 
 

@@ -155,7 +155,10 @@ def test_what_was_played_is_not_played_again_unless_it_changed(runs: Path, tmp_p
     again = (out / "run" / "episodes.csv").stat().st_mtime_ns
     assert again > written
     evaluate(options(out, run, episodes=2, imagined=2, seed=5))
-    assert (out / "run" / "episodes.csv").stat().st_mtime_ns > again
+    other = (out / "run" / "episodes.csv").stat().st_mtime_ns
+    assert other > again
+    evaluate(options(out, run, episodes=2, imagined=2, seed=5, greedy=True))
+    assert (out / "run" / "episodes.csv").stat().st_mtime_ns > other
 
 
 def test_interrupted_it_says_so_in_one_line_and_leaves_nothing_half_done(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agents import algorithms
 from agents.algorithms import Algo, check_algorithm
 from agents.loop import Loop
 from agents.planning import PlanningConfig
@@ -66,6 +67,12 @@ def run(out: Path, **changes: Any) -> dict[str, Any]:
     return results
 
 
+def greedily(out: Path, algo: Algo) -> Any:
+    settings = replace(SMALL, algo=algo)
+    checkpoint, contexts = Loop(out, settings, progress=False).where()
+    return algorithms.learned(settings, out / "policy", checkpoint=checkpoint, contexts=contexts, greedy=True)
+
+
 @pytest.mark.parametrize("algo", ["dreamer", "clone", "ppo", "plan", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn"])
 def test_each_learns_in_dreams_and_is_judged_for_real(learned: Path, tmp_path: Path, algo: Algo) -> None:
     shutil.copytree(learned, tmp_path / "run")
@@ -77,6 +84,11 @@ def test_each_learns_in_dreams_and_is_judged_for_real(learned: Path, tmp_path: P
     frames = {"dreamer": 2 * 4 * 3, "plan": None, "clone": None}.get(algo, 32)
     assert results["stages"]["0-policy"].get("imagined_frames") == frames
     assert run(tmp_path / "run", algo=algo)["stages"] == results["stages"]
+    if algo == "plan":
+        with pytest.raises(InputError, match=r"no most likely action: no --greedy"):
+            greedily(tmp_path / "run", algo)
+    else:
+        assert greedily(tmp_path / "run", algo).greedy
 
 
 @pytest.mark.parametrize("algo", ["ppo", "sb3-ppo"])

@@ -62,6 +62,8 @@ class Options:
     """First seed. Runs record on smaller ones."""
     imagined: int | None = None
     """Dreams for the imagined return of a policy; None takes as many as real episodes, 0 none."""
+    greedy: bool = False
+    """Play the most likely action of what was learned, instead of drawing one as in training."""
     num_envs: int = 2
     """Environments played at once. Figures do not depend on it, but for what rounding makes of a learned policy."""
     processes: bool = True
@@ -112,7 +114,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         raise InputError("name at least one run, --policies with --env, or methods to --compare")
     how = how_of(options)
     for contestant in (each for group in groups for each in group.contestants):
-        contestant.learned(how.device)
+        contestant.learned(how.device, how.greedy)
     options.out.mkdir(parents=True, exist_ok=True)
     results = {group.name: [judge(each, how, options.out) for each in group.contestants] for group in groups}
     found: dict[str, Any] = {
@@ -221,6 +223,7 @@ def how_of(options: Options) -> How:
         episodes=options.episodes,
         seed=options.seed,
         imagined=options.episodes if options.imagined is None else options.imagined,
+        greedy=options.greedy,
         num_envs=options.num_envs,
         processes=options.processes,
         videos=options.videos,

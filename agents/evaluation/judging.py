@@ -57,10 +57,10 @@ class Contestant:
         """Its name as that of a folder."""
         return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in self.name)
 
-    def learned(self, device: torch.device) -> Learned:
+    def learned(self, device: torch.device, greedy: bool) -> Learned:
         """Its policy. Raises InputError for one that cannot play this environment, or does not exist."""
         if self.run is not None:
-            return self.run.learned(self.config, device)
+            return self.run.learned(self.config, device, greedy)
         return Learned(make_policy(self.name, probe(self.config).num_actions, self.config.id), None, None)
 
 
@@ -72,6 +72,7 @@ class How:
     seed: int
     imagined: int
     """Dreams whose returns are measured; 0 for none."""
+    greedy: bool
     num_envs: int
     processes: bool
     videos: bool
@@ -108,7 +109,7 @@ def judge(contestant: Contestant, how: How, out: Path) -> Result:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (ASKED, EVALUATIONS):
         (folder / name).unlink(missing_ok=True)
-    learned = contestant.learned(how.device)
+    learned = contestant.learned(how.device, how.greedy)
     started = time.time()
     with _collected(folder, how.videos) as collected:
         evaluation = evaluate(
@@ -186,6 +187,7 @@ def _question(contestant: Contestant, how: How) -> dict[str, Any]:
         "episodes": how.episodes,
         "seed": how.seed,
         "imagined": how.imagined,
+        "greedy": how.greedy,
         "videos": how.videos,
     }
     plain: dict[str, Any] = json.loads(json.dumps(question))

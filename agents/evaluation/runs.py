@@ -53,11 +53,11 @@ class TrainedRun:
             found.update(hashlib.sha256(path.read_bytes()).digest())
         return found.hexdigest()
 
-    def learned(self, config: EnvConfig, device: torch.device) -> Learned:
+    def learned(self, config: EnvConfig, device: torch.device, greedy: bool) -> Learned:
         """The policy as it stands, to play the environment of `config`; its frames and actions have to fit."""
         s, out = self.settings, self.folder / "policy"
         if s.place == "real":
-            return Learned(learned(s, out, checkpoint=None, contexts=None), None, None)
+            return Learned(learned(s, out, checkpoint=None, contexts=None, greedy=greedy), None, None)
         checkpoint = load_checkpoint(self.world_model, device)
         shape, real = checkpoint.model.config, probe(config)
         if real != Probe((shape.height, shape.width), shape.num_actions):
@@ -66,7 +66,8 @@ class TrainedRun:
                 f"{(shape.height, shape.width)} and {shape.num_actions}: change --size and --actions to match"
             )
         contexts = EpisodeStore(s.contexts or contexts_folder(checkpoint))
-        return Learned(learned(s, out, checkpoint=checkpoint, contexts=contexts), checkpoint, contexts)
+        policy = learned(s, out, checkpoint=checkpoint, contexts=contexts, greedy=greedy)
+        return Learned(policy, checkpoint, contexts)
 
 
 def open_run(folder: Path) -> TrainedRun:
