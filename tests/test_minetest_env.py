@@ -78,6 +78,30 @@ def test_an_episode_follows_from_its_seed(treechop: MinetestEnv) -> None:
         assert same(roll(treechop, 5, 60), first)
 
 
+def test_what_lay_on_the_ground_goes_without_a_message_over_the_next_episode(treechop: MinetestEnv) -> None:
+    first = treechop.reset(seed=8)[0]["image"]
+    treechop.reset(seed=9)
+    engine = treechop._engine
+    assert engine is not None
+    engine.step({"drop": 1})
+    for _ in range(10):
+        state = engine.step({}).state
+    assert not state["inventory"]  # the axe lies before the player
+    assert np.array_equal(treechop.reset(seed=8)[0]["image"], first)
+    assert "ERROR" not in (engine._folder / "log").read_text()
+
+
+def test_errors_of_the_engine_are_not_written_over_the_frames(treechop: MinetestEnv) -> None:
+    first = treechop.reset(seed=8)[0]["image"]
+    engine = treechop._engine
+    assert engine is not None
+    (engine._world / "command.json").write_text("no json")
+    for _ in range(3):
+        frame = engine.step({}).frame
+    assert "ERROR" in (engine._folder / "log").read_text()
+    assert np.array_equal(frame, first)
+
+
 def test_an_engine_that_dies_truncates_the_episode_and_the_next_reset_starts_another(treechop: MinetestEnv) -> None:
     before = treechop.reset(seed=7)[0]
     last = treechop.step(0)[0]

@@ -116,6 +116,7 @@ def settings(config: EngineConfig) -> str:
         # The client sends its position this often: less than dt, so every step.
         "dedicated_server_step": config.dt * 0.8,
         "debug_log_level": "error",
+        "chat_log_level": "none",  # else errors are written over the picture
     }
     lines = (f"{key} = {str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items())
     return "\n".join(lines) + "\n"

@@ -141,6 +141,28 @@ local function after_steps(count, call)
 	end)
 end
 
+-- Takes away what lies on the ground or moves, and calls `ready` when it is gone, or `fail(reason)`. To the engine it is
+-- an error, which it writes over the picture, when the map is deleted before.
+local function clear(ready, fail)
+	local waited = 0
+	local function look()
+		local left = false
+		for _, entity in pairs(minetest.luaentities) do
+			left = true
+			entity.object:remove()
+		end
+		waited = waited + 1
+		if not left then
+			ready()
+		elseif waited == 300 then
+			fail("what lies on the ground does not go")
+		else
+			minetest.after(0, look)
+		end
+	end
+	look()
+end
+
 -- Sends the chunk of 5 x 5 x 5 blocks around `feet`, and calls `ready` when it is drawn. Left to itself the engine sends
 -- what is in sight, and looks for it every 2 seconds: until then one sees the world of the episode before.
 local function deliver(player, feet, ready)
@@ -213,15 +235,14 @@ bridge.command("reset", function(player, args, done)
 		player:set_physics_override(FREE)
 		player:set_pos(CELL)
 		equip(player, settings)
-		terrain.forget(low, high)
-		for _, entity in pairs(minetest.luaentities) do
-			entity.object:remove()
-		end
-		worlds[args.task](random, function(feet, yaw)
-			rest(player, function()
-				enter(feet, yaw)
-			end, done.fail)
-		end)
+		clear(function()
+			terrain.forget(low, high)
+			worlds[args.task](random, function(feet, yaw)
+				rest(player, function()
+					enter(feet, yaw)
+				end, done.fail)
+			end)
+		end, done.fail)
 	end)
 end)
 
