@@ -1,6 +1,6 @@
 """Does a world model remember a voxel world? Fills its section of docs/results.md.
 
-    python -m benchmarks.minetest_memory --out runs/minetest-memory [--seeds 3] [--seconds ...] [--jobs 2]
+    python -m benchmarks.minetest_memory --out runs/minetest-memory [--seeds 3] [--seconds 900] [--jobs 2]
 
 Records scripted episodes of Minetest's memory tasks, trains LSSVWM and the limited window on them for as much CPU time,
 told the pose and nothing else, and lets each continue unseen episodes from the moment of turning back. What is done
@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/minetest-memory"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, help="CPU seconds that every model is trained for; default: by task")
+    parser.add_argument("--seconds", type=float, default=900, help="CPU seconds that every model is trained for")
     parser.add_argument("--jobs", type=int, default=2, help="engines, and then models, at once, each on one core")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["lssvwm", "causal-window"])
@@ -129,7 +129,7 @@ def main() -> None:
         record_episodes(out / "unseen", task, options.unseen, UNSEEN_SEED, options.jobs)
         cost = costs(out, task, options.variants)
         planned += [
-            (options.out, name, model, seed, round((options.seconds or task.seconds) / cost[model]))
+            (options.out, name, model, seed, round(options.seconds / cost[model]))
             for seed in range(options.seeds)
             for model in options.variants
         ]

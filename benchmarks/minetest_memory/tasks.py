@@ -25,13 +25,12 @@ OUT = (12, 24)
 
 @dataclass(frozen=True)
 class MemoryTask:
-    """A world, who plays it, how many frames after the turning point are asked for, and CPU seconds to train for."""
+    """A world, who plays it, and how many frames after the turning point are asked for."""
 
     id: str
     actions: str
     player: Callable[[int], Policy]
     horizon: int
-    seconds: float
 
     @property
     def env(self) -> EnvConfig:
@@ -39,8 +38,8 @@ class MemoryTask:
 
 
 TASKS: Mapping[str, MemoryTask] = {
-    "LookAway": MemoryTask("lssvwm/Minetest-LookAway-v0", "turns", Onlooker, 16, 420),
-    "Retrace": MemoryTask("lssvwm/Minetest-Retrace-v0", "walk", functools.partial(Returner, steps=OUT), 24, 900),
+    "LookAway": MemoryTask("lssvwm/Minetest-LookAway-v0", "turns", Onlooker, 16),
+    "Retrace": MemoryTask("lssvwm/Minetest-Retrace-v0", "walk", functools.partial(Returner, steps=OUT), 24),
 }
 
 
