@@ -114,21 +114,30 @@ local function build_cell()
 	end
 end
 
--- Calls `ready` when the player rests in the cell, or `fail(reason)`.
-local function rest(player, ready, fail)
-	local resting, waited = 0, 0
+-- Calls `ready` in the first of the coming steps in which `done()` holds, or `fail(reason)` after 300.
+local function wait(done, reason, ready, fail)
+	local waited = 0
 	local function look()
-		local moves = vector.length(player:get_velocity()) > 0 or vector.distance(player:get_pos(), CELL) > 0.6
-		resting, waited = moves and 0 or resting + 1, waited + 1
-		if resting == 3 then
+		waited = waited + 1
+		if done() then
 			ready()
 		elseif waited == 300 then
-			fail("the player does not come to rest")
+			fail(reason)
 		else
 			minetest.after(0, look)
 		end
 	end
 	minetest.after(0, look)
+end
+
+-- Calls `ready` when the player rests in the cell, or `fail(reason)`.
+local function rest(player, ready, fail)
+	local resting = 0
+	wait(function()
+		local moves = vector.length(player:get_velocity()) > 0 or vector.distance(player:get_pos(), CELL) > 0.6
+		resting = moves and 0 or resting + 1
+		return resting == 3
+	end, "the player does not come to rest", ready, fail)
 end
 
 local function after_steps(count, call)
@@ -144,23 +153,12 @@ end
 -- Takes away what lies on the ground or moves, and calls `ready` when it is gone, or `fail(reason)`. To the engine it is
 -- an error, which it writes over the picture, when the map is deleted before.
 local function clear(ready, fail)
-	local waited = 0
-	local function look()
-		local left = false
+	wait(function()
 		for _, entity in pairs(minetest.luaentities) do
-			left = true
 			entity.object:remove()
 		end
-		waited = waited + 1
-		if not left then
-			ready()
-		elseif waited == 300 then
-			fail("what lies on the ground does not go")
-		else
-			minetest.after(0, look)
-		end
-	end
-	look()
+		return next(minetest.luaentities) == nil
+	end, "what lies on the ground does not go", ready, fail)
 end
 
 -- Sends the chunk of 5 x 5 x 5 blocks around `feet`, and calls `ready` when it is drawn. Left to itself the engine sends
