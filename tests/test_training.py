@@ -18,6 +18,7 @@ from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
 from worldmodel.training import MAY_CHANGE, STATE, Curriculum, Trainer, TrainingConfig, make_optimizers, rate
+from worldmodel.training.muon import Muon
 from worlds import assert_close, assert_same, random_model, small_config, small_store
 
 
@@ -73,7 +74,7 @@ def test_rates_rise_to_what_was_asked(store: EpisodeStore, tmp_path: Path) -> No
         trained.train_step()
         rates.append([group["lr"] for optimizer in trained.optimizers for group in optimizer.param_groups])
     share = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert np.allclose(rates, [[s * TRAINING.muon_lr, s * TRAINING.adam_lr] for s in share])
+    assert np.allclose(rates, [[s * TRAINING.muon_lr, s * TRAINING.adam_lr, s * TRAINING.adam_lr] for s in share])
 
 
 def test_rates_fall_to_zero_over_the_last_share_of_the_steps() -> None:
@@ -197,7 +198,7 @@ def test_every_weight_has_one_optimizer(scan: Any) -> None:
     """Muon for the matrices of scan, attention, feed-forward, read-out and heads; AdamW for everything else."""
     model = WorldModel(small_config(scan=scan))
     muon, adamw = make_optimizers(model, TRAINING)
-    assert (type(muon), type(adamw)) == (torch.optim.Muon, torch.optim.AdamW)
+    assert (type(muon), type(adamw)) == (Muon, torch.optim.AdamW)
     names = {id(p): name for name, p in model.named_parameters()}
     groups = [[names[id(p)] for group in o.param_groups for p in group["params"]] for o in (muon, adamw)]
     assert sorted(groups[0] + groups[1]) == sorted(names.values())
@@ -207,6 +208,11 @@ def test_every_weight_has_one_optimizer(scan: Any) -> None:
     matrices += ["readout.squeeze.1", "readout.mix.0", "reward_head.0", "termination_head.0"]
     matrices += ["readout.recalls.0.1", "readout.recalls.1.1"] if scan == "blockwise" else []
     assert sorted(groups[0]) == sorted(f"{name}.weight" for name in matrices)
+    still = {names[id(p)] for o in (muon, adamw) for g in o.param_groups if not g["weight_decay"] for p in g["params"]}
+    vectors = {name for name, p in model.named_parameters() if p.ndim < 2}
+    embeddings = {"backbone.position", "backbone.condition.action.weight"}
+    kernels = {name for name in names.values() if name.endswith("conv_weight")}
+    assert still == vectors | embeddings | kernels, "time constants, norms, biases and embeddings do not decay"
 
 
 def test_tokenizer_is_fitted_to_real_frames_alone(store: EpisodeStore, tmp_path: Path) -> None:

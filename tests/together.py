@@ -26,7 +26,7 @@ from worldmodel.training import trainer as trainer_module
 from worlds import random_model, small_config
 
 BATCH = replace(TRAINING, batch=4)
-# Muon rounds gradients to bfloat16, where a last bit more or less shows.
+# Muon makes small directions as large as others, where a last bit more or less shows.
 EXACT = replace(BATCH, muon_lr=0.0, curriculum="5:2,7:1")
 READING = replace(BATCH, workers=1, save_seconds=0.0)
 PATIENCE = 400

@@ -7,6 +7,7 @@ from torch import nn
 
 from worldmodel.model import WorldModel
 from worldmodel.training.config import TrainingConfig
+from worldmodel.training.muon import Muon
 
 
 def make_optimizers(model: WorldModel, config: TrainingConfig) -> list[torch.optim.Optimizer]:
@@ -15,18 +16,26 @@ def make_optimizers(model: WorldModel, config: TrainingConfig) -> list[torch.opt
     Everything else is what sees raw conditions (the modulation), inputs and outputs. Muon moves all directions of a
     matrix alike, the weak ones that carry memory too: a head learned a rule over two remembered bits with it where
     AdamW did not.
+
+    Weight decay is for matrices of linear layers. A time constant that decays towards zero forgets: in 150,000 steps at
+    a rate of 1e-3 a memory of 512 frames would have become one of 5.
     """
+    linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         hidden = name.startswith(("backbone.layers.", "readout.", "reward_head.0.", "termination_head.0."))
-        inner = hidden and parameter.ndim == 2 and ".modulation." not in name
-        (matrices if inner else rest).append(parameter)
+        if hidden and parameter.ndim == 2 and ".modulation." not in name:
+            matrices.append(parameter)
+        else:
+            (decayed if id(parameter) in linear else others).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay),
-        torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True),
+        Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay),
+        torch.optim.AdamW(groups, lr=config.adam_lr, betas=(0.9, 0.99), fused=True),
     ]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
