@@ -2,8 +2,8 @@
 
 Five steps of s <- a s + b s^3 + c s^5 (Newton-Schulz) bring all singular values s near 1. In float32 the steps run on
 the small side alone: with X = P X_0, P a polynomial in G = X_0 X_0^T, each step changes P and A = X X^T = P G P. For a
-matrix four times as long as wide that takes half of the multiplications, and all matrices of one small side are stacked,
-whatever their long one. bfloat16 has too few digits for G, whose singular values are squares; there X itself is
+matrix four times as long as wide that takes half of the multiplications, and all matrices of one small side are
+stacked, whatever their long one. bfloat16 has too few digits for G, whose singular values are squares; there X itself is
 iterated, matrices of one shape together.
 
 torch.optim.Muon always computes in bfloat16, which a CPU without such units emulates at a hundredth of the speed.
@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
                     raise ValueError(f"Muon moves matrices, got a parameter of shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every matrix that has a gradient."""
         loss = None
         if closure is not None:
@@ -107,7 +107,7 @@ def gram_factor(gram: Tensor) -> Tensor:
     one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     whole = one.expand_as(gram)
     for step in range(STEPS):
-        factor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C) + A * one
+        factor: Tensor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C) + A * one
         whole = factor @ whole if step else factor
         if step < STEPS - 1:
             gram = factor @ gram @ factor  # all are polynomials in one symmetric matrix
