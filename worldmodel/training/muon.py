@@ -3,8 +3,8 @@
 Five steps of s <- a s + b s^3 + c s^5 (Newton-Schulz) bring all singular values s near 1. In float32 the steps run on
 the small side alone: with X = P X_0, P a polynomial in G = X_0 X_0^T, each step changes P and A = X X^T = P G P. For a
 matrix four times as long as wide that takes half of the multiplications, and all matrices of one small side are
-stacked, whatever their long one. bfloat16 has too few digits for G, whose singular values are squares; there X itself is
-iterated, matrices of one shape together.
+stacked, whatever their long one. bfloat16 has too few digits for G, whose singular values are squares; there X itself
+is iterated, matrices of one shape together.
 
 torch.optim.Muon always computes in bfloat16, which a CPU without such units emulates at a hundredth of the speed.
 """
@@ -105,9 +105,9 @@ def iterate(X: Tensor) -> Tensor:
 def gram_factor(gram: Tensor) -> Tensor:
     """P (..., m, m) with P X the result of the iteration, for the Gram matrices X X^T (..., m, m)."""
     one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    whole = one.expand_as(gram)
+    whole: Tensor = one.expand_as(gram)
     for step in range(STEPS):
-        factor: Tensor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C) + A * one
+        factor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C) + A * one
         whole = factor @ whole if step else factor
         if step < STEPS - 1:
             gram = factor @ gram @ factor  # all are polynomials in one symmetric matrix
