@@ -15,13 +15,17 @@ import tyro
 
 from agents.presets import preset
 from agents.run import write_json
-from agents.settings import LearnSettings, LoopSettings, WorldSettings, from_json, to_json
+from agents.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings, from_json, to_json
+from envs.contexts import contexts_folder
 from envs.factory import EnvConfig
-from worldmodel.checkpoint import CONFIG, read_json
+from worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
 from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.training import MAY_CHANGE, check_same
 
 SETTINGS, COMMANDS = "settings.json", "commands.txt"
+
+SHORTCUT = 4
+"""Finest steps of what is distilled from a plain model, unless told otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +119,9 @@ def _defaults(kind: type[OptionsT], args: list[str]) -> OptionsT:
         values |= _world_of(Path(checkpoint))
     if kind is LearnOptions and _value(args, "--episodes"):
         values |= {"env": None, "size": None, "actions": None}
+    if kind is LearnOptions and (checkpoint := _value(args, "--distill")):
+        given = _value(args, "--env") or _value(args, "--episodes")
+        values |= _distilled(Path(checkpoint), its_episodes=given is None)
     return kind(**values, preset=name)
 
 
@@ -126,6 +133,25 @@ def _world_of(checkpoint: Path) -> Mapping[str, Any]:
         return {"env": None, "size": None, "actions": None}
     config = dataclasses.asdict(EnvConfig.from_dict(env))
     return {"env": config.pop("id"), "env_options": config.pop("options"), **config}
+
+
+def _distilled(folder: Path, *, its_episodes: bool) -> Mapping[str, Any]:
+    """The model and the world of a checkpoint, and if wanted its episodes, as settings."""
+    checkpoint = load_checkpoint(folder)
+    config = checkpoint.model.config
+    values = dict(_world_of(folder))
+    if its_episodes:
+        try:
+            values["episodes"] = contexts_folder(checkpoint)
+        except InputError as error:
+            raise InputError(
+                f"--distill {folder}: the episodes that it was trained on are not there; name some with --episodes "
+                "FOLDER, or record new ones with --env ID"
+            ) from error
+    values["model"] = ModelOptions.from_dict({**config.to_dict(), "shortcut": config.shortcut or SHORTCUT})
+    values["pose"] = tuple(checkpoint.world.get("pose", ()))
+    values["tell_actions"] = config.num_actions + config.action_size > 0
+    return values
 
 
 def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> None:
@@ -147,7 +173,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _resolved(options: LoopOptions | LearnOptions) -> dict[str, Any]:
     """Folders that are read, wherever a resumed run is started from."""
-    paths = {name: getattr(options, name, None) for name in ("world_model", "contexts", "episodes")}
+    paths = {name: getattr(options, name, None) for name in ("world_model", "contexts", "episodes", "distill")}
     return {name: path.resolve() for name, path in paths.items() if path is not None}
 
 

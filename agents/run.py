@@ -25,7 +25,7 @@ from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.retrace import Retraced
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel, weights_from
-from worldmodel.training import ClipSource, Trainer, TrainingConfig, processes
+from worldmodel.training import STATE, ClipSource, Trainer, TrainingConfig, distilled, processes
 
 SEEDS_PER_RUN = 1_000_000
 """A run's own seed moves the seeds of its episodes by so many."""
@@ -112,6 +112,10 @@ class Run:
         """The world model's configuration for a world."""
         return self.settings.model.of_world(seen)
 
+    def begun(self, config: WorldModelConfig) -> WorldModel:
+        """The world model as it is before its first step."""
+        return build_model(config, self.settings.seed)
+
     def model_config(self) -> WorldModelConfig:
         """The world model's configuration, checked."""
         config = self.configure(self.world_of_episodes())
@@ -158,7 +162,7 @@ class Run:
             "episodes": str(Path("..") / "episodes") if own else str(self.episodes.resolve()),
             "pose": list(store.pose),
         }
-        model = build_model(config, s.seed).to(device())
+        model = self.begun(config).to(device())
         steps = s.all_world_steps if s.training.decay else 0
         training = TrainingConfig(**{**asdict(s.training), "seed": s.seed, "steps": steps})
         trainer = Trainer(model, self.clips(store), training, self.out / "world_model", world=world)
@@ -189,6 +193,22 @@ class Learning(Run):
             )
         if settings.pose and self.episodes == self.own_episodes and not settings.extra_obs:
             raise InputError(f"--pose {' '.join(settings.pose)} is recorded only with --extra-obs: add it")
+
+    @property
+    def source(self) -> Path | None:
+        """The checkpoint to distil; none once the training has weights of its own."""
+        return None if (self.out / "world_model" / STATE).exists() else self.settings.distill
+
+    def begun(self, config: WorldModelConfig) -> WorldModel:
+        """With the weights that are to be distilled."""
+        return super().begun(config) if self.source is None else distilled(self.source, config)
+
+    def model_config(self) -> WorldModelConfig:
+        """Checked against what is to be distilled, too."""
+        config = super().model_config()
+        if self.source is not None:
+            distilled(self.source, config)
+        return config
 
     def store(self) -> EpisodeStore:
         """The episodes with the pose that was asked for."""

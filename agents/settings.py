@@ -192,6 +192,9 @@ class LearnSettings(WorldSettings):
 
     episodes: Path | None = None
     """Folder of recorded episodes to train on. Nothing is recorded then, and no environment is needed."""
+    distill: Path | None = None
+    """Checkpoint folder of a finished world model to train on for --world-steps, so that it dreams in one step
+    (--model.shortcut). World, episodes and model are its own unless options say otherwise."""
     pose: tuple[str, ...] = ()
     """Extras of the recordings that say where the agent is, such as agent_pos agent_dir; the model is then told them
     for every frame. Such a model continues recorded videos, for judging its memory; it is no environment."""
@@ -238,7 +241,7 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) ->
         "pose": tuple,
         "model": ModelOptions.from_dict,
         **{name: functools.partial(_filled, part, source=source) for name, part in _PARTS.items()},
-        **dict.fromkeys(("world_model", "contexts", "episodes"), Path),
+        **dict.fromkeys(("world_model", "contexts", "episodes", "distill"), Path),
     }
     read = {key: readers[key](v) if key in readers and v is not None else v for key, v in values.items()}
     return _filled(kind, read, source)

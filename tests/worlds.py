@@ -137,7 +137,10 @@ def named(value: Any) -> Mapping[str, Tensor]:
         return {"value": value}
     if isinstance(value, Memory):
         return value.state_dict()
-    return value if isinstance(value, Mapping) else {name: getattr(value, name) for name in type(value).__annotations__}
+    if isinstance(value, Mapping):
+        return value
+    parts = {name: getattr(value, name) for name in type(value).__annotations__}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def small_store(root: Path, episodes: int = 4) -> EpisodeStore:

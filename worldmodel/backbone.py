@@ -134,17 +134,27 @@ class Backbone(nn.Module):
         memory: Memory,
         *,
         pose: Tensor | None = None,
+        halvings: Tensor | None = None,
         advance: bool = True,
     ) -> Hidden:
         """Continue from `memory`: latents (B, T, S, C), noise levels in [0, 1] and actions (B, T), pose (B, T, P).
 
-        Action -1 (or NaN) is "none". With `advance=False` the memory is returned as it was, which is cheaper.
+        `halvings` (B, T) are the steps that a model with `shortcut` is to take (None: the finest). Action -1 (or NaN)
+        is "none". With `advance=False` the memory is returned as it was, which is cheaper. With `in_place`, for where
+        gradients are off, states are written over those of the memory that was given, which is then used up.
         """
         start = self.checked(memory, latents.shape[1])
         x = self.patch_in(latents) + self.position
         if self.place is not None and pose is not None:
             x = x + self.place(pose)
-        condition = self.condition(level, actions, pose)
+        condition = self.condition(level, actions, pose, halvings)
+        turn, full = None, False
+        slots = max(layer.slots for layer in start.layers)
+        if any(layer.attention for layer in self._layers):
+            turn = rotary(memory.frames, latents.shape[1], self.grid, self.head_size, x.dtype)
+            # Asking another device would mean to wait for it.
+            full = not slots or (x.device.type == "cpu" and int(memory.frames.min()) >= slots)
+        how: dict[str, Any] = {"full": full, "advance": advance, "in_place": in_place}
         layers, recalls = [], []
         for layer, remembered in zip(self.layers, start.layers, strict=True):
             given = (x, condition, remembered, memory.frames)

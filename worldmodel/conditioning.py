@@ -1,4 +1,6 @@
-"""What every frame is conditioned on, as one vector: its noise level, the action that led to it, the agent's pose."""
+"""What every frame is conditioned on, as one vector: its noise level and the size of the step taken from there, the
+action that led to it, the agent's pose.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from worldmodel.config import WorldModelConfig
 from worldmodel.diffusion import fourier
 from worldmodel.episodes import NO_ACTION
 from worldmodel.errors import InputError
+from worldmodel.shortcut import finest
 
 NOISE_BANDS, POSE_BANDS = 32, 6
 LONGEST, SHORTEST = 32.0, 1.0
@@ -27,9 +30,15 @@ class Condition(nn.Module):
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last one: no action led here, or not told
         self.motion = _mlp(config.action_size, config.dim) if config.action_size else None
         self.pose = _mlp(config.pose_size * 2 * POSE_BANDS, config.dim) if config.pose_size else None
+        self.step = nn.Embedding(finest(config.shortcut) + 1, config.dim) if config.shortcut else None
+        if self.step is not None:
+            nn.init.zeros_(self.step.weight)  # so that a finished model begins as it was
 
-    def forward(self, level: Tensor, actions: Tensor, pose: Tensor | None) -> Tensor:
-        """Levels (B, T) in [0, 1], actions and pose as `check` wants them -> (B, T, D)."""
+    def forward(self, level: Tensor, actions: Tensor, pose: Tensor | None, halvings: Tensor | None = None) -> Tensor:
+        """Levels (B, T) in [0, 1], actions and pose as `check` wants them -> (B, T, D).
+
+        `halvings` (B, T) int64 are the steps of a model with `shortcut`; None is the finest one for all.
+        """
         if self.motion is None:
             told = actions if self.config.num_actions else torch.full(level.shape, -1, device=level.device)
             action = self.action(torch.where(told < 0, self.config.num_actions, told))
@@ -40,6 +49,8 @@ class Condition(nn.Module):
         condition = self.noise(fourier(level, NOISE_BANDS, 2.0, 0.002)) + action
         if self.pose is not None and pose is not None:
             condition = condition + self.pose(waves(pose.to(level.dtype)))
+        if self.step is not None:
+            condition = condition + (self.step.weight[-1] if halvings is None else self.step(halvings))
         return nn.functional.silu(condition)
 
     def check(self, actions: Tensor, pose: Tensor | None, frames: int | None) -> None:

@@ -131,6 +131,11 @@ class WorldModelConfig:
     """Spread of the training noise levels."""
     min_noise: float = 0.25
     """Floor of the noise level where the loss weight divides by it: velocity counts 1 / max(level, floor)^2."""
+    shortcut: int = 0
+    """Teach the model to dream a frame in one step: the number of its finest steps, a power of two such as 4. It then
+    also dreams in 1, 2, ... steps, as well as two of half the size (Dreamer 4, section 3.2). 0: not taught."""
+    shortcut_share: float = 0.25
+    """Share of training clips that teach it; each costs two forward passes more."""
 
     def __post_init__(self) -> None:
         if self.scan not in get_args(Scan):
@@ -156,9 +161,21 @@ class WorldModelConfig:
                 f"num_actions={self.num_actions} and action_size={self.action_size}: actions are either discrete or "
                 "continuous, set one of them to 0"
             )
-        for name in ("action_dropout", "context_prob"):
+        for name in ("action_dropout", "context_prob", "shortcut_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 1")
+        if self.shortcut and (self.shortcut < 2 or self.shortcut.bit_count() != 1):
+            raise InputError(f"shortcut={self.shortcut}: give a power of two, such as 4 or 8, or 0 for none")
+        if self.shortcut and self.target == "eps":
+            raise InputError(
+                "target='eps' with shortcut: one step begins at pure noise, where the noise says nothing about the "
+                "frame; use target='x' or 'v'"
+            )
+        if self.shortcut and self.weight not in ("velocity", "x"):
+            raise InputError(
+                f"weight={self.weight!r} with shortcut: it counts nothing at pure noise, where one step begins; use "
+                "weight='velocity' or 'x'"
+            )
         if self.window is not None and self.window % self.chunk:
             raise InputError(f"window={self.window} must be whole chunks of chunk={self.chunk} frames")
         if self.scan == "blockwise" and (not self.tiles or min(map(min, self.tiles)) < 1):

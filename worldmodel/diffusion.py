@@ -28,6 +28,7 @@ class Draw:
     clean: Tensor  # (B, T) bool, the clean context
     noise: Tensor  # (B, T, S, C)
     withheld: Tensor  # (B, T) bool, frames whose action is not told
+    halvings: Tensor | None = None  # (B, T) int64, the size of every frame's step (`worldmodel.shortcut`)
 
 
 def draw(shape: tuple[int, ...], generators: Generators, like: Tensor, config: WorldModelConfig) -> Draw:

@@ -20,6 +20,7 @@ from worldmodel.episodes import Clips
 from worldmodel.episodes.retrace import led_here
 from worldmodel.heads import Readout, TwoHot, mlp
 from worldmodel.memory import Memory
+from worldmodel.shortcut import finest, halvings_of, two_half_steps, with_steps
 from worldmodel.tokenizer import completed, make_tokenizer
 
 
@@ -117,7 +118,8 @@ class WorldModel(nn.Module):
         self.backbone.condition.check(clips.actions, clips.pose, clips.mask.shape[1])
         like = self.backbone.position
         shape = (*clips.mask.shape, self.config.tokens, self.config.latent_channels)
-        return draw(shape, generator, like, self.config)
+        drawn = draw(shape, generator, like, self.config)
+        return with_steps(drawn, generator, self.config) if self.config.shortcut else drawn
 
     def counts(self, clips: Clips, drawn: Draw) -> Counts:
         """What `forward` divides by, unless told otherwise."""
@@ -136,11 +138,15 @@ class WorldModel(nn.Module):
             latents = self.encode(clips.frames)
         noised = add_noise(latents, drawn.level, drawn.noise)
         actions = withhold(clips.actions, drawn.withheld)
-        hidden = self.backbone(noised, drawn.level, actions, self.empty(len(mask)), pose=clips.pose)
+        start = self.empty(len(mask))
+        how = {"pose": clips.pose, "halvings": drawn.halvings, "advance": False}
+        hidden = self.backbone(noised, drawn.level, actions, start, **how)
 
         predicted = clean_from(self.denoise(hidden.tokens), noised, drawn.level, config.target)
+        # After the pass that learns, so that the weights that autocast keeps are those it cast for that one.
+        wanted = self._wanted(latents, noised, actions, clips.pose, drawn)
         weight = loss_weight(drawn.level, config.weight, config.min_noise)
-        error = (predicted - latents).square().mean((-1, -2)) * weight
+        error = (predicted - wanted).square().mean((-1, -2)) * weight
         diffusion = masked_sum(error, mask & ~drawn.clean) / counts.diffusion.clamp(min=1)
 
         read = mask & drawn.clean
@@ -156,6 +162,27 @@ class WorldModel(nn.Module):
         termination = masked_sum(losses, read) / counts.termination.clamp(min=1)
         total = diffusion + config.reward_weight * reward + termination
         return Losses(total, diffusion, reward, termination)
+
+    def _wanted(self, latents: Tensor, noised: Tensor, actions: Tensor, pose: Tensor | None, drawn: Draw) -> Tensor:
+        """The latents (B, T, S, C) to predict: those of the frames, or of steps larger than the finest what two of half
+        the size make of them.
+        """
+        if drawn.halvings is None:
+            return latents
+        big = drawn.halvings < finest(self.config.shortcut)
+        rows = big.any(1).nonzero()[:, 0]
+        if not len(rows):
+            return latents
+        told, place, start = actions[rows], None if pose is None else pose[rows], self.empty(len(rows))
+
+        def denoise(x: Tensor, level: Tensor, halvings: Tensor) -> Tensor:
+            hidden = self.backbone(x, level, told, start, pose=place, halvings=halvings, advance=False)
+            return clean_from(self.denoise(hidden.tokens), x, level, self.config.target)
+
+        # Compiled layers would be compiled again for every number of rows.
+        with torch.compiler.set_stance("force_eager"):
+            made = two_half_steps(denoise, noised[rows], drawn.level[rows], drawn.halvings[rows], big[rows])
+        return latents.index_copy(0, rows, made.to(latents.dtype).where(big[rows][..., None, None], latents[rows]))
 
     def observe(
         self,
@@ -235,12 +262,14 @@ class WorldModel(nn.Module):
     ) -> Tensor:
         """The frames (B, c, h, w, 3) that `steps` Euler steps make of `noise` (B, c, S, C); memory stays as it is.
 
-        Actions (B, c) or (B, c, A) and pose (B, c, P) are those of the frames.
+        Actions (B, c) or (B, c, A) and pose (B, c, P) are those of the frames. A model with `shortcut` is told how
+        large the steps are; InputError where it knows none of that size (`halvings_of`).
         """
-        x, target = noise, self.config.target
+        x, target, told = noise, self.config.target, halvings_of(steps, self.config.shortcut)
+        halvings = None if told is None else torch.full(x.shape[:2], told, device=x.device)
         for level, lower in itertools.pairwise(euler_levels(steps, target)):
             at = x.new_full(x.shape[:2], level)
-            hidden = self.backbone(x, at, actions, memory, pose=pose, advance=False)
+            hidden = self.backbone(x, at, actions, memory, pose=pose, halvings=halvings, advance=False)
             x = euler_step(x, clean_from(self.denoise(hidden.tokens), x, at, target), level, lower)
         return self.decode(x)
 

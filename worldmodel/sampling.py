@@ -27,6 +27,7 @@ from worldmodel.drawing import Generators
 from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.memory import Memory
 from worldmodel.model import Imagined, WorldModel
+from worldmodel.shortcut import halvings_of
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -60,13 +61,14 @@ PROFILES: Mapping[str, Sampling] = MappingProxyType(
         "realtime": Sampling(steps=1, window=1),
     }
 )
-"""Best first. On CUDA all of them compute in bfloat16 (`named`)."""
+"""Best first. On CUDA all of them compute in bfloat16, and models with `shortcut` keep their window (`named`)."""
 
 
 class Sampler:
     """A world model that dreams under one `Sampling`."""
 
     def __init__(self, model: WorldModel, sampling: Sampling) -> None:
+        halvings_of(sampling.steps, model.config.shortcut)  # raises for a number of steps that it has not learned
         self.model, self.sampling = model, sampling
         self.runtime = replace(model.backbone.runtime, window=sampling.window)
 
@@ -110,11 +112,15 @@ class Sampler:
 
 
 def named(name: str, model: WorldModel) -> Sampling:
-    """The profile `name` for this model on its device, with a window no longer than the model's."""
+    """The profile `name` for this model on its device, with a window no longer than the model's.
+
+    A model with `shortcut` keeps its own, the only one that it was trained with: a window of 1 saved no more than a
+    fifth of a frame's time (1 and 16 dreams of 16 and 64 tokens, windows of 4 and 10, one CPU thread).
+    """
     if name not in PROFILES:
         raise InputError(f"unknown sampling profile '{name}': choose one of {', '.join(PROFILES)}")
     chosen, trained = PROFILES[name], model.config.window
-    window = chosen.window
+    window = None if model.config.shortcut else chosen.window
     if window is not None:
         window = max(window, model.config.chunk)  # whole chunks
         window = window if trained is None else min(window, trained) or None
@@ -178,14 +184,19 @@ def choose(
     profile: str | None = None,
     target_fps: float | None = None,
 ) -> Sampling:
-    """The sampling that one of the three asks for, logged where it was measured; 2 steps where none does."""
+    """The sampling that one of the three asks for, logged where it was measured; where none does, 2 steps, or 1 for a
+    model with `shortcut`.
+    """
     if sum(given is not None for given in (steps, profile, target_fps)) > 1:
         raise InputError(f"steps={steps}, profile={profile}, target_fps={target_fps}: give one of them")
     if target_fps is not None:
         measured = fastest_enough(model, target_fps, rows)
         logger.info("sampling profile %s: %.1f frames/s in each of %d dreams", measured.name, measured.fps, rows)
         return measured.sampling
-    return named(profile, model) if profile is not None else Sampling(steps=2 if steps is None else steps)
+    if profile is not None:
+        return named(profile, model)
+    usual = 1 if model.config.shortcut else 2
+    return Sampling(steps=usual if steps is None else steps)
 
 
 @dataclass(frozen=True)

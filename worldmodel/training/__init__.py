@@ -3,6 +3,7 @@
 from worldmodel.episodes.loader import ClipSource
 from worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
 from worldmodel.training.curriculum import Curriculum
+from worldmodel.training.distill import distilled
 from worldmodel.training.heads import HeadsConfig, fit_heads
 from worldmodel.training.optimizers import make_optimizers, rate
 from worldmodel.training.processes import Processes, processes
@@ -18,6 +19,7 @@ __all__ = [
     "Trainer",
     "TrainingConfig",
     "check_same",
+    "distilled",
     "fit_heads",
     "make_optimizers",
     "processes",
