@@ -60,7 +60,7 @@ def dream(
     for _ in range(horizon):
         policy = agent.policy(features)
         action = policy.sample(generator)
-        imagined = model.imagine(action, memory, steps=steps, generator=generator)
+        imagined = model.imagine(action, memory, steps=steps, generator=generator, in_place=True)
         alive = alive * (1 - imagined.termination)
         over = alive <= ended if ended else torch.zeros_like(alive, dtype=torch.bool)
         termination = imagined.termination.masked_fill(over, 1.0)

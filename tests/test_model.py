@@ -133,6 +133,28 @@ def test_without_a_mask_all_rows_are_active(model: WorldModel) -> None:
     assert_same(default.frame, every.frame)
 
 
+def test_in_place_a_dream_is_the_same_and_uses_its_memory_up(model: WorldModel) -> None:
+    kept, used, dreamt = uneven(model), uneven(model), []
+    for memory, in_place in ((kept, False), (used, True)):
+        for seed in range(3):
+            imagined = imagine(model, [0, 1, 2], memory, seed, in_place=in_place)
+            memory = imagined.memory
+        dreamt.append({**vars(imagined), "memory": memory.state_dict()})
+    assert_close(*dreamt)
+    assert_same(kept, uneven(model))
+    for layer, before in zip(memory.layers, used.layers, strict=True):
+        if layer.scan is not None and before.scan is not None:
+            assert layer.scan.state.data_ptr() == before.scan.state.data_ptr()
+
+
+def test_not_in_place_where_a_row_rests(model: WorldModel) -> None:
+    memory = uneven(model)
+    active = torch.tensor([True, False, True])
+    after = imagine(model, [0, 1, 2], memory, 0, active=active, in_place=True).memory
+    assert_same(memory, uneven(model))
+    assert_same(after, imagine(model, [0, 1, 2], memory, 0, active=active).memory)
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_dream_remembers_what_it_showed(model: WorldModel, steps: int) -> None:
     """Imagining a frame leaves the memory, features and predictions that observing that frame would."""
@@ -271,3 +293,13 @@ def test_gradient_reaches_the_first_frame_of_a_long_clip(scan: Any, window: int,
     else:
         assert bool((reach[37:] > 1e-3).all())
         assert not bool(reach[:37].any())
+
+
+def test_looking_and_dreaming_keep_no_graph() -> None:
+    """Or a loop would hold on to every frame that it ever saw."""
+    model = random_model(small_config(), 0)
+    seen, memory = model.observe(*video(model, 2, 3))
+    dreamt = model.imagine(torch.tensor([0, 1]), memory, steps=1, generator=generator(0))
+    told = (seen.features, seen.reward, seen.termination, dreamt.features, dreamt.reward, dreamt.termination)
+    kept = (*told, *memory.state_dict().values(), *dreamt.memory.state_dict().values())
+    assert not any(value.requires_grad for value in kept)

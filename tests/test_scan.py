@@ -130,6 +130,18 @@ def test_look_ahead_leaves_the_state_alone(length: int) -> None:
     assert_same(values.state, before)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 30, 150])
+def test_in_place_the_new_state_stands_where_the_old_one_was(length: int) -> None:
+    values = inputs(length)
+    expected = scan(*values)
+    place = values.state.clone()
+    found = scan(*values._replace(state=place), in_place=True)
+    assert_close(found, expected)
+    assert found.state.data_ptr() == place.data_ptr()
+    assert_close(place, expected.state)
+
+
 @pytest.mark.parametrize("length", [1, 3, 5])
 def test_gradcheck(length: int) -> None:
     values = inputs(length, b=1, h=2, p=2, n=2, grad=True)

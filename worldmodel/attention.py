@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional
 
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
+from worldmodel.layers.fused import rotate
 from worldmodel.runtime import AttentionChoice, Runtime, choose_attention
 from worldmodel.windows import Window, attend_flex, attend_sdpa
 
@@ -63,18 +66,28 @@ class FrameLocalAttention(nn.Module):
         return kind(like.new_zeros(shape), like.new_zeros(shape))
 
     def forward(
-        self, x: Tensor, memory: WindowMemory | HistoryMemory, seen: Tensor, *, advance: bool = True
+        self,
+        x: Tensor,
+        memory: WindowMemory | HistoryMemory,
+        seen: Tensor,
+        *,
+        turn: Turn | None = None,
+        full: bool = False,
+        advance: bool = True,
     ) -> tuple[Tensor, WindowMemory | HistoryMemory]:
         """Attend from x (B, T, S, D) to itself and the window before it; `seen` (B,) counts the frames before x.
 
-        `advance=False` looks ahead: same outputs, the memory unchanged. A memory may come without slots in which no
-        row has a frame. Both T (InputError) and `seen` must be whole chunks.
+        `turn` is what `rotary(seen, ...)` gives, where it is known already; `full` tells that no row lacks a frame in
+        any slot. `advance=False` looks ahead: same outputs, the memory unchanged. A memory may come without slots in
+        which no row has a frame. Both T (InputError) and `seen` must be whole chunks.
         """
         b, frames, tokens, d = x.shape
         check_chunks(frames, self.chunk)
-        q, key, value = self.qkv(x).view(b, frames, tokens, 3, self.heads, self.head_size).unbind(3)
-        angles = rotary_angles(seen, frames, self.grid, self.head_size, x.dtype)  # (B, T, S, head size / 2)
-        q, key = rotate(q, angles), rotate(key, angles)
+        turn = rotary(seen, frames, self.grid, self.head_size, x.dtype) if turn is None else turn
+        mixed = self.qkv(x).view(b, frames, tokens, 3, self.heads, self.head_size)
+        turning, value = mixed.split([2, 1], 3)
+        q, key = rotate(turning, turn.cos, turn.sin).unbind(3)
+        value = value.squeeze(3)
 
         keys, values = torch.cat([memory.keys, key], 1), torch.cat([memory.values, value], 1)
         if advance:
@@ -84,10 +97,12 @@ class FrameLocalAttention(nn.Module):
         if window is not None and past > window:
             keys, values = keys[:, past - window :], values[:, past - window :]
         kind = choose_attention(self.choice, x.device.type, value.dtype, self.head_size)
-        attend = attend_flex if kind == "flex" and frames > self.chunk else attend_sdpa
         # Under autocast the projection has 16 bits; what was rotated or remembered has 32.
         q, keys, values = (v.to(value.dtype) for v in (q, keys, values))
-        out = attend(q, keys, values, seen, self.rule)
+        if kind == "flex" and frames > self.chunk:
+            out = attend_flex(q, keys, values, seen, self.rule)
+        else:
+            out = attend_sdpa(q, keys, values, None if full else seen, self.rule)
         return self.out(out.reshape(b, frames, tokens, d)), memory
 
     def remembered(self, frames: Tensor) -> Tensor:
@@ -101,30 +116,42 @@ def check_chunks(frames: int, chunk: int) -> None:
         raise InputError(f"{frames} frames for a model of chunk={chunk}: frames must come in whole chunks")
 
 
-def rotary_angles(seen: Tensor, frames: int, grid: tuple[int, int], head_size: int, dtype: torch.dtype) -> Tensor:
-    """Rotary angles (B, T, S, head_size / 2): half of them turn with time, a quarter each with row and column.
+class Turn(NamedTuple):
+    """Cosines and sines of the rotary angles, (B, T, S, 1, 1, head size / 2): for queries and keys, for all heads."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotary(seen: Tensor, frames: int, grid: tuple[int, int], head_size: int, dtype: torch.dtype) -> Turn:
+    """How queries and keys turn: half of their pairs with time, a quarter each with row and column.
 
     Time is the count of frames since the dream's memory began. Angles are reduced modulo 2 pi in float64, so that they
     stay exact after any number of frames.
     """
-    device = seen.device
-    time = (seen[:, None] + torch.arange(frames, device=device)).double()[:, :, None, None]  # (B, T, 1, 1)
+    device, half = seen.device, head_size // 4
+    time = (seen[:, None] + torch.arange(frames, device=device)).double()  # (B, T)
+    angles = torch.remainder(time[..., None] * frequencies(half, device), 2 * torch.pi).to(dtype)
+    place = place_angles(grid, head_size, device).to(dtype)  # (S, head size / 4)
+    lead = (*time.shape, len(place))
+
+    def joined(function: Callable[[Tensor], Tensor]) -> Tensor:
+        parts = (function(angles)[:, :, None].expand(*lead, half), function(place).expand(*lead, place.shape[-1]))
+        return torch.cat(parts, -1)[:, :, :, None, None]
+
+    return Turn(joined(torch.cos), joined(torch.sin))
+
+
+@functools.lru_cache(maxsize=64)
+def place_angles(grid: tuple[int, int], head_size: int, device: torch.device) -> Tensor:
+    """Angles (S, head size / 4) of a frame's tokens by row and by column, a quarter of the pairs each."""
     rows, columns = (torch.arange(n, device=device).double() for n in grid)
-    row, column = (v.reshape(1, 1, -1, 1) for v in torch.meshgrid(rows, columns, indexing="ij"))
-
-    def turn(position: Tensor, pairs: int) -> Tensor:
-        frequencies = 100.0 ** (-torch.arange(pairs, device=device).double() / pairs)
-        return position * frequencies
-
-    half, quarter = head_size // 4, head_size // 8
-    parts = (turn(time, half), turn(row, quarter), turn(column, quarter))
-    shape = (time.shape[0], frames, grid[0] * grid[1])
-    angles = torch.cat([part.expand(*shape, part.shape[-1]) for part in parts], -1)
-    return torch.remainder(angles, 2 * torch.pi).to(dtype)
+    places = (v.reshape(-1, 1) for v in torch.meshgrid(rows, columns, indexing="ij"))
+    turns = frequencies(head_size // 8, device)
+    return torch.remainder(torch.cat([place * turns for place in places], -1), 2 * torch.pi)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate pairs of channels of x (B, T, S, heads, head size) by angles (B, T, S, head size / 2)."""
-    cos, sin = angles.cos()[..., None, :], angles.sin()[..., None, :]
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+def frequencies(pairs: int, device: torch.device) -> Tensor:
+    """Angles per step, (pairs,) float64, from 1 down to almost a hundredth."""
+    powers: Tensor = 100.0 ** (-torch.arange(pairs, device=device).double() / pairs)
+    return powers

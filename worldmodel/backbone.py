@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from worldmodel.attention import FrameLocalAttention, check_chunks
+from worldmodel.attention import FrameLocalAttention, Turn, check_chunks, rotary
 from worldmodel.conditioning import Condition, Place
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
+from worldmodel.layers.fused import gelu
 from worldmodel.mamba import BlockwiseMamba
 from worldmodel.memory import LayerMemory, Memory
 from worldmodel.runtime import Chosen, Runtime, choose_attention, choose_scan
@@ -35,6 +36,14 @@ class Hidden(NamedTuple):
     memory: Memory
 
 
+class Gelu(nn.Module):
+    """GELU in its tanh form."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...) -> (...)."""
+        return gelu(x)
+
+
 class Layer(nn.Module):
     """Up to three residual parts, each with AdaLN-zero: shift, scale and gate from the condition (paper, section 3)."""
 
@@ -43,9 +52,7 @@ class Layer(nn.Module):
         self.scan = None if config.scan == "none" else BlockwiseMamba(config, config.tile(index))
         self.attention = None if config.window == 0 else FrameLocalAttention(config)
         hidden = int(config.dim * config.mlp_ratio)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, config.dim)
-        )
+        self.mlp = nn.Sequential(nn.Linear(config.dim, hidden), Gelu(), nn.Linear(hidden, config.dim))
         self.norm = nn.LayerNorm(config.dim, elementwise_affine=False)
         self.modulation = nn.Linear(config.dim, 9 * config.dim)
         nn.init.zeros_(self.modulation.weight)
@@ -58,15 +65,27 @@ class Layer(nn.Module):
             self.attention.empty(rows, like) if self.attention else None,
         )
 
-    def forward(self, x: Tensor, condition: Tensor, memory: LayerMemory, seen: Tensor, *, advance: bool) -> Mixed:
-        """x (B, T, S, D), condition (B, T, D), seen (B,) frames before x."""
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        memory: LayerMemory,
+        seen: Tensor,
+        turn: Turn | None,
+        *,
+        full: bool,
+        advance: bool,
+        in_place: bool,
+    ) -> Mixed:
+        """x (B, T, S, D), condition (B, T, D), seen (B,) frames before x; turn and full as in `FrameLocalAttention`."""
         parts = self.modulation(condition)[:, :, None].chunk(9, -1)  # 9 x (B, T, 1, D)
         scan, window, recall = memory.scan, memory.window, None
         if self.scan is not None and scan is not None:
-            mixed, recall, scan = self.scan(self.modulate(x, *parts[0:2]), scan, advance=advance)
+            mixed, recall, scan = self.scan(self.modulate(x, *parts[0:2]), scan, advance=advance, in_place=in_place)
             x = torch.addcmul(x, parts[2], mixed)
         if self.attention is not None and window is not None:
-            mixed, window = self.attention(self.modulate(x, *parts[3:5]), window, seen, advance=advance)
+            given = (self.modulate(x, *parts[3:5]), window, seen)
+            mixed, window = self.attention(*given, turn=turn, full=full, advance=advance)
             x = torch.addcmul(x, parts[5], mixed)
         x = torch.addcmul(x, parts[8], self.mlp(self.modulate(x, *parts[6:8])))
         return Mixed(x, recall, LayerMemory(scan, window))
@@ -86,7 +105,8 @@ class Backbone(nn.Module):
         self.condition = Condition(config)
         self.place = Place(config) if config.pose_size else None
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
-        self.chunk, self.head_size, self.runtime = config.chunk, config.dim // config.heads, Runtime()
+        self.grid, self.chunk, self.head_size = config.grid, config.chunk, config.dim // config.heads
+        self.runtime = Runtime()
         self.recompute = False  # set by the Trainer: trade time for memory where gradients are wanted
 
     def use(self, runtime: Runtime) -> None:
@@ -136,6 +156,7 @@ class Backbone(nn.Module):
         pose: Tensor | None = None,
         halvings: Tensor | None = None,
         advance: bool = True,
+        in_place: bool = False,
     ) -> Hidden:
         """Continue from `memory`: latents (B, T, S, C), noise levels in [0, 1] and actions (B, T), pose (B, T, P).
 
@@ -157,11 +178,11 @@ class Backbone(nn.Module):
         how: dict[str, Any] = {"full": full, "advance": advance, "in_place": in_place}
         layers, recalls = [], []
         for layer, remembered in zip(self.layers, start.layers, strict=True):
-            given = (x, condition, remembered, memory.frames)
+            given = (x, condition, remembered, memory.frames, turn)
             if self.recompute and torch.is_grad_enabled():
-                x, recall, after = checkpoint(layer, *given, advance=advance, use_reentrant=False)
+                x, recall, after = checkpoint(layer, *given, **how, use_reentrant=False)
             else:
-                x, recall, after = layer(*given, advance=advance)
+                x, recall, after = layer(*given, **how)
             layers.append(after)
             if recall is not None:
                 recalls.append(recall)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldmodel.config import WorldModelConfig
+from worldmodel.layers.fused import convolve_silu, gated_rms_norm
 from worldmodel.runtime import ScanChoice
 from worldmodel.scan import scan
 
@@ -79,17 +80,17 @@ class BlockwiseMamba(nn.Module):
             like.new_zeros(rows, self.tiles, self.state_size, self.heads, self.head_dim),
         )
 
-    def forward(self, x: Tensor, memory: ScanMemory, *, advance: bool = True) -> Scanned:
+    def forward(self, x: Tensor, memory: ScanMemory, *, advance: bool = True, in_place: bool = False) -> Scanned:
         """Continue every tile's scan over x (B, T, S, D).
 
-        `advance=False` looks ahead: same outputs, the memory unchanged.
+        `advance=False` looks ahead: same outputs, the memory unchanged. `in_place` writes the new memory over the old
+        one, where gradients are off.
         """
         b, frames, tokens, _ = x.shape
         gate, mixed, dt = self.project_in(self.to_tiles(x)).split([self.inner, self.channels, self.heads], -1)
-
-        padded = torch.cat([memory.conv.flatten(0, 1), mixed], 1)
-        mixed = functional.conv1d(padded.transpose(1, 2), self.conv_weight, self.conv_bias, groups=self.channels)
-        values, B, C = functional.silu(mixed.transpose(1, 2)).split([self.inner, self.state_size, self.state_size], -1)
+        past = memory.conv.flatten(0, 1)
+        convolved = convolve_silu(past, mixed, self.conv_weight[:, 0], self.conv_bias)
+        values, B, C = convolved.split([self.inner, self.state_size, self.state_size], -1)
         values = values.unflatten(-1, (self.heads, self.head_dim))
         # Without D: that term is the token itself passing by, the rest is what came out of the state.
         answers, state = scan(
@@ -101,14 +102,17 @@ class BlockwiseMamba(nn.Module):
             None,
             memory.state.flatten(0, 1),
             advance=advance,
+            in_place=in_place,
             choice=self.choice,
         )
-        recall = answers.reshape(b, self.tiles, frames, -1, self.inner).mean(3).transpose(1, 2)
+        recall = answers.flatten(2).unflatten(1, (frames, -1)).mean(2)  # of a frame's tokens in the tile
+        recall = recall.unflatten(0, (b, self.tiles)).transpose(1, 2)
         y = torch.addcmul(answers, self.D[:, None], values)
-        out = self.project_out(self.norm(y.flatten(2) * functional.silu(gate)))
+        out = self.project_out(gated_rms_norm(y.flatten(2), gate, self.norm.weight, 1e-5))
         if advance:
+            width = past.shape[1]
             # A copy: a view would keep the inputs of all frames alive for as long as the memory.
-            tail = padded[:, -(self.conv_width - 1) :].clone(memory_format=torch.contiguous_format)
+            tail = torch.cat([past[:, mixed.shape[1] :], mixed[:, -width:]], 1)
             memory = ScanMemory(tail.unflatten(0, (b, self.tiles)), state.unflatten(0, (b, self.tiles)))
         return Scanned(self.from_tiles(out, frames, tokens), recall, memory)
 

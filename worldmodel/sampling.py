@@ -80,6 +80,7 @@ class Sampler:
         generator: Generators,
         active: Tensor | None = None,
         pose: Tensor | None = None,
+        in_place: bool = False,
     ) -> Imagined:
         """`WorldModel.imagine` with these settings; the model is left as it was found."""
         with self.applied():
@@ -91,6 +92,7 @@ class Sampler:
                 active=active,
                 pose=pose,
                 stabilise=self.sampling.stabilise,
+                in_place=in_place,
             )
 
     def denoised(self, noise: Tensor, actions: Tensor, memory: Memory, *, pose: Tensor | None = None) -> Tensor:

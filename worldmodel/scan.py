@@ -5,9 +5,8 @@
 
 Shapes: x (b, l, h, p); dt (b, l, h), positive; A (h,), negative; B, C (b, l, n), shared by the heads; D (h,), or None
 where the caller adds that term; state (b, n, h, p): n in front, so that reading it by C and writing it by B are plain
-matrix products without a copy. `scan` is the one the model calls. Behind it are the matrix form in torch and the Triton
-kernel; the recurrence, step by step, is the reference. On CPU the matrix form is the fastest for one token too: it took
-0.1 to 0.9 of the time of `scan_step` for 16 to 512 sequences (measured), since it reads the state as a matrix.
+matrix products without a copy. `scan` is the one the model calls. Behind it are the matrix form in
+torch, for one chunk of tokens and for many, and the Triton kernel; the recurrence, step by step, is the reference.
 """
 
 from __future__ import annotations
@@ -43,13 +42,15 @@ def scan(
     state: Tensor | None = None,
     *,
     advance: bool = True,
+    in_place: bool = False,
     choice: ScanChoice = "auto",
 ) -> Scanned:
     """Scan l tokens from `state` (zeros when None), by the implementation that `choice` comes to for these tensors.
 
     With `advance=False` the outputs are the same but the state comes back as it was given: a denoising pass looks
-    ahead without committing, and not writing the state is what makes it cheap. Under autocast x, B and C may have 16
-    bits; the state keeps its dtype.
+    ahead without committing, and not writing the state is what makes it cheap. `in_place` writes the new state over
+    the one that was given, where gradients are off. Under autocast x, B and C may have 16 bits; the state keeps its
+    dtype.
     """
     if x.ndim != 4 or dt.ndim != 3 or B.ndim != 3 or C.ndim != 3:
         raise ValueError(
@@ -60,8 +61,60 @@ def scan(
     if state is None:
         state = dt.new_zeros(b, B.shape[-1], h, p)
     if choose_scan(choice, x.device.type, x.dtype) == "triton":
-        return Scanned(*scan_triton(x, dt, A, B, C, D, state, advance=advance))
-    return scan_chunked(x, dt, A, B, C, D, state, chunk=even_chunk(length), advance=advance)
+        y, after = scan_triton(x, dt, A, B, C, D, state, advance=advance)
+        return Scanned(y, state.copy_(after) if advance and in_place else after)
+    chunk = even_chunk(length)
+    if chunk >= length:
+        return scan_one_chunk(x, dt, A, B, C, D, state, advance=advance, in_place=in_place)
+    y, after = scan_chunked(x, dt, A, B, C, D, state, chunk=chunk, advance=advance)
+    return Scanned(y, state.copy_(after) if advance and in_place else after)
+
+
+def scan_one_chunk(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    state: Tensor,
+    *,
+    advance: bool = True,
+    in_place: bool = False,
+) -> Scanned:
+    """Matrix form of few tokens, quadratic in their number: all of a frame in a dream, or a short clip."""
+    h, p = x.shape[2:]
+    columns = state.flatten(2)  # (b, n, h * p): B and C are shared by the heads
+    log_decay = (dt * A).cumsum(1)  # (b, l, h)
+    inputs = x * dt[..., None]
+    answers = (C @ columns).unflatten(-1, (h, p))
+    products = C @ B.mT  # (b, l, s)
+    if x.shape[1] == 1:
+        y = torch.addcmul(inputs * products[..., None], answers, log_decay.exp()[..., None])
+    else:
+        within = decayed(products[:, None], log_decay.transpose(1, 2)) @ inputs.transpose(1, 2)  # (b, h, l, p)
+        y = torch.addcmul(within.transpose(1, 2), answers, log_decay.exp()[..., None])
+    if advance:
+        whole = log_decay[:, -1:]  # (b, 1, h)
+        added = (inputs * (whole - log_decay).exp()[..., None]).flatten(2)  # (b, l, h * p)
+        kept = whole.exp().repeat_interleave(p, -1)
+        columns = columns.mul_(kept) if in_place else columns * kept
+        if x.shape[1] == 1:
+            columns = columns.addcmul_(B.mT, added) if in_place else torch.addcmul(columns, B.mT, added)
+        else:
+            B = B.to(columns.dtype)  # under autocast products of a batch take one precision
+            columns = columns.baddbmm_(B.mT, added) if in_place else torch.baddbmm(columns, B.mT, added)
+        state = columns.unflatten(-1, (h, p))
+    return Scanned(y if D is None else torch.addcmul(y, D[:, None], x), state)
+
+
+def decayed(products: Tensor, log_decay: Tensor) -> Tensor:
+    """Products (..., l, s) of tokens l and s, zero where s > l, decayed by what lies between; log_decay (..., l) summed
+    from the first token on.
+    """
+    between = log_decay[..., :, None] - log_decay[..., None, :]
+    later = torch.ones(between.shape[-2:], dtype=torch.bool, device=between.device).triu(1)
+    return products * between.masked_fill(later, -torch.inf).exp()
 
 
 def even_chunk(length: int, target: int = TARGET_CHUNK) -> int:
@@ -111,11 +164,7 @@ def scan_chunked(
     log_decay = (dts * A).transpose(2, 3).cumsum(-1)  # (b, c, h, l)
     inputs = (xs * dts[..., None]).transpose(2, 3)  # (b, c, h, l, p)
 
-    # Within a chunk: token s reaches token l >= s, decayed by what lies between.
-    between = log_decay[..., :, None] - log_decay[..., None, :]
-    causal = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).tril()
-    reach = between.masked_fill(~causal, -torch.inf).exp()  # (b, c, h, l, s)
-    within = (Cs @ Bs.transpose(-1, -2))[:, :, None] * reach @ inputs  # (b, c, h, l, p)
+    within = decayed((Cs @ Bs.transpose(-1, -2))[:, :, None], log_decay) @ inputs  # (b, c, h, l, p)
 
     # What each chunk adds to the state, as one product over (h, p) columns since B is shared by the heads.
     starts = state.flatten(2)[:, None]  # (b, c, n, h * p), the state before each chunk

@@ -15,7 +15,6 @@ like queries.
 from __future__ import annotations
 
 import functools
-from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,39 +61,66 @@ def missing(seen: Tensor, past: int) -> Tensor:
 
 
 def attend_sdpa(
-    q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: Window, *, block: int | None = None
+    q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, rule: Window, *, block: int | None = None
 ) -> Tensor:
     """Blocks of `block` frames (whole chunks; None: about BLOCK tokens), each against the slots that any of it sees.
 
-    Linear in T for a given window. A single chunk takes one call under no mask but that of missing frames.
+    Linear in T for a given window. A single chunk takes one call under no mask but that of missing frames. With `seen`
+    None no row lacks a frame in any slot.
     """
     _, frames, tokens, _, _ = q.shape
     past = keys.shape[1] - frames
+    absent = None if seen is None or not past else missing(seen, past)
+    queries, keys, values = (v.flatten(1, 2).transpose(1, 2) for v in (q, keys, values))  # (B, h, tokens, d)
     block = block or max(1, BLOCK // (tokens * rule.chunk)) * rule.chunk
-    interval, absent = visible(rule, past, frames, q.device), missing(seen, past)
+    if frames <= block:
+        low = 0 if rule.window is None else max(0, past - rule.window)
+        near, values_near = (v[:, :, low * tokens :] for v in (keys, values))
+        mask = _mask(rule, past, frames, tokens, 0, frames, absent, q.device)
+        out = functional.scaled_dot_product_attention(queries, near, values_near, attn_mask=mask)
+        return out.transpose(1, 2).reshape(q.shape)
 
     # Split, not sliced: the backward pass of slices is quadratic in their number. One piece of slots per block.
     starts = [*([0] if past else []), *range(past, past + frames, block)]
     sizes = [end - begin for begin, end in zip(starts, [*starts[1:], past + frames], strict=True)]
-    queries, keys, values = (v.flatten(1, 2).transpose(1, 2) for v in (q, keys, values))  # (B, h, tokens, d)
     pieces = [v.split([size * tokens for size in sizes], 2) for v in (keys, values)]
     outputs = []
     for number, part in enumerate(queries.split(block * tokens, 2)):
         begin = number * block
         end = min(begin + block, frames)
         low = 0 if rule.window is None else max(0, past + begin - rule.window)
-        first_piece, last_piece = bisect_right(starts, low) - 1, number + (past > 0)
+        first_piece, last_piece = sum(start <= low for start in starts) - 1, number + (past > 0)
         skip = (low - starts[first_piece]) * tokens
         near, values_near = (torch.cat(piece[first_piece : last_piece + 1], 2)[:, :, skip:] for piece in pieces)
-
-        slots = torch.arange(low, past + end, device=q.device)
-        mask = (slots >= absent[:, None])[:, None]  # (B, 1, slots)
-        if end - begin > rule.chunk:
-            first, stop = (v[begin:end, None] for v in interval)
-            mask = (mask & (slots >= first) & (slots < stop)).repeat_interleave(tokens, 1)
-        mask = mask.repeat_interleave(tokens, 2)[:, None]
+        mask = _mask(rule, past, frames, tokens, begin, end, absent, q.device)
         outputs.append(functional.scaled_dot_product_attention(part, near, values_near, attn_mask=mask))
     return torch.cat(outputs, 2).transpose(1, 2).reshape(q.shape)
+
+
+def _mask(
+    rule: Window, past: int, frames: int, tokens: int, begin: int, end: int, absent: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """What tokens of new frames `begin` to `end` see of the slots from the first that any of them sees on: bool
+    (B or 1, 1, queries or 1, keys), or None where it is all.
+    """
+    low = 0 if rule.window is None else max(0, past + begin - rule.window)
+    mask = _inside(rule, past, frames, tokens, begin, end, low, device) if end - begin > rule.chunk else None
+    if absent is None:
+        return mask
+    there = torch.arange(low, past + end, device=device) >= absent[:, None]  # (B, slots)
+    there = there.repeat_interleave(tokens, 1)[:, None, None]
+    return there if mask is None else there & mask
+
+
+@functools.lru_cache(maxsize=256)
+def _inside(
+    rule: Window, past: int, frames: int, tokens: int, begin: int, end: int, low: int, device: torch.device
+) -> Tensor:
+    """The rule for new frames `begin` to `end` and the slots from `low` on that they see, (1, 1, queries, keys)."""
+    first, stop = (v[begin:end, None] for v in visible(rule, past, frames, device))
+    slots = torch.arange(low, past + end, device=device)
+    inside = (slots >= first) & (slots < stop)
+    return inside.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)[None, None]
 
 
 def attend_flex(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: Window) -> Tensor:

@@ -32,7 +32,8 @@ class Dreamt(NamedTuple):
 class Dreams:
     """The rows of a dream environment.
 
-    Arrays and tensors are replaced as a whole when they change and never written into, so that snapshots share them.
+    Arrays and tensors are replaced as a whole when they change and never written into, so that snapshots share them, all
+    but the memory, which is written over.
     """
 
     def __init__(self, rows: int, world: World, options: DreamOptions) -> None:
@@ -75,7 +76,8 @@ class Dreams:
         # Told that some rows rest, the model waits for the device to say which: not where all go on.
         active = None if live.all() else torch.as_tensor(live, device=self.world.device)
         sampler, before, noise = self.world.sampler, self.memory, self.chance.noise
-        imagined = sampler.imagine(actions, before, generator=noise, active=active)
+        in_place = self.options.uncertainty != "draws"  # which looks at the memory of before once more
+        imagined = sampler.imagine(actions, before, generator=noise, active=active, in_place=in_place)
         doubt = None
         if self.options.uncertainty != "none":
             kind = self.options.uncertainty
@@ -108,7 +110,7 @@ class Dreams:
         """Go on from `state`, which must be of as many rows, this world and these options."""
         rows, device = len(self.done), self.world.device
         state.check({**self.world.origin, **self.options.decisive}, rows)
-        memory = {name: tensor.to(device) for name, tensor in state.under("memory.").items()}
+        memory = {name: tensor.to(device, copy=True) for name, tensor in state.under("memory.").items()}
         self.memory = self.world.model.empty(rows).load_state_dict(memory)
         self.frame, self.features = state.tensors["frame"].to(device), state.tensors["features"].to(device)
         self.clock, self.done = state.tensors["clock"].numpy(), state.tensors["done"].numpy()

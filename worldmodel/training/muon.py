@@ -91,7 +91,8 @@ def orthogonalised(matrices: Sequence[Tensor], dtype: torch.dtype | None = None)
 
 def normalised(matrix: Tensor) -> Tensor:
     """The matrix divided by its norm: no singular value is then larger than 1."""
-    return matrix / matrix.norm().clamp(min=SMALLEST)
+    scaled: Tensor = matrix / matrix.norm().clamp(min=SMALLEST)
+    return scaled
 
 
 def iterate(X: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def gram_factor(gram: Tensor) -> Tensor:
     one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     whole: Tensor = one.expand_as(gram)
     for step in range(STEPS):
-        factor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C) + A * one
+        factor: Tensor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C) + A * one
         whole = factor @ whole if step else factor
         if step < STEPS - 1:
             gram = factor @ gram @ factor  # all are polynomials in one symmetric matrix
