@@ -40,7 +40,8 @@ class ScriptOptions:
     frames of another world when --env names one."""
     resume: bool = False
     """Continue the run in --out where it stopped, or start it if there is none yet. Its settings are the defaults and
-    have to stay; only --rounds may grow, and options that do not change what is computed may change."""
+    have to stay; only --rounds may grow and --curriculum go on, and options that do not change what is computed may
+    change."""
     progress: bool = True
     """Show progress bars."""
 
@@ -156,7 +157,11 @@ def _distilled(folder: Path, *, its_episodes: bool) -> Mapping[str, Any]:
 
 def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> None:
     before, now = _flat(to_json(saved)), _flat(to_json(wanted))
-    check_same(path, before, now, but=("rounds", *(f"training.{name}" for name in MAY_CHANGE)))
+    may_change = MAY_CHANGE
+    stages = sorted((saved.training.stages, wanted.training.stages), key=lambda one: len(one.stages))
+    if stages[0].begins(stages[1]):  # whether the training has come too far for that, it knows itself
+        may_change += ("curriculum",)
+    check_same(path, before, now, but=("rounds", *(f"training.{name}" for name in may_change)))
     if now.get("rounds", 0) < before.get("rounds", 0):
         raise InputError(
             f"{path} asks for {before['rounds']} rounds, --rounds {now['rounds']} is less: it may only grow"

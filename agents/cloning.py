@@ -18,11 +18,12 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.actions import Bounds, no_actions
 from agents.dreamer import new_learner
 from agents.world_model_policy import WorldModelPolicy
-from worldmodel.checkpoint import read_state, replace
+from worldmodel.atomic import replace
+from worldmodel.checkpoint import read_state, taking_up
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
-from worldmodel.stepping import run_steps
+from worldmodel.stepping import run_steps, settled
 from worldmodel.training import check_same
 
 STATE = "cloning.pt"
@@ -103,7 +104,7 @@ class Cloner:
         self.model, self.store, self.config, self.out, self.writer = model.eval(), store, config, out, writer
         self.agent, self.optimizer = new_learner(model, bounds, seed=config.seed, lr=config.lr)
         self.step, self.whole = 0, True
-        self.recent: list[dict[str, Tensor]] = []
+        self.recent: list[dict[str, float]] = []
         self.lessons: Lessons | None = None
         if (out / STATE).exists():
             self.load()
@@ -188,11 +189,12 @@ class Cloner:
         """Continue from `cloning.pt`; refuses one of another configuration, naming what differs."""
         path = self.out / STATE
         state = read_state(path, self.model.device)
-        check_same(path, state["networks"], asdict(self.agent.config))
-        check_same(path, state["config"], asdict(self.config), but=("steps", "save_seconds"))
-        self.step, self.recent = state["step"], state["recent"]
-        self.agent.load_state_dict(state["agent"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        with taking_up(path):
+            check_same(path, state["networks"], self.agent.config)
+            check_same(path, state["config"], self.config, but=("steps", "save_seconds"))
+            self.step, self.recent = state["step"], settled(state["recent"])
+            self.agent.load_state_dict(state["agent"])
+            self.optimizer.load_state_dict(state["optimizer"])
 
 
 def best_episodes(store: EpisodeStore, share: float | None) -> list[str]:

@@ -17,10 +17,11 @@ from agents.actions import Bounds
 from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_weights, lambda_returns
 from agents.imagination import ContextSource, Dreams, dream
 from agents.world_model_policy import WorldModelPolicy
-from worldmodel.checkpoint import read_state, replace
+from worldmodel.atomic import replace
+from worldmodel.checkpoint import read_state, taking_up
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel, weights_from
-from worldmodel.stepping import rewinding, run_steps
+from worldmodel.stepping import rewinding, run_steps, settled
 from worldmodel.training import check_same
 
 STATE = "policy.pt"
@@ -115,7 +116,7 @@ class Dreamer:
         self.bounds = bounds
         self.step, self.whole = 0, True
         self.begin()
-        self.recent: list[dict[str, Tensor]] = []
+        self.recent: list[dict[str, float]] = []
         self.data_generator = np.random.default_rng(config.seed)
         self.noise_generator = torch.Generator(model.device).manual_seed(config.seed)
         if (out / STATE).exists():
@@ -275,14 +276,15 @@ class Dreamer:
         """Continue from `policy.pt`; refuses one of another configuration, naming what differs."""
         path = self.out / STATE
         state = read_state(path, self.model.device)
-        check_same(path, state["networks"], asdict(self.agent.config))
-        check_same(path, state["config"], asdict(self.config), but=("save_seconds",))
-        self.step, self.recent = state["step"], state["recent"]
-        self.agent.load_state_dict(state["agent"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.entropy_weight = state["entropy_weight"]
-        self.data_generator.bit_generator.state = state["data_generator"]
-        self.noise_generator.set_state(state["noise_generator"].cpu())
+        with taking_up(path):
+            check_same(path, state["networks"], self.agent.config)
+            check_same(path, state["config"], self.config, but=("save_seconds",))
+            self.step, self.recent = state["step"], settled(state["recent"])
+            self.agent.load_state_dict(state["agent"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.entropy_weight = state["entropy_weight"]
+            self.data_generator.bit_generator.state = state["data_generator"]
+            self.noise_generator.set_state(state["noise_generator"].cpu())
 
 
 def networks_for(model: WorldModel, bounds: Bounds | None = None) -> ActorCriticConfig:

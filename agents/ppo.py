@@ -22,10 +22,11 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.recurrent import RecurrentConfig, RecurrentNet, RecurrentPolicy
 from agents.replayed import resumable
 from agents.rollouts import Collector, Rollout, generalised_advantages, replay
-from worldmodel.checkpoint import load_weights, read_state, replace
+from worldmodel.atomic import replace
+from worldmodel.checkpoint import load_weights, read_state, taking_up
 from worldmodel.errors import InputError
 from worldmodel.model import weights_from
-from worldmodel.stepping import run_steps
+from worldmodel.stepping import Figures, run_steps, settled
 from worldmodel.training import check_same
 
 STATE = "ppo.pt"
@@ -105,7 +106,7 @@ class PPO:
         self.generator = torch.Generator(self.net.device).manual_seed(config.seed)
         self.collector = Collector(self.net, resumable(envs, config.seed))
         self.step, self.whole = 0, True
-        self.recent: list[dict[str, Tensor]] = []
+        self.recent: list[dict[str, float]] = []
         if (out / STATE).exists():
             self.load()
 
@@ -146,7 +147,7 @@ class PPO:
     def prepare(self) -> None:
         """Nothing comes before the first iteration."""
 
-    def train_step(self) -> dict[str, Tensor]:
+    def train_step(self) -> Figures:
         """Collect a rollout and learn from it."""
         self.whole, began = False, time.perf_counter()
         rollout = self.collector.collect(self.config.steps, self.generator)
@@ -157,7 +158,7 @@ class PPO:
         if self.writer is not None:
             speed = rollout.actions.numel() / (time.perf_counter() - began)
             self._log({"charts": {**episodes, "SPS": speed}, "losses": {k: float(v) for k, v in losses.items()}})
-        return {**losses, **{name: torch.tensor(value) for name, value in episodes.items()}}
+        return {**losses, **episodes}
 
     def agree(self, flag: bool) -> bool:
         """One process does all of it."""
@@ -213,13 +214,14 @@ class PPO:
     def load(self) -> None:
         """Continue from `ppo.pt`; refuses one of another configuration, naming what differs."""
         path = self.out / STATE
-        state = read_state(path, self.net.device)
-        check_same(path, state["networks"], asdict(self.net.config))
-        check_same(path, state["config"], asdict(self.config), but=("save_seconds",))
-        self.step, self.recent = state["step"], state["recent"]
-        load_weights(self.net, state["net"], path)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
+        state = read_state(path, self.net.device, "collector")
+        with taking_up(path):
+            check_same(path, state["networks"], self.net.config)
+            check_same(path, state["config"], self.config, but=("save_seconds",))
+            self.step, self.recent = state["step"], settled(state["recent"])
+            load_weights(self.net, state["net"], path)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["generator"].cpu())
         self.collector.load_state_dict(state["collector"])
 
     def _log(self, figures: Mapping[str, Mapping[str, float]]) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from agents.actions import Discrete
 from envs.policy import FrameArray, IntArray
-from worldmodel.checkpoint import load_weights, read_state
+from worldmodel.checkpoint import load_weights, read_state, taking_up
 from worldmodel.episodes import NO_ACTION
 from worldmodel.errors import InputError
 
@@ -212,7 +212,8 @@ def load_net(path: Path, device: torch.device | str = "cpu") -> RecurrentNet:
     if not path.is_file():
         raise InputError(f"{path} does not exist: train a policy with train_agent.py --algo ppo first")
     state = read_state(path, torch.device(device))
-    networks = {**state["networks"], "observation": tuple(state["networks"]["observation"])}
-    net = RecurrentNet(RecurrentConfig(**networks)).to(device)
-    load_weights(net, state["net"], path)
+    with taking_up(path):
+        networks = {**state["networks"], "observation": tuple(state["networks"]["observation"])}
+        net = RecurrentNet(RecurrentConfig(**networks)).to(device)
+        load_weights(net, state["net"], path)
     return net.eval()

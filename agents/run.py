@@ -18,8 +18,8 @@ from agents.probe import Probe, probe
 from agents.settings import LearnSettings, WorldSettings
 from envs.policy import Policy
 from envs.recording import record
+from worldmodel.atomic import replace as write_atomically
 from worldmodel.checkpoint import read_json
-from worldmodel.checkpoint import replace as write_atomically
 from worldmodel.config import WorldModelConfig
 from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.retrace import Retraced

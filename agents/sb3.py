@@ -20,7 +20,8 @@ from tqdm import tqdm
 from agents.adapters import for_stable_baselines
 from agents.sb3_config import Name, SB3Config
 from envs.policy import FrameArray, IntArray
-from worldmodel.checkpoint import read_state, replace
+from worldmodel.atomic import replace
+from worldmodel.checkpoint import read_state, taking_up
 from worldmodel.errors import require
 from worldmodel.stepping import Interrupts, deferred_interrupts
 
@@ -88,8 +89,9 @@ class StableBaselines:
     def load(self) -> None:
         """Continue from `sb3.pt`."""
         state = read_state(self.out / STATE, self.model.device)
-        self.model.set_parameters(state["parameters"], exact_match=True, device=self.model.device)
-        self.model.num_timesteps = state["steps"]
+        with taking_up(self.out / STATE):
+            self.model.set_parameters(state["parameters"], exact_match=True, device=self.model.device)
+            self.model.num_timesteps = state["steps"]
 
 
 class SB3Policy:

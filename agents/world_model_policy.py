@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agents.actor_critic import ActorCritic, ActorCriticConfig
 from agents.watching import Watcher
 from envs.policy import FrameArray, IntArray
-from worldmodel.checkpoint import read_state
+from worldmodel.checkpoint import read_state, taking_up
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
 
@@ -61,7 +61,8 @@ def load_agent(path: Path, model: WorldModel) -> ActorCritic:
     if not path.is_file():
         raise InputError(f"{path} does not exist: train a policy with train_agent.py first")
     state = read_state(path, model.device)
-    networks = ActorCriticConfig(**state["networks"])
+    with taking_up(path):
+        networks = ActorCriticConfig(**state["networks"])
     have = (networks.features, networks.num_actions, networks.action_size)
     want = (model.config.features, model.config.num_actions, model.config.action_size)
     if have != want:
@@ -70,7 +71,8 @@ def load_agent(path: Path, model: WorldModel) -> ActorCritic:
             "was trained in"
         )
     agent = ActorCritic(networks).to(model.device)
-    agent.load_state_dict(state["agent"])
+    with taking_up(path):
+        agent.load_state_dict(state["agent"])
     return agent.eval()
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from worldmodel.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, replace, save_checkpoint
+from worldmodel.atomic import replace
+from worldmodel.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
-from worlds import assert_same, generator, observe_in, random_actions, random_frames, random_model, small_config
+from worlds import (
+    assert_same,
+    generator,
+    observe_in,
+    random_actions,
+    random_frames,
+    random_model,
+    small_config,
+    small_store,
+)
 
 WORLD = {"env": {"id": "MiniGrid-MemoryS7-v0", "actions": [0, 1, 2], "size": None}, "episodes": "somewhere"}
 
@@ -77,6 +90,23 @@ def test_a_save_that_fails_leaves_what_was_there(folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_file_appears_with_all_its_bytes_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints and episodes alike: after a power cut there must be no empty file in the place of a good one."""
+    done: list[str] = []
+    fsync, put = os.fsync, os.replace
+
+    def note(descriptor: int) -> None:
+        info = os.fstat(descriptor)
+        done.append("folder" if stat.S_ISDIR(info.st_mode) else "bytes" if info.st_size else "nothing")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("name"), put(*paths))[1])
+    replace(tmp_path / "file", lambda path: path.write_text("text"))
+    small_store(tmp_path, episodes=1)
+    assert done == ["bytes", "name", "folder"] * 2
+
+
 def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         meta = json.loads((folder / CONFIG).read_text())
@@ -105,6 +135,18 @@ def weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
     return lambda folder: save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS)
 
 
+def architecture(text: str) -> Callable[[Path], None]:
+    return with_model(tokenizer="autoencoder", architecture=text)
+
+
+def as_folder(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return change
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / CONFIG).unlink(), r"config\.json does not exist.*train_wm\.py"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), r"has no model\.safetensors.*not complete"),
@@ -114,6 +156,42 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "config is a list": (edited(lambda meta: [meta]), r"config\.json holds no JSON object"),
     "half the weights": (cut(WEIGHTS, 0.5), r"model\.safetensors cannot be read"),
     "empty weights": (cut(WEIGHTS, 0), r"model\.safetensors cannot be read"),
+    "weights are a folder": (as_folder(WEIGHTS), r"model\.safetensors cannot be read"),
+    "config is a folder": (as_folder(CONFIG), r"config\.json cannot be read"),
+    "deep brackets": (lambda f: (f / CONFIG).write_text("[" * 100_000), r"config\.json is not valid JSON"),
+    "a long number": (lambda f: (f / CONFIG).write_text('{"step": ' + "1" * 5_000 + "}"), r"config\.json is not valid"),
+    "a format that is nearly one": (edited(lambda meta: {**meta, "format": 1.0}), r"has format 1\.0.*reads 1"),
+    "a step of text": (edited(lambda meta: {**meta, "step": "abc"}), r"config\.json: step is 'abc', not a number"),
+    "a step that is none": (edited(lambda meta: {**meta, "step": None}), r"config\.json: step is None, not a number"),
+    "a step before the first": (edited(lambda meta: {**meta, "step": -5}), r"config\.json: step is -5, not a number"),
+    "a world that is a number": (edited(lambda meta: {**meta, "world": 3}), r"config\.json: world is 3, not an object"),
+    "a model that is a list": (edited(lambda meta: {**meta, "model": [3]}), r"config\.json: model is \[3\], not an"),
+    "tiles of text": (with_model(tiles="ab"), r"config\.json.*tiles='ab'"),
+    "tiles of three": (with_model(tiles=[[1, 1, 1]]), r"config\.json.*tiles="),
+    "tiles of other things": (with_model(tiles=[["x", 1]]), r"config\.json.*tiles="),
+    "no number": (with_model(mlp_ratio=math.nan), r"config\.json.*mlp_ratio=nan: give a finite number"),
+    "a number below zero": (with_model(mlp_ratio=-1), r"config\.json.*mlp_ratio=-1"),
+    "too large to count": (with_model(mlp_ratio=10**400), r"config\.json.*mlp_ratio=1000.*finite"),
+    "too wide": (with_model(dim=2**40), r"config\.json.*dim=1099511627776: give at most"),
+    "too wide for what is there": (with_model(dim=2**20), r"model\.safetensors does not fit"),
+    "too deep": (with_model(layers=10**6), r"config\.json.*layers=1000000: give at most 1000"),
+    "heads that are no whole number": (with_model(heads=2.0), r"config\.json.*heads=2\.0: give a whole number"),
+    "a switch for a number": (with_model(layers=True), r"config\.json.*layers=True: give a whole number"),
+    "no least noise": (with_model(min_noise=0), r"config\.json.*min_noise=0"),
+    "a spread below zero": (with_model(noise_std=-1), r"config\.json.*noise_std=-1"),
+    "no spread": (with_model(noise_std=math.nan), r"config\.json.*noise_std=nan"),
+    "an autoencoder of another kind": (with_model(small_autoencoder=3), r"config\.json.*small_autoencoder=3"),
+    "an autoencoder of other things": (
+        with_model(small_autoencoder={"width": "x"}),
+        r"config\.json.*small_autoencoder\.width='x': give a whole number",
+    ),
+    "no architecture": (architecture("{}"), r"config\.json.*architecture='\{\}' names no _class_name"),
+    "half an architecture": (architecture("{"), r"config\.json.*architecture is no JSON"),
+    "a number for an architecture": (architecture("3"), r"config\.json.*architecture='3' names no _class_name"),
+    "an architecture that cannot be": (
+        architecture('{"_class_name": "AutoencoderDC", "encoder_block_out_channels": []}'),
+        r"config\.json describes no world model",
+    ),
     "another format": (edited(lambda meta: {**meta, "format": 2}), r"config\.json has format 2.*reads 1"),
     "no format": (without("format"), r"config\.json has format None"),
     "no model": (without("model"), r"config\.json.*model"),

@@ -18,10 +18,11 @@ import train_agent
 import train_wm
 from agents.cli import LearnOptions, LoopOptions, main_with, parse
 from agents.presets import PRESETS
-from agents.settings import from_json, to_json
+from agents.settings import LearnSettings, TrainingOptions, from_json, to_json
 from runs import TINY_LOOP, TINY_WORLD, start
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError
 from worlds import small_store
 
 SCRIPTS: dict[str, Callable[[], None]] = {"train_agent.py": train_agent.main, "train_wm.py": train_wm.main}
@@ -206,6 +207,17 @@ def test_only_rounds_may_grow(
     stages = json.loads((out / "report" / "results.json").read_text())["stages"]
     assert [stages[f"{i}-world-model"]["steps"] for i in range(3)] == [3, 6, 9]
     assert [stages[f"{i}-policy"]["batches"] for i in range(3)] == [2, 4, 6]
+
+
+def test_a_curriculum_may_go_on(tmp_path: Path) -> None:
+    """And be taken back, should the training say that it has come too far for it."""
+    resume = ["--out", str(tmp_path), "--resume", "--curriculum"]
+    for before, now in (("8:2,12:3", "8:2,12:3,16:9"), ("8:2,12:3,16:9", "8:2,12:3")):
+        settings = LearnSettings(training=TrainingOptions(curriculum=before))
+        (tmp_path / "settings.json").write_text(json.dumps(to_json(settings)))
+        assert parse(LearnOptions, [*resume, now]).training.curriculum == now
+    with pytest.raises(InputError, match=r"training\.curriculum \('8:2,12:3,16:9' there, '8:2,16:3' here\)"):
+        parse(LearnOptions, [*resume, "8:2,16:3"])
 
 
 def test_a_damaged_episode_is_named_and_the_others_stay(

@@ -29,6 +29,15 @@ def posed(frames: int, number: int = 0) -> Episode:
     return replace(episode(frames, number), extras={"agent_pos": position, "agent_dir": time / 10, "seed": np.array(3)})
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e300])
+def test_a_pose_that_is_not_finite_is_named(tmp_path: Path, wrong: float) -> None:
+    """When the episode is first read, wherever in it the clip lies."""
+    store, whole = EpisodeStore(tmp_path, create=True, pose=("agent_dir",)), posed(9)
+    path = store.append(replace(whole, extras={"agent_dir": np.where(np.arange(9) == 7, wrong, 0.0)}))
+    with pytest.raises(InputError, match=rf"{path.name}: 'agent_dir' is asked for as pose, but is not finite"):
+        store.gather(np.array([0]), np.array([0]), 2)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_continuous_actions_come_back(tmp_path: Path, size: int) -> None:
     store = EpisodeStore(tmp_path, create=True)

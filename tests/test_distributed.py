@@ -17,7 +17,7 @@ from trainers import assert_same_state, trainer
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.training import STATE
-from worlds import assert_close, small_store
+from worlds import assert_close, assert_same, small_store
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,6 +74,14 @@ def test_only_one_of_them_writes(two: Path) -> None:
     """The other one would have failed at it."""
     assert sorted(path.name for path in (two / "whole").iterdir()) == ["config.json", "model.safetensors", STATE]
     assert load_checkpoint(two / "whole").step == 6
+
+
+def test_a_step_that_one_of_them_spoils_is_skipped_by_both(two: Path) -> None:
+    ours, theirs = (torch.load(two / f"spoilt-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert [record["skipped"] for record in ours["recent"]] == [0, 1, 0]
+    assert ours["recent"] == theirs["recent"]
+    assert_same(ours["weights"], theirs["weights"])
+    assert all(bool(value.isfinite().all()) for value in ours["weights"].values())
 
 
 def test_clips_that_do_not_come_apart_evenly(two: Path) -> None:

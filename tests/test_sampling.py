@@ -98,7 +98,9 @@ def test_choose(model: WorldModel, caplog: pytest.LogCaptureFixture) -> None:
         choose(model, 1, profile="best")
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"precision": "int8"}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"steps": 1.5}, {"precision": "int8"}, {"stabilise": float("nan")}], ids=str
+)
 def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         Sampling(**wrong)
@@ -116,3 +118,19 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said] == [*PROFILES, "chosen:"]
     assert said[-1] == "chosen: quality"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "abacus"), "--device abacus: use cpu, cuda or auto"),
+        (("--device", "meta"), "--device meta: use cpu, cuda or auto"),
+        (("--device", "cuda:99"), "--device cuda:99: this machine has no such CUDA device"),
+        (("--rows", "0"), "rows=0: give at least 1"),
+        (("--rows", "-1"), "rows=-1: give at least 1"),
+    ],
+    ids=" ".join,
+)
+def test_commands_that_cannot_be(tmp_path: Path, options: tuple[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main([str(dream_folder(tmp_path) / "model"), *options])

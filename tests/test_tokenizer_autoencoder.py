@@ -138,7 +138,7 @@ def test_progress_shows_steps_and_rate(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_training_that_diverges_says_so() -> None:
-    with pytest.raises(FloatingPointError, match=r"lower small_autoencoder\.lr"):
+    with pytest.raises(InputError, match=r"last 10 steps were not finite: lower small_autoencoder\.lr"):
         quick_fit(small(small_autoencoder=replace(QUICK, lr=1e30)))
 
 

@@ -58,6 +58,7 @@ def compare(source: EpisodeStore, out: Path) -> None:
     if not processes().main:
         trainer_module.save_checkpoint = None  # type: ignore[assignment]
     trainer(source, out / "whole", READING).train(6, progress=False)
+    spoilt(source, out)
     refused = ""
     try:
         trainer(source, out / "refused", replace(BATCH, batch=6, accumulate=2))
@@ -65,6 +66,17 @@ def compare(source: EpisodeStore, out: Path) -> None:
         refused = str(error)
     (out / f"refused-{os.environ['RANK']}").write_text(refused)
     interrupted(source, out)
+
+
+def spoilt(source: EpisodeStore, out: Path) -> None:
+    """In the second of three steps one process alone has a gradient that is not finite."""
+    trained = trainer(source, out / "spoilt", BATCH)
+    spoils = torch.tensor(torch.nan if os.environ["RANK"] == "1" else 1.0)
+    hook = trained.model.backbone.position.register_hook(lambda g: g * spoils if trained.step == 1 else g)
+    trained.train(3, progress=False)
+    hook.remove()  # it would keep the connections
+    weights = {name: value.clone() for name, value in trained.model.state_dict().items()}
+    torch.save({"recent": trained.recent, "weights": weights}, out / f"spoilt-{os.environ['RANK']}.pt")
 
 
 def interrupted(source: EpisodeStore, out: Path) -> None:

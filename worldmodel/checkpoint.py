@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from worldmodel.atomic import replace
 from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.model import WorldModel
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -51,29 +50,45 @@ def load_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> C
     """Read a checkpoint folder. Every way in which it cannot be used is an `InputError` that names the file."""
     folder = Path(folder)
     meta = read_json(folder / CONFIG, "a world model checkpoint (made by train_wm.py or train_agent.py)")
-    if meta.get("format") != FORMAT:
+    if type(meta.get("format")) is not int or meta["format"] != FORMAT:
         raise InputError(
             f"{folder / CONFIG} has format {meta.get('format')!r}, this version reads {FORMAT}: train again"
         )
     missing = [key for key in ("model", "world", "step") if key not in meta]
     if missing:
         raise InputError(f"{folder / CONFIG} lacks {', '.join(missing)}: copy or train the checkpoint again")
+    for key, kind in (("model", dict), ("world", dict), ("step", int)):
+        if type(meta[key]) is not kind or (key == "step" and meta[key] < 0):
+            what = "a number of steps" if kind is int else "an object"
+            raise InputError(f"{folder / CONFIG}: {key} is {meta[key]!r:.60}, not {what}: copy the checkpoint again")
     try:
-        model = WorldModel(WorldModelConfig.from_dict(meta["model"]))
-    except (InputError, TypeError) as error:
+        config = WorldModelConfig.from_dict(meta["model"])
+        with torch.device("meta"):  # a few bytes of config could ask for any amount of memory
+            outline = WorldModel(config)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # of whatever an autoencoder is built from by `diffusers`
         raise InputError(f"{folder / CONFIG} describes no world model of this version: {error}") from error
     try:
         tensors = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
         raise InputError(f"{folder} has no {WEIGHTS}: the checkpoint is not complete, copy the whole folder") from error
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read ({error}): copy or train the checkpoint again") from error
-    load_weights(model, tensors, folder / WEIGHTS)
-    return Checkpoint(model.eval().to(device), meta["world"], int(meta["step"]), folder)
+    check_weights(outline, tensors, folder / WEIGHTS)
+    model = WorldModel(config)
+    model.load_state_dict(tensors)
+    return Checkpoint(model.eval().to(device), meta["world"], meta["step"], folder)
 
 
 def load_weights(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
     """Load weights that must fit exactly; name the first entry that does not."""
+    check_weights(module, tensors, source)
+    module.load_state_dict(tensors)
+
+
+def check_weights(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Raise an `InputError` that names the first entry in which `tensors` are not those of `module`."""
     own = module.state_dict()
     for name in sorted(set(own) | set(tensors)):
         have = tuple(tensors[name].shape) if name in tensors else "nothing"
@@ -83,18 +98,36 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], s
                 f"{source} does not fit this config: {name} is {have} in the file and {want} in the model; "
                 "use the config.json that was saved with it"
             )
-    module.load_state_dict(tensors)
 
 
-def read_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """A dictionary of tensors and plain values written by `torch.save`, read without running any of its code."""
-    try:
+def read_state(path: Path, device: torch.device, *keys: str) -> dict[str, Any]:
+    """A dictionary of tensors and plain values written by `torch.save`, read without running any of its code.
+
+    Raises InputError, naming the file, for anything else and where one of `keys` is missing.
+    """
+    with taking_up(path):
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, KeyError, UnpicklingError) as error:
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}): it is damaged; delete it to start this part again"
-        ) from error
+        if not isinstance(state, dict) or not state.keys() >= set(keys):
+            raise ValueError(f"it does not hold {', '.join(keys)}")
     return state
+
+
+@contextmanager
+def taking_up(path: Path) -> Iterator[None]:
+    """Whatever fails inside, where the content of `path` is read and used, is an `InputError` that names it.
+
+    A byte changed anywhere in a file of `torch.save` comes to light as an error of almost any kind.
+    """
+    try:
+        yield
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"{path} cannot be taken up ({type(error).__name__}: {said:.200}): it is damaged or of another version; "
+            "delete it to start this part again"
+        ) from error
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -103,18 +136,23 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path} does not exist: {path.parent} is not {what}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): {path.parent} is not {what}") from error
+    except (ValueError, RecursionError) as error:  # also of numbers too long, and of too many brackets
         raise InputError(f"{path} is not valid JSON ({error}): {path.parent} is not {what}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object: {path.parent} is not {what}")
     return value
 
 
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a new file beside `path`, then put it in place at once."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+def device_of(name: str) -> torch.device:
+    """The device of that name; `InputError` where there is none."""
     try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name}: use cpu, cuda or auto") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: use cpu, cuda or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: this machine has no such CUDA device that torch can use, use cpu")
+    return device

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, check_fields
 
 Scan = Literal["blockwise", "whole-frame", "none"]
 Target = Literal["x", "v", "eps"]
 Weight = Literal["velocity", "x", "eps", "sigmoid"]
 TokenizerKind = Literal["patches", "autoencoder"]
+
+LARGEST, DEEPEST = 2**24, 1000
+"""No size or count is above these, no number of layers or blocks above the second: a config file that is merely wrong
+must not fill the memory, nor build for hours."""
+
+
+def _check_sizes(config: WorldModelConfig | SmallAutoencoder, prefix: str = "") -> None:
+    check_fields(config, prefix)
+    for name, value in vars(config).items():
+        limit = DEEPEST if name in ("layers", "blocks") else LARGEST
+        if isinstance(value, int) and value > limit:
+            raise InputError(f"{prefix}{name}={value}: give at most {limit}")
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class SmallAutoencoder:
     """Learning rate of AdamW; rises over the first steps and falls to zero over all of them."""
 
     def __post_init__(self) -> None:
+        _check_sizes(self, "small_autoencoder.")
         for name in ("downsampling", "width", "blocks", "steps", "batch"):
             if getattr(self, name) < 1:
                 raise InputError(f"small_autoencoder.{name}={getattr(self, name)}: give at least 1")
@@ -138,13 +151,9 @@ class WorldModelConfig:
     """Share of training clips that teach it; each costs two forward passes more."""
 
     def __post_init__(self) -> None:
-        if self.scan not in get_args(Scan):
-            raise InputError(f"scan={self.scan!r} is not one of {get_args(Scan)}")
+        _check_sizes(self)
         if not 0 <= self.whitening <= 1:
             raise InputError(f"whitening={self.whitening}: give a number from 0 to 1")
-        for name, known in (("target", Target), ("weight", Weight), ("tokenizer", TokenizerKind)):
-            if getattr(self, name) not in get_args(known):
-                raise InputError(f"{name}={getattr(self, name)!r} is not one of {get_args(known)}")
         if self.tokenizer == "patches" and (self.autoencoder or self.architecture):
             raise InputError(f"autoencoder={self.autoencoder!r} is named but not used: add tokenizer='autoencoder'")
         if self.window is not None and self.window < 0:
@@ -153,7 +162,7 @@ class WorldModelConfig:
         for name in (*counts, "state_size", "head_dim", "expand", "features", "reward_horizon"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give at least 1")
-        for name in ("num_actions", "action_size", "pose_size"):
+        for name in ("num_actions", "action_size", "pose_size", "reward_weight", "noise_std"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)}: give 0 or more")
         if self.num_actions and self.action_size:
@@ -176,6 +185,8 @@ class WorldModelConfig:
                 f"weight={self.weight!r} with shortcut: it counts nothing at pure noise, where one step begins; use "
                 "weight='velocity' or 'x'"
             )
+        if not 0 < self.min_noise <= 1:
+            raise InputError(f"min_noise={self.min_noise}: give a noise level above 0 and up to 1")
         if self.window is not None and self.window % self.chunk:
             raise InputError(f"window={self.window} must be whole chunks of chunk={self.chunk} frames")
         if self.scan == "blockwise" and (not self.tiles or min(map(min, self.tiles)) < 1):
@@ -194,6 +205,8 @@ class WorldModelConfig:
             raise InputError(f"dim*expand={self.dim * self.expand} must be a multiple of head_dim={self.head_dim}")
         if self.conv < 2:
             raise InputError(f"conv={self.conv}: the scan's convolution needs a width of at least 2")
+        if self.dim * self.mlp_ratio < 1:
+            raise InputError(f"mlp_ratio={self.mlp_ratio}: give more, so that dim={self.dim} times it is at least 1")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -218,8 +231,8 @@ class WorldModelConfig:
         """Inverse of `to_dict`. An unknown key is an `InputError` that names it."""
         _check_keys(cls, values, "world model config")
         values = dict(values)
-        if "tiles" in values:
-            values["tiles"] = tuple((int(a), int(b)) for a, b in values["tiles"])
+        if isinstance(tiles := values.get("tiles"), list | tuple):
+            values["tiles"] = tuple(tuple(tile) if isinstance(tile, list) else tile for tile in tiles)
         if isinstance(small := values.get("small_autoencoder"), Mapping):
             _check_keys(SmallAutoencoder, small, "small_autoencoder of the world model config")
             values["small_autoencoder"] = SmallAutoencoder(**small)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import sys
+import types
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class InputError(ValueError):
@@ -15,6 +17,37 @@ class InputError(ValueError):
 
 class MissingExtraError(ImportError):
     """A package that an optional extra brings is not installed. The message names the `pip install` that brings it."""
+
+
+def check_fields(config: Any, prefix: str = "") -> None:
+    """Raise an `InputError` for the first field of a dataclass whose value is not what its annotation says.
+
+    What comes from a file may be anything. Numbers have to be finite.
+    """
+    for name, wanted in get_type_hints(type(config)).items():
+        if not _fits(value := getattr(config, name), wanted):
+            kind = f"one of {get_args(wanted)}" if get_origin(wanted) is Literal else _WORDS.get(wanted, str(wanted))
+            raise InputError(f"{prefix}{name}={value!r:.80}: give {kind}")
+
+
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text"}
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    origin, inner = get_origin(wanted), get_args(wanted)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        inner = inner[:1] * len(value) if inner[-1] is ... else inner
+        return len(value) == len(inner) and all(map(_fits, value, inner))
+    if wanted is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and -sys.float_info.max <= value <= sys.float_info.max
+    return type(value) is int if wanted is int else isinstance(value, wanted)
 
 
 def require(module: str, extra: str, purpose: str) -> Any:

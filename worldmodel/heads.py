@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+LIMIT = 10.0
+"""Deviations from the mean at which standardised values end: what never moved in training would else be multiplied by a
+thousand where it moves for the first time."""
+
 
 class TwoHot(nn.Module):
     """Scalars as a distribution over fixed bins (DreamerV3, section "Critic learning"): symmetric, symlog-spaced.
@@ -140,7 +144,7 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., size) -> (..., size)."""
-        return (x - self.mean) / (self.variance.sqrt() + self.floor)
+        return ((x - self.mean) / (self.variance.sqrt() + self.floor)).clamp(-LIMIT, LIMIT)
 
 
 def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 1) -> nn.Sequential:

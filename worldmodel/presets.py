@@ -127,7 +127,7 @@ def matched(config: WorldModelConfig, wanted: int) -> WorldModelConfig:
     # A unit of hidden width costs a row, a column and a bias in every layer.
     unit = layers * (2 * config.dim + 1)
     hidden = int(config.dim * config.mlp_ratio) + round((wanted - parameters(deep)) / unit)
-    found = replace(deep, mlp_ratio=hidden / config.dim)
+    found = replace(deep, mlp_ratio=max(1, hidden) / config.dim)
     if hidden < 1 or abs(parameters(found) / wanted - 1) > 0.01:
         raise InputError(f"no depth of this variant has {wanted} parameters within 1 %: choose a deeper configuration")
     return found

@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import tyro
 from torch import Tensor
 
-from worldmodel.checkpoint import load_checkpoint
+from worldmodel.checkpoint import device_of, load_checkpoint
 from worldmodel.drawing import Generators
-from worldmodel.errors import InputError, MissingExtraError
+from worldmodel.errors import InputError, MissingExtraError, check_fields
 from worldmodel.memory import Memory
 from worldmodel.model import Imagined, WorldModel
 from worldmodel.shortcut import halvings_of
@@ -48,8 +48,7 @@ class Sampling:
     """Noise level that dreamt frames are declared to have once they are in memory (Chen et al. 2024, section 3.3)."""
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise InputError(f"precision={self.precision!r} is not one of {get_args(Precision)}")
+        check_fields(self)
         if self.steps < 1:
             raise InputError(f"steps={self.steps}: give at least 1 denoising step")
 
@@ -141,6 +140,8 @@ class Measured:
 @torch.no_grad()
 def measure(model: WorldModel, name: str, rows: int, *, calls: int = 10) -> Measured:
     """Dream `calls` times under a profile, after two calls to warm up."""
+    if rows < 1:
+        raise InputError(f"rows={rows}: give at least 1 dream")
     sampling = named(name, model)
     sampler, config = Sampler(model, sampling), model.config
     lead = (rows,) if config.chunk == 1 else (rows, config.chunk)
@@ -212,13 +213,13 @@ class Options:
     target_fps: float | None = None
     """Frames per second that every dream should get; the best profile that reaches it is named."""
     device: str = "cpu"
-    """Where to dream: cpu or cuda."""
+    """Where to dream: cpu, cuda, or auto for CUDA where there is one."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Print what every profile reaches, and the choice."""
     options = tyro.cli(Options, args=args)
-    model = load_checkpoint(options.checkpoint, options.device).model
+    model = load_checkpoint(options.checkpoint, device_of(options.device)).model
     for name in PROFILES:
         measured = measure(model, name, options.rows)
         s = measured.sampling

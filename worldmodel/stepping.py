@@ -6,7 +6,7 @@ import copy
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
@@ -19,6 +19,11 @@ from tqdm import tqdm
 
 KEPT = 100
 """Steps whose figures are kept for the mean that a run reports."""
+SAVING = 0.03
+"""Largest share of the time that goes into saving at intervals."""
+
+Figures = Mapping[str, Tensor | float]
+"""What a step reports, as scalars; those of a device stay there until they are looked at."""
 
 
 class Stepwise(Protocol):
@@ -27,14 +32,14 @@ class Stepwise(Protocol):
     step: int
     whole: bool
     """False while a step has begun to change what `save` writes, and has not ended."""
-    recent: list[dict[str, Tensor]]
+    recent: list[dict[str, float]]
 
     def prepare(self) -> None:
         """What comes before the first step; nothing when that has been done."""
         ...
 
-    def train_step(self) -> dict[str, Tensor]:
-        """One step; returns its figures as scalar tensors.
+    def train_step(self) -> Figures:
+        """One step; returns its figures.
 
         One that fails before it has changed what `save` writes can be done again with the same result.
         """
@@ -65,12 +70,19 @@ def run_steps(
     """Bring `work` to step `until` and save it; returns means over the last hundred steps at most.
 
     An interruption takes effect between two steps, of all processes the same two, and saves before it is passed on;
-    half a step is never saved. `units` of `unit` are done by a step; figures named in `shown` stand beside the bar, all
-    go to TensorBoard under `name` every `every` steps.
+    half a step is never saved. Else it is saved every `save_seconds`, or as seldom as makes that 3 % of the time; with
+    0 after every step. `units` of `unit` are done by a step; figures named in `shown` stand beside the bar, all go to
+    TensorBoard under `name` every `every` steps.
     """
     if not work.whole:
         raise RuntimeError("a step was cut off in the middle: make this object anew, it continues from what is saved")
-    saved = time.monotonic()
+    saved, pause = time.monotonic(), save_seconds
+    pending: list[Figures] = []
+
+    def settle() -> None:
+        work.recent = [*work.recent, *settled(pending)][-KEPT:]
+        pending.clear()
+
     bar = tqdm(
         total=until * units,
         initial=work.step * units,
@@ -88,20 +100,24 @@ def run_steps(
                 stop = work.agree(interrupts.came)
                 if stop:
                     break
-                work.recent = [*work.recent[1 - KEPT :], work.train_step()]
+                pending.append(work.train_step())
                 bar.update(units)
                 if work.step % every == 0:
+                    settle()
                     means = mean_of(work.recent[-every:])
                     bar.set_postfix({key: f"{means[key]:.3f}" for key in shown}, refresh=False)
                     for key, value in means.items() if writer else ():
                         assert writer is not None
                         writer.add_scalar(f"{name}/{key}", value, work.step)
-                if time.monotonic() - saved > save_seconds:
+                if (begin := time.monotonic()) - saved > pause:
+                    settle()
                     work.save()
                     saved = time.monotonic()
+                    pause = max(save_seconds, (saved - begin) / SAVING) if save_seconds else 0.0
         finally:
             bar.close()
             if work.whole:
+                settle()
                 work.save()
         # Asked once more, so that no process leaves before the one that writes has written.
         if work.agree(interrupts.came or stop):
@@ -109,9 +125,23 @@ def run_steps(
     return mean_of(work.recent)
 
 
-def mean_of(records: Sequence[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean of every entry over records of scalars."""
-    return {k: float(torch.stack([r[k] for r in records]).mean()) for k in records[0]} if records else {}
+def settled(records: Sequence[Figures]) -> list[dict[str, float]]:
+    """The records as plain numbers. What lies on a device comes from there at once: each look waits for all its work.
+
+    Raises TypeError or ValueError for anything else, as a damaged file may hold it.
+    """
+    there = [value for record in records for value in record.values() if isinstance(value, Tensor)]
+    found = iter(torch.stack(there).tolist() if there else ())
+    return [
+        {name: next(found) if isinstance(value, Tensor) else float(value) for name, value in record.items()}
+        for record in records
+    ]
+
+
+def mean_of(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of every entry over the records that have it."""
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: float(np.mean([r[name] for r in records if name in r])) for name in names}
 
 
 class Interrupts:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from worldmodel.checkpoint import replace
+from worldmodel.atomic import replace
 from worldmodel.errors import InputError, require
 
 Pixels = npt.NDArray[np.uint8]

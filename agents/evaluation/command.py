@@ -23,9 +23,9 @@ from agents.loop import EVALUATION_SEEDS
 from agents.report.page import plain
 from agents.run import write_json
 from envs.factory import EnvConfig
-from worldmodel.checkpoint import replace as write_atomically
+from worldmodel.atomic import replace as write_atomically
+from worldmodel.checkpoint import device_of
 from worldmodel.errors import InputError, require
-from worldmodel.evaluation.command import device_of
 
 RESULTS, REPORT, CURVES, GAP = "results.json", "report.md", "curves", "imagined"
 

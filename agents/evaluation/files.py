@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from agents.evaluation.real import Evaluation
-from worldmodel.checkpoint import replace
+from worldmodel.atomic import replace
 from worldmodel.errors import InputError
 
 EPISODES, EVALUATIONS, MONITOR = "episodes.csv", "evaluations.npz", "0.monitor.csv"

@@ -9,7 +9,7 @@ from typing import Any
 
 from agents.evaluation.curves import Axis, Method, Metric, band, lines
 from agents.report.plots import COLORS, styled, to_svg
-from worldmodel.checkpoint import replace
+from worldmodel.atomic import replace
 from worldmodel.errors import InputError, require
 
 AXES: Mapping[Axis, tuple[str, float]] = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from agents.report.plots import Curve, number, plot_curves, plot_returns
 from agents.statistics import Interval
-from worldmodel.checkpoint import replace
+from worldmodel.atomic import replace
 from worldmodel.errors import InputError
 
 PAGE, RESULTS = "index.html", "results.json"

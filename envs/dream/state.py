@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
-from worldmodel.checkpoint import replace
+from worldmodel.atomic import replace
 from worldmodel.errors import InputError
 
 _KEY, _FORMAT = "lssvwm_dream_state", 1

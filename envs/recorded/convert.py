@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from envs.recorded.interface import NONE, RECORDED, ReadOptions, Recording, Source
 from envs.recorded.journal import Done, Journal, opened
+from worldmodel.atomic import sync_folder
 from worldmodel.episodes.data import check_episode
 from worldmodel.episodes.files import SUFFIX, header_of, write_episode
 from worldmodel.errors import InputError
@@ -137,6 +138,7 @@ def _convert(
         with deferred_interrupts() as interrupt:  # the episodes of a source appear together, and are noted
             for path in sorted(staging.iterdir()):
                 path.replace(store / path.name)
+            sync_folder(store)
             journal.add(done)
         interrupt()
     return done

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 import time
 import uuid
@@ -18,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worldmodel.atomic import replace
 from worldmodel.episodes.data import KEYS, NO_ACTION, Episode, check_episode
 from worldmodel.errors import InputError
 
@@ -55,21 +55,13 @@ def write_episode(root: Path, episode: Episode, *, compress: bool = True, name: 
     arrays: dict[str, Any] = {**episode.arrays()}
     name = name or f"{time.time_ns():020d}-{uuid.uuid4().hex}-{len(episode.image)}{SUFFIX}"
     save = np.savez_compressed if compress else np.savez
-    path, partial = root / name, root / f".{name}.partial"
-    try:
-        with partial.open("xb") as file:
+
+    def write(partial: Path) -> None:
+        with partial.open("xb") as file:  # an open file, or numpy appends .npz to the name
             save(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(root, os.O_RDONLY)  # the new name is on disk only when its folder is
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return path
+
+    replace(root / name, write)
+    return root / name
 
 
 def read_header(path: Path) -> Header:

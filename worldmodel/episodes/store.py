@@ -224,7 +224,13 @@ class EpisodeStore:
                     f"{self.root / name}: '{key}' is asked for as pose, but there is no such extra of numbers with "
                     f"one entry per frame; it has {sorted(episode.extras)}: record with extra_obs, or name others"
                 )
-            parts.append(part.reshape(len(part), -1).astype(np.float32))
+            with np.errstate(over="ignore"):  # said below
+                parts.append(part.reshape(len(part), -1).astype(np.float32))
+            if not np.isfinite(parts[-1]).all():
+                raise InputError(
+                    f"{self.root / name}: '{key}' is asked for as pose, but is not finite in all frames: leave this "
+                    "episode out, or name other extras"
+                )
         return np.concatenate(parts, axis=1)
 
     def _set_index(self, index: dict[str, Header], *, checked: bool = False) -> None:

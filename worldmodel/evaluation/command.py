@@ -14,6 +14,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from worldmodel.checkpoint import device_of
 from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.evaluation import report
@@ -210,17 +211,6 @@ def described(model: Model, options: Options) -> dict[str, Any]:
     windows = draw_windows(model.store, options.clips, length, np.random.default_rng(options.seed))
     heads = judge_heads_on_real(model.checkpoint.model, read_windows(model.store, windows), rows=options.rows)
     return {**describe(model), "heads_on_real_frames": heads.to_dict()}
-
-
-def device_of(name: str) -> torch.device:
-    """The device of that name; `InputError` where there is none."""
-    try:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"--device {name}: use cpu, cuda or auto") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: this machine has no CUDA device that torch can use, use cpu")
-    return device
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from worldmodel.checkpoint import replace
+from worldmodel.atomic import replace
 from worldmodel.errors import require
 from worldmodel.evaluation.judging import Judged
 from worldmodel.evaluation.metrics import Band, FloatArray, bootstrap

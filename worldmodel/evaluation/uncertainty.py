@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import tyro
 
-from worldmodel.checkpoint import replace
+from worldmodel.atomic import replace
+from worldmodel.checkpoint import device_of
 from worldmodel.errors import InputError, MissingExtraError, require
 from worldmodel.evaluation.calibration import KINDS, Observed, judge, watch
 from worldmodel.evaluation.clips import draw_windows, read_windows
-from worldmodel.evaluation.command import device_of
 from worldmodel.evaluation.judging import trial_for
 from worldmodel.evaluation.models import Model, describe, load_models, versions
 from worldmodel.evaluation.report import COLORS, REFERENCE, aligned, number, write_results

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Self
 
@@ -12,12 +11,14 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from worldmodel.config import SmallAutoencoder, WorldModelConfig
+from worldmodel.errors import InputError
+from worldmodel.gradients import Skipping
 from worldmodel.tokenizer.blueprint import (
-    Blueprint,
     build,
     completed,
     latent_shape,
     load_pretrained,
+    parsed,
     raw_frames,
     raw_latents,
 )
@@ -45,9 +46,14 @@ class AutoencoderTokenizer(nn.Module):
         config = completed(config)
         self.grid, self.channels, self.size = config.grid, config.latent_channels, (config.height, config.width)
         self.pretrained, self.small = config.autoencoder, config.small_autoencoder
-        self.blueprint: Blueprint = json.loads(config.architecture)
+        self.blueprint = parsed(config.architecture)
         shape = latent_shape(self.blueprint)
         self.side = config.patch // shape.downsampling  # latents along the side of a token
+        if (config.patch, config.latent_channels) != (shape.downsampling * self.side, shape.channels * self.side**2):
+            raise InputError(
+                f"patch={config.patch} and latent_channels={config.latent_channels} are not those of architecture, "
+                f"whose latents have {shape.channels} numbers for {shape.downsampling} pixels: copy the config again"
+            )
         self.chunk = max(1, CHUNK_PIXELS // (config.height * config.width))  # frames
         self.autoencoder = build(self.blueprint).requires_grad_(False)
         self.register_buffer("mean", torch.zeros(shape.channels))
@@ -139,16 +145,17 @@ def train_small(autoencoder: nn.Module, frames: Tensor, config: SmallAutoencoder
         optimizer, lambda step: min(1.0, (step + 1) / WARMUP) * (1 - step / config.steps)
     )
     autoencoder.train()
+    skipping = Skipping("lower small_autoencoder.lr")
     with tqdm(total=config.steps, desc="autoencoder", unit="step", disable=not progress) as bar:
         for step in range(config.steps):
+            skipping.check()
             chosen = torch.randint(len(frames), (config.batch,), generator=generator)
             pixels = to_pixels(frames[chosen.to(frames.device)].to(first.device), first.dtype)
             loss = functional.mse_loss(raw_frames(autoencoder, raw_latents(autoencoder, pixels)), pixels)
             torch.autograd.backward(loss)
             norm = nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
-            if not torch.isfinite(norm):
-                raise FloatingPointError(f"the gradient is not finite at step {step}; lower small_autoencoder.lr")
-            optimizer.step()
+            if skipping.usable(norm):
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
             bar.update()

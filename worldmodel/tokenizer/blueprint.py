@@ -50,6 +50,17 @@ def completed(config: WorldModelConfig) -> WorldModelConfig:
     return replace(config, architecture=json.dumps(blueprint, sort_keys=True), latent_channels=channels)
 
 
+def parsed(architecture: str) -> Blueprint:
+    """The blueprint that stands in a config as JSON."""
+    try:
+        blueprint = json.loads(architecture)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"architecture is no JSON ({error}): copy the config again, or leave it empty") from error
+    if not isinstance(blueprint, dict) or "_class_name" not in blueprint:
+        raise InputError(f"architecture={architecture!r:.80} names no _class_name: copy the config again")
+    return blueprint
+
+
 def small_blueprint(config: WorldModelConfig) -> Blueprint:
     """An `AutoencoderDC` that keeps `latent_channels` numbers per token.
 

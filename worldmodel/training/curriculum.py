@@ -41,6 +41,15 @@ class Curriculum(NamedTuple):
             step -= stage.steps
         return self.stages[-1].length
 
+    def agrees(self, other: Curriculum, until: int) -> bool:
+        """Whether both give all steps before `until` clips of the same length."""
+        starts = {0, *(sum(s.steps for s in one.stages[:n]) for one in (self, other) for n in range(len(one.stages)))}
+        return all(self.length(step) == other.length(step) for step in starts if step < until)
+
+    def begins(self, other: Curriculum) -> bool:
+        """Whether `other` has these stages first."""
+        return other.stages[: len(self.stages)] == self.stages
+
 
 def _stage(part: str, text: str) -> Stage:
     match = _STAGE.fullmatch(part)

@@ -20,7 +20,8 @@ from tqdm import trange
 
 from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.retrace import led_here
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, check_fields
+from worldmodel.gradients import Skipping
 from worldmodel.model import WorldModel, future_rewards
 
 ROWS, SEGMENT = 16, 64
@@ -51,6 +52,7 @@ class HeadsConfig:
     """Weight decay of AdamW."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "heads.")
         if self.steps < 0:
             raise InputError(f"heads.steps={self.steps}: give 0 or more")
         if not 0 <= self.dropout < 1:
@@ -96,11 +98,17 @@ def fit_heads(
     examples = collect(model, store, config, np.random.default_rng((seed, 0)), progress=progress, between=between)
     examples = Examples(**{name: value.to(model.device) for name, value in vars(examples).items()})
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    learnt = [parameter for part in model.heads for parameter in part.parameters()]
+    fixed = [p.requires_grad for p in learnt]
     try:
         return _fit(model, examples, config, torch.Generator().manual_seed(seed), progress, between)
     except BaseException:
         model.load_state_dict(before)
         raise
+    finally:
+        for parameter, required in zip(learnt, fixed, strict=True):
+            parameter.grad = None
+            parameter.requires_grad_(required)
 
 
 def _fit(
@@ -117,7 +125,6 @@ def _fit(
     spread = (examples.inputs - readout.standardise.mean).square()
     readout.standardise.variance.copy_((share * spread).sum(0))
     learnt = [parameter for part in model.heads for parameter in part.parameters()]
-    fixed = [p.requires_grad for p in learnt]
     optimizer = torch.optim.AdamW(learnt, lr=config.lr, weight_decay=config.weight_decay)
     groups = [group for kind in range(3) if len(group := torch.nonzero(examples.kind == kind)[:, 0])]
     # How much more often a frame was recorded than it is drawn.
@@ -125,11 +132,13 @@ def _fit(
     counts = examples.weight * drawn[examples.kind]
     counts = counts / torch.stack([counts[group].mean() for group in groups]).mean()
     recent: list[Tensor] = []
+    skipping = Skipping("lower heads.lr")
     with torch.enable_grad():
         for parameter in learnt:
             parameter.requires_grad_(True)
         for step in trange(config.steps + config.calibration, desc="heads", unit="step", disable=not progress):
             between()
+            skipping.check()
             rows = torch.cat([draw(group, config.batch // len(groups), generator) for group in groups])
             inputs = readout.standardise(examples.inputs[rows])
             stays = torch.rand(inputs.shape, generator=generator) >= config.dropout
@@ -144,12 +153,9 @@ def _fit(
             )
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(reward + termination)
-            nn.utils.clip_grad_norm_(learnt, 1.0)
-            optimizer.step()
-            recent = [*recent[-99:], torch.stack([reward, termination]).detach()]
-    for parameter, before in zip(learnt, fixed, strict=True):
-        parameter.grad = None
-        parameter.requires_grad_(before)
+            if skipping.usable(nn.utils.clip_grad_norm_(learnt, 1.0)):
+                optimizer.step()
+                recent = [*recent[-99:], torch.stack([reward, termination]).detach()]
     reward, termination = torch.stack(recent).mean(0).tolist()
     return {"heads_reward": reward, "heads_termination": termination, "heads_frames": float(len(examples.kind))}
 

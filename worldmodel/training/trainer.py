@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.checkpoint import read_state, replace, save_checkpoint
+from worldmodel.atomic import replace
+from worldmodel.checkpoint import read_state, save_checkpoint, taking_up
 from worldmodel.diffusion import Draw
 from worldmodel.drawing import row_generators
 from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
 from worldmodel.errors import InputError
+from worldmodel.gradients import Skipping
 from worldmodel.model import Counts, Losses, WorldModel
-from worldmodel.stepping import deferred_interrupts, run_steps
+from worldmodel.stepping import Figures, deferred_interrupts, run_steps, settled
 from worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
+from worldmodel.training.curriculum import Curriculum
 from worldmodel.training.heads import HeadsConfig, fit_heads
 from worldmodel.training.optimizers import make_optimizers, rate
 from worldmodel.training.processes import processes
@@ -73,7 +76,8 @@ class Trainer:
         self.optimizers = make_optimizers(model, config)
         self.step, self.whole, self.progress = 0, True, False
         self.fitted: dict[str, float] = {}  # when the heads were fitted last, and how well
-        self.recent: list[dict[str, Tensor]] = []
+        self.recent: list[dict[str, float]] = []
+        self.skipping = Skipping("resume to try others, or train anew with lower muon_lr and adam_lr, or in float32")
         clips = StepClips(source, config.seed, self.rows, config.stages.length)
         self.loader = ClipLoader(clips, config.workers, pin=model.device.type == "cuda")
         if (out / STATE).exists():
@@ -123,33 +127,42 @@ class Trainer:
             self.processes.wait()
         return dict(self.fitted)
 
-    def train_step(self) -> dict[str, Tensor]:
-        """One optimiser step; returns losses and the gradient norm as scalar tensors."""
+    def train_step(self) -> Figures:
+        """One optimiser step; returns its losses and gradient norm, unless it was skipped as that is not finite."""
+        self.skipping.check()
         self.model.train()
         parts = self.parts()
         self.whole = False
         losses = self.backward(parts)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the gradient is not finite at step {self.step}; lower muon_lr and adam_lr")
+        # The same in all processes, whose gradients have been averaged.
+        usable = self.skipping.usable(norm)
         share, length = rate(self.step, self.config), parts[0].clips.mask.shape[1]
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * share
-            optimizer.step()
+            if usable:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        self.model.readout.standardise.update(self.processes.total)
+        if usable:
+            self.model.readout.standardise.update(self.processes.total)
+        else:
+            self.model.readout.standardise.pending = None
         self.step += 1
         self.update_average()
         self.whole = True
-        figures = {
-            "loss": losses.total,
-            "diffusion": losses.diffusion,
-            "reward": losses.reward,
-            "termination": losses.termination,
-            "grad_norm": norm.detach(),
-        }
-        return figures | ({"length": torch.tensor(float(length))} if self.config.curriculum else {})
+        figures: dict[str, Tensor | float] = {"skipped": float(not usable)}
+        if self.config.curriculum:
+            figures["length"] = float(length)
+        if usable:
+            figures |= {
+                "loss": losses.total,
+                "diffusion": losses.diffusion,
+                "reward": losses.reward,
+                "termination": losses.termination,
+                "grad_norm": norm.detach(),
+            }
+        return figures
 
     def parts(self) -> list[Part]:
         """This process's share of the step's clips, in the parts that are computed one after the other."""
@@ -224,13 +237,18 @@ class Trainer:
         """Continue from `training.pt`; refuses one of another configuration, naming what differs."""
         path = self.out / STATE
         state = read_state(path, self.model.device)
-        check_same(path, state["model_config"], self.model.config.to_dict())
-        check_same(path, state["config"], asdict(self.config), but=MAY_CHANGE)
-        self.step, self.fitted, self.recent = state["step"], state["fitted"], state["recent"]
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        with taking_up(path):
+            check_same(path, state["model_config"], self.model.config)
+            but = MAY_CHANGE
+            done = Curriculum.parse(state["config"]["curriculum"], state["config"]["length"])
+            if done.agrees(self.config.stages, max(1, state["step"])):
+                but += ("curriculum",)  # what lies behind is as it would have been
+            check_same(path, state["config"], self.config, but=but)
+            self.step, self.fitted, self.recent = state["step"], state["fitted"], settled(state["recent"])
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
 
 
 def compile_layers(model: WorldModel) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
+from worldmodel.atomic import replace
 from worldmodel.errors import InputError
 
 _FLAGS = ("-O2", "-shared", "-fPIC", "-fvisibility=hidden")
@@ -65,5 +66,5 @@ def build_shim(compiler: str = "gcc") -> Path:
                 f"{program} cannot compile the shim of Minetest environments: run `make minecraft`, or apt-get install "
                 f"--no-install-recommends gcc libc6-dev libgl-dev libx11-dev\n{done.stderr[-2000:]}"
             )
-        os.replace(result, library)
+        replace(library, lambda path: shutil.copyfile(result, path))
     return library
