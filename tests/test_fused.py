@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worldmodel.layers.fused import convolve_silu, gated_rms_norm, gelu, rotate
+from worldmodel.layers.fused import convolve_silu, gated_rms_norm, gelu, rms_norm, rotate
 from worlds import generator
 
 
@@ -37,7 +37,12 @@ CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[
     "convolution": (convolve_silu, convolved, [(2, 3, 6), (2, 5, 6), (6, 4), (6,)]),
     "convolution of one token": (convolve_silu, convolved, [(2, 3, 6), (2, 1, 6), (6, 4), (6,)]),
     "narrow convolution": (convolve_silu, convolved, [(2, 1, 6), (2, 4, 6), (6, 2), (6,)]),
-    "norm": (lambda *v: gated_rms_norm(*v, 1e-5), normed, [(2, 4, 6), (2, 4, 6), (6,)]),
+    "norm": (
+        lambda *v: rms_norm(*v, 1e-5),
+        lambda x, weight: functional.rms_norm(x, weight.shape, weight, 1e-5),
+        [(2, 4, 6), (6,)],
+    ),
+    "gated norm": (lambda *v: gated_rms_norm(*v, 1e-5), normed, [(2, 4, 6), (2, 4, 6), (6,)]),
     "rotation": (
         lambda x, angles: rotate(x, angles.detach().cos(), angles.detach().sin()),
         lambda x, angles: turned(x, angles.detach()),

@@ -136,9 +136,9 @@ def test_clone_shares_nothing(memories: tuple[Memory, Memory]) -> None:
 
 def test_detach() -> None:
     model, source = random_model(BOTH, 0), generator(1)
-    _, memory = model.observe(
-        random_frames(BOTH, 2, 3, source=source), random_actions(BOTH, 2, 3, source=source), model.empty(2)
-    )
+    latents = model.encode(random_frames(BOTH, 2, 3, source=source))
+    actions = random_actions(BOTH, 2, 3, source=source)
+    memory = model.backbone(latents, torch.zeros(2, 3, dtype=latents.dtype), actions, model.empty(2)).memory
     assert any(tensor.requires_grad for tensor in memory.state_dict().values())
     cut = memory.detach()
     assert not any(tensor.requires_grad for tensor in cut.state_dict().values())

@@ -303,7 +303,7 @@ def test_a_state_that_is_none_is_named(
     six_steps: Trainer, store: EpisodeStore, tmp_path: Path, damage: Callable[[dict[str, Any]], Any]
 ) -> None:
     torch.save(damage(torch.load(six_steps.out / STATE, weights_only=True)), tmp_path / STATE)
-    with pytest.raises(InputError, match=r"training\.pt cannot be taken up.*delete it"):
+    with pytest.raises(InputError, match=r"training\.pt cannot be read.*delete it"):
         trainer(store, tmp_path)
 
 
@@ -312,7 +312,7 @@ def test_a_damaged_state_is_named(six_steps: Trainer, tmp_path: Path) -> None:
     content, path, random = (six_steps.out / STATE).read_bytes(), tmp_path / STATE, np.random.default_rng(0)
     for keep in np.linspace(0, 0.999, 60):
         path.write_bytes(content[: int(len(content) * keep)])
-        with pytest.raises(InputError, match=r"training\.pt cannot be taken up.*delete it"):
+        with pytest.raises(InputError, match=r"training\.pt cannot be read.*delete it"):
             read_state(path, torch.device("cpu"))
     for _ in range(200):
         changed = bytearray(content)

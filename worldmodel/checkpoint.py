@@ -125,7 +125,7 @@ def taking_up(path: Path) -> Iterator[None]:
     except Exception as error:
         said = " ".join(str(error).split())
         raise InputError(
-            f"{path} cannot be taken up ({type(error).__name__}: {said:.200}): it is damaged or of another version; "
+            f"{path} cannot be read ({type(error).__name__}: {said:.200}): it is damaged or of another version; "
             "delete it to start this part again"
         ) from error
 

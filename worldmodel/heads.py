@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from worldmodel.layers.fused import rms_norm
+
 LIMIT = 10.0
 """Deviations from the mean at which standardised values end: what never moved in training would else be multiplied by a
 thousand where it moves for the first time."""
@@ -52,6 +54,17 @@ class TwoHot(nn.Module):
         return -(self.encode(values) * functional.log_softmax(logits.to(self.bins.dtype), -1)).sum(-1)
 
 
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm` with eps 1e-5, by `layers.fused`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return rms_norm(x, self.weight, 1e-5)
+
+
 class Readout(nn.Module):
     """All tokens of a frame, and what the tiles of every scan recalled there, to one feature vector.
 
@@ -67,7 +80,7 @@ class Readout(nn.Module):
         self.squeeze = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, narrow), nn.SiLU())
         widths = [max(4, 256 // tiles) for tiles, _ in scans]
         self.recalls = nn.ModuleList(
-            nn.Sequential(nn.RMSNorm(channels, eps=1e-5), nn.Linear(channels, width))
+            nn.Sequential(RMSNorm(channels), nn.Linear(channels, width))
             for (_, channels), width in zip(scans, widths, strict=True)
         )
         inputs = tokens * narrow + sum(tiles * width for (tiles, _), width in zip(scans, widths, strict=True))

@@ -105,8 +105,8 @@ class BlockwiseMamba(nn.Module):
             in_place=in_place,
             choice=self.choice,
         )
-        recall = answers.flatten(2).unflatten(1, (frames, -1)).mean(2)  # of a frame's tokens in the tile
-        recall = recall.unflatten(0, (b, self.tiles)).transpose(1, 2)
+        recall = answers.reshape(b, self.tiles, frames, -1, self.inner)
+        recall = (recall.mean(3) if recall.shape[3] > 1 else recall[:, :, :, 0]).transpose(1, 2)
         y = torch.addcmul(answers, self.D[:, None], values)
         out = self.project_out(gated_rms_norm(y.flatten(2), gate, self.norm.weight, 1e-5))
         if advance:

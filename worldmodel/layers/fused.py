@@ -108,7 +108,7 @@ class _GatedRMSNorm(torch.autograd.Function):
         share = gate.sigmoid()
         open_ = share * gate
         gated = open_ * x
-        scale = torch.linalg.vecdot(gated, gated).div_(x.shape[-1]).add_(eps).rsqrt_()[..., None]
+        scale = _inverse_rms(gated, eps)
         ctx.save_for_backward(x, weight, share, open_, scale)
         return gated.mul_(scale).mul_(weight)
 
@@ -116,13 +116,42 @@ class _GatedRMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, share, open_, scale = ctx.saved_tensors
-        normed = (open_ * x).mul_(scale)
-        of_weight = (normed * gradient).sum(tuple(range(x.ndim - 1)))
-        inner = gradient * weight
-        along = torch.linalg.vecdot(inner, normed).div_(-x.shape[-1])[..., None]
-        inner.addcmul_(normed, along).mul_(scale)  # what reaches x * silu(gate)
+        inner, of_weight = _of_norm(gradient, (open_ * x).mul_(scale), weight, scale)
         slope = torch.addcmul(share, open_, 1 - share)
         return inner * open_, slope.mul_(x).mul_(inner), of_weight, None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm of x over the last axis, times weight."""
+    if not _here(x):
+        return functional.rms_norm(x, weight.shape, weight, eps)
+    return _applied(_RMSNorm, x, weight, eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = _inverse_rms(x, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        return *_of_norm(gradient, x * scale, weight, scale), None
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    return torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(eps).rsqrt_()[..., None]
+
+
+def _of_norm(gradient: Tensor, normed: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients with respect to what was normed, and to the weight."""
+    of_weight = (normed * gradient).sum(tuple(range(normed.ndim - 1)))
+    inner = gradient * weight
+    along = torch.linalg.vecdot(inner, normed).div_(-normed.shape[-1])[..., None]
+    return inner.addcmul_(normed, along).mul_(scale), of_weight
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -56,8 +56,12 @@ class PatchTokenizer(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (..., h, w, 3) uint8 -> latents (..., S, C) of about unit variance."""
         check_fitted(self.fitted)
-        flat = (self._patches(frames.reshape(-1, *frames.shape[-3:])) - self.mean) @ self.basis / self.scale
-        return flat.reshape(*frames.shape[:-3], *flat.shape[1:])
+        basis = self.basis / self.scale
+        # What centres pixels is linear too, and far smaller once it is projected.
+        offset = (1 + self.mean) @ basis
+        pixels = self._cut(frames.reshape(-1, *frames.shape[-3:])).to(basis.dtype)
+        flat = torch.addmm(offset, pixels.flatten(0, 1), basis / 127.5, beta=-1)
+        return flat.view(*frames.shape[:-3], -1, flat.shape[-1])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (..., S, C) -> frames (..., h, w, 3) uint8."""
@@ -70,7 +74,11 @@ class PatchTokenizer(nn.Module):
 
     def _patches(self, frames: Tensor) -> Tensor:
         """(N, h, w, 3) uint8 -> (N, S, pixels) in [-1, 1]."""
+        return self._cut(frames).to(self.mean.dtype) / 127.5 - 1
+
+    def _cut(self, frames: Tensor) -> Tensor:
+        """(N, h, w, 3) uint8 -> (N, S, pixels) uint8."""
         (rows, columns), p = self.grid, self.patch
         check_frames(frames, (rows * p, columns * p))
-        x = frames.to(self.mean.dtype) / 127.5 - 1
-        return x.view(-1, rows, p, columns, p, 3).permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, p * p * 3)
+        x = frames.reshape(-1, rows, p, columns, p, 3)
+        return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, rows * columns, p * p * 3)
