@@ -143,14 +143,15 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    return torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(eps).rsqrt_()[..., None]
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 def _of_norm(gradient: Tensor, normed: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients with respect to what was normed, and to the weight."""
     of_weight = (normed * gradient).sum(tuple(range(normed.ndim - 1)))
     inner = gradient * weight
-    along = torch.linalg.vecdot(inner, normed).div_(-normed.shape[-1])[..., None]
+    along = (inner * normed).sum(-1, keepdim=True).div_(-normed.shape[-1])
     return inner.addcmul_(normed, along).mul_(scale), of_weight
 
 
