@@ -133,7 +133,9 @@ class ExactModel:
         ended = (cells == GOAL).float()
         return Features(self.look(cells), ended, ended, inputs=self.look(cells)), Memory((), cells[:, -1])
 
-    def imagine(self, actions: Tensor, memory: Memory, *, steps: int, generator: Any) -> Imagined:
+    def imagine(
+        self, actions: Tensor, memory: Memory, *, steps: int, generator: Any, in_place: bool = False
+    ) -> Imagined:
         cells = memory.frames
         after = follow(cells, actions)
         arrived = ((after == GOAL) & (cells != GOAL)).float()
@@ -147,7 +149,9 @@ class ExactModel:
 class StaleModel(ExactModel):
     """The same model with one mistake: the features that come with a dreamed frame are those of the frame before."""
 
-    def imagine(self, actions: Tensor, memory: Memory, *, steps: int, generator: Any) -> Imagined:
+    def imagine(
+        self, actions: Tensor, memory: Memory, *, steps: int, generator: Any, in_place: bool = False
+    ) -> Imagined:
         right = super().imagine(actions, memory, steps=steps, generator=generator)
         return Imagined(right.frame, right.reward, right.termination, self.look(memory.frames), right.memory)
 

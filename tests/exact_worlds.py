@@ -62,7 +62,9 @@ class CueWorld:
         state = torch.stack([frames[:, 0, 0, 0, 0].long(), torch.zeros(len(frames)).long()], 1)  # (cue, steps taken)
         return told(self.look(state)), Memory((), state)
 
-    def imagine(self, actions: Tensor, memory: Memory, *, steps: int, generator: Any) -> Imagined:
+    def imagine(
+        self, actions: Tensor, memory: Memory, *, steps: int, generator: Any, in_place: bool = False
+    ) -> Imagined:
         cue, taken = memory.frames.unbind(1)
         reward = torch.where(taken < self.WALK, 0.0, (actions == cue).float())
         trap = (actions != self.shown(memory.frames)).float()
@@ -110,7 +112,9 @@ class TargetWorld:
         state = (frames[:, 0, :, 0, :2] / 255).flatten(1)  # (B, 4): point, target
         return told(self.look(state)), Memory((), state)
 
-    def imagine(self, actions: Tensor, memory: Memory, *, steps: int, generator: Any) -> Imagined:
+    def imagine(
+        self, actions: Tensor, memory: Memory, *, steps: int, generator: Any, in_place: bool = False
+    ) -> Imagined:
         low, high = map(torch.tensor, self.bounds)
         assert bool(((actions >= low) & (actions <= high)).all()), "an action out of its bounds"
         point, target = memory.frames.chunk(2, 1)

@@ -32,8 +32,8 @@ class Dreamt(NamedTuple):
 class Dreams:
     """The rows of a dream environment.
 
-    Arrays and tensors are replaced as a whole when they change and never written into, so that snapshots share them. Only
-    the memory is written over.
+    Arrays and tensors are replaced as a whole when they change and never written into, so that snapshots share them:
+    only the memory is written over.
     """
 
     def __init__(self, rows: int, world: World, options: DreamOptions) -> None:

@@ -8,6 +8,7 @@ precision, where torch has kernels for it.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -25,8 +26,16 @@ def _here(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in _FULL
 
 
+class _Forgetful:
+    """What a forward pass keeps things in that nobody will ask for."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Do nothing."""
+
+
 def _applied(function: type[torch.autograd.Function], *given: Any) -> Tensor:
-    result: Tensor = function.apply(*given)
+    forward: Any = function.apply if torch.is_grad_enabled() else functools.partial(function.forward, _Forgetful())
+    result: Tensor = forward(*given)
     return result
 
 
@@ -144,7 +153,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
 
 
 def _of_norm(gradient: Tensor, normed: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

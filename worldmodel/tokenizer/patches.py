@@ -67,9 +67,10 @@ class PatchTokenizer(nn.Module):
         """Latents (..., S, C) -> frames (..., h, w, 3) uint8."""
         check_fitted(self.fitted)
         (rows, columns), p = self.grid, self.patch
-        patches = latents.reshape(-1, *latents.shape[-2:]) * self.scale @ self.basis.T + self.mean
-        pixels = patches.view(-1, rows, columns, p, p, 3).permute(0, 1, 3, 2, 4, 5)
-        frames = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        basis = 127.5 * (self.basis * self.scale).T
+        pixels = torch.addmm(127.5 * (1 + self.mean), latents.reshape(-1, latents.shape[-1]), basis)
+        whole = pixels.round_().clamp_(0, 255).to(torch.uint8).view(-1, rows, columns, p, p, 3)
+        frames = whole.permute(0, 1, 3, 2, 4, 5)
         return frames.reshape(*latents.shape[:-2], rows * p, columns * p, 3)
 
     def _patches(self, frames: Tensor) -> Tensor:
