@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,21 @@ class TwoHot(nn.Module):
     def loss(self, logits: Tensor, values: Tensor) -> Tensor:
         """Cross-entropy with the two-hot target: logits (..., bins), values (...) -> (...)."""
         return -(self.encode(values) * functional.log_softmax(logits.to(self.bins.dtype), -1)).sum(-1)
+
+
+@dataclass(frozen=True)
+class FutureRewards:
+    """Rewards of a frame and of those after it, (B, T, n), and which of them exist within the clip."""
+
+    rewards: Tensor
+    exists: Tensor
+
+
+def future_rewards(rewards: Tensor, exists: Tensor, horizon: int) -> FutureRewards:
+    """Entry [b, t, j] is the reward of frame t + j. `exists` (B, T) marks frames that carry a reward."""
+    padded = functional.pad(rewards, (0, horizon - 1))
+    padded_exists = functional.pad(exists, (0, horizon - 1))
+    return FutureRewards(padded.unfold(1, horizon, 1), padded_exists.unfold(1, horizon, 1))
 
 
 class RMSNorm(nn.RMSNorm):

@@ -18,7 +18,7 @@ from worldmodel.diffusion import Draw, add_noise, clean_from, draw, euler_levels
 from worldmodel.drawing import Generators, normal
 from worldmodel.episodes import Clips
 from worldmodel.episodes.retrace import led_here
-from worldmodel.heads import Readout, TwoHot, mlp
+from worldmodel.heads import Readout, TwoHot, future_rewards, mlp
 from worldmodel.memory import Memory
 from worldmodel.shortcut import finest, halvings_of, two_half_steps, with_steps
 from worldmodel.tokenizer import completed, make_tokenizer
@@ -307,21 +307,6 @@ def weights_from(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-@dataclass(frozen=True)
-class FutureRewards:
-    """Rewards of a frame and of those after it, (B, T, n), and which of them exist within the clip."""
-
-    rewards: Tensor
-    exists: Tensor
-
-
-def future_rewards(rewards: Tensor, exists: Tensor, horizon: int) -> FutureRewards:
-    """Entry [b, t, j] is the reward of frame t + j. `exists` (B, T) marks frames that carry a reward."""
-    padded = functional.pad(rewards, (0, horizon - 1))
-    padded_exists = functional.pad(exists, (0, horizon - 1))
-    return FutureRewards(padded.unfold(1, horizon, 1), padded_exists.unfold(1, horizon, 1))
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:

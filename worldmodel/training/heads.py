@@ -22,7 +22,8 @@ from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.retrace import led_here
 from worldmodel.errors import InputError, check_fields
 from worldmodel.gradients import Skipping
-from worldmodel.model import WorldModel, future_rewards
+from worldmodel.heads import future_rewards
+from worldmodel.model import WorldModel
 
 ROWS, SEGMENT = 16, 64
 """Episodes that are observed at once, and how many frames of each in one call."""

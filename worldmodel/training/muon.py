@@ -28,8 +28,9 @@ SMALLEST = 1e-7
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay, for parameters that are matrices.
 
-    A step moves a matrix of (rows, columns) by lr * sqrt(max(1, rows / columns)) in every direction. `dtype` is what
-    the iteration computes in; None takes bfloat16 on CUDA devices and float32 elsewhere. States are those of
+    A step moves a matrix of (rows, columns) by lr * sqrt(max(1, rows / columns)) in every direction. A group may name
+    `blocks`, numbers of rows: each block of rows of its matrices is then orthogonalised for itself. `dtype` is what the
+    iteration computes in; None takes bfloat16 on CUDA devices and float32 elsewhere. States are those of
     `torch.optim.Muon`.
     """
 
@@ -41,7 +42,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "blocks": None})
         self.dtype = dtype
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -66,11 +67,11 @@ class Muon(torch.optim.Optimizer):
             gradients = [parameter.grad for parameter in moved]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            updates = orthogonalised(ahead, self.dtype)
             torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
-            for parameter, update in zip(moved, updates, strict=True):
-                rows, columns = parameter.shape
-                parameter.sub_(update.to(parameter.dtype), alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)
+            parts, steps = ([b for m in v for b in m.split(group.get("blocks") or len(m))] for v in (moved, ahead))
+            for part, update in zip(parts, orthogonalised(steps, self.dtype), strict=True):
+                rows, columns = part.shape
+                part.sub_(update.to(part.dtype), alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)
         return loss
 
 
