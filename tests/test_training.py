@@ -249,6 +249,18 @@ def test_how_it_is_carried_out_may_change(six_steps: Trainer, store: EpisodeStor
     assert trainer(store, six_steps.out, replace(TRAINING, **changes)).step == 6
 
 
+def test_a_state_from_when_all_weights_decayed_is_refused_by_name(
+    six_steps: Trainer, store: EpisodeStore, tmp_path: Path
+) -> None:
+    """AdamW then had one group; its moments would otherwise go to the wrong weights."""
+    state = torch.load(six_steps.out / STATE, weights_only=True)
+    decayed, others = state["optimizers"][1]["param_groups"]
+    state["optimizers"][1]["param_groups"] = [{**decayed, "params": decayed["params"] + others["params"]}]
+    torch.save(state, tmp_path / STATE)
+    with pytest.raises(InputError, match=r"training\.pt cannot be read.*parameter groups.*another version; delete it"):
+        trainer(store, tmp_path)
+
+
 def test_options_of_later_versions_have_their_defaults_in_older_states(
     six_steps: Trainer, store: EpisodeStore, tmp_path: Path
 ) -> None:
