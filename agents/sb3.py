@@ -15,7 +15,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from agents.adapters import for_stable_baselines
 from agents.sb3_config import Name, SB3Config
@@ -23,6 +22,7 @@ from envs.policy import FrameArray, IntArray
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
 from worldmodel.errors import require
+from worldmodel.progress import Bar
 from worldmodel.stepping import Interrupts, deferred_interrupts
 
 STATE = "sb3.pt"
@@ -133,7 +133,7 @@ class _Watching(BaseCallback):  # type: ignore[misc]
         self.owner, self.interrupts = owner, interrupts
         self.saved = time.monotonic()
         done = owner.model.num_timesteps
-        self.bar = tqdm(total=until, initial=done, desc=owner.name, unit="step", unit_scale=True, disable=not progress)
+        self.bar = Bar(owner.name, until, "step", initial=done, scale=True, show=progress)
 
     def _on_rollout_end(self) -> None:
         for name, value in self.owner.recent().items() if self.owner.writer else ():
@@ -141,7 +141,7 @@ class _Watching(BaseCallback):  # type: ignore[misc]
             self.owner.writer.add_scalar(f"charts/{name}", value, self.num_timesteps)
 
     def _on_step(self) -> bool:
-        self.bar.update(self.num_timesteps - self.bar.n)
+        self.bar.update(self.num_timesteps - self.bar.done)
         if time.monotonic() - self.saved > self.owner.config.save_seconds:
             self.owner.save()
             self.saved = time.monotonic()

@@ -13,12 +13,12 @@ from typing import Any, cast
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from envs.factory import EnvConfig, FrameVectorEnv, make_vec
 from envs.policy import FrameArray, Policy
 from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
 from worldmodel.errors import InputError
+from worldmodel.progress import Bar
 from worldmodel.stepping import deferred_interrupts
 
 SEED_KEY = "seed"
@@ -170,14 +170,18 @@ def record(
             # Both vector classes have get_attr, their base does not declare it.
             keys = cast("SyncVectorEnv", envs).get_attr("extra_keys")[0]
             began = time.perf_counter()
-            with tqdm(total=episodes, initial=skipped, unit="episode", desc=config.id, disable=not progress) as bar:
+            if max_frames is None:
+                bar = Bar(config.id, episodes, "episode", initial=skipped, show=progress)
+            else:
+                bar = Bar(config.id, max_frames, "frame", initial=frames, scale=True, show=progress)
+            with bar:
                 for episode in play(envs, policy, missing, extra_keys=keys, between_steps=interrupt):
                     store.append(episode)
                     returns[int(episode.extras[SEED_KEY])] = float(episode.reward.sum())
                     frames += len(episode.image)
                     steps += len(episode.image) - 1
-                    bar.set_postfix({"steps/s": f"{steps / (time.perf_counter() - began):.0f}"}, refresh=False)
-                    bar.update()
+                    bar.note({"steps/s": f"{steps / (time.perf_counter() - began):.0f}"})
+                    bar.update(1 if max_frames is None else len(episode.image))
                     if frames >= budget:
                         break
     seconds = time.perf_counter() - began

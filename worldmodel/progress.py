@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class Bar:
         """Leave the bar as it stands."""
         self._bar.close()
 
-    def note(self, **figures: str) -> None:
+    def note(self, figures: Mapping[str, str]) -> None:
         """Show figures beside the bar, when it moves next."""
         self._bar.set_postfix(figures, refresh=False)
 

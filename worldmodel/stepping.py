@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+
+from worldmodel.progress import Bar
 
 KEPT = 100
 """Steps whose figures are kept for the mean that a run reports."""
@@ -83,14 +84,7 @@ def run_steps(
         work.recent = [*work.recent, *settled(pending)][-KEPT:]
         pending.clear()
 
-    bar = tqdm(
-        total=until * units,
-        initial=work.step * units,
-        desc=name.replace("_", " "),
-        unit=unit,
-        unit_scale=units > 1,
-        disable=not progress,
-    )
+    bar = Bar(name.replace("_", " "), until, unit, initial=work.step, units=units, show=progress)
     with deferred_interrupts() as interrupts:
         stop = False
         try:
@@ -101,11 +95,11 @@ def run_steps(
                 if stop:
                     break
                 pending.append(work.train_step())
-                bar.update(units)
+                bar.update()
                 if work.step % every == 0:
                     settle()
                     means = mean_of(work.recent[-every:])
-                    bar.set_postfix({key: f"{means[key]:.3f}" for key in shown}, refresh=False)
+                    bar.note({key: f"{means[key]:.3f}" for key in shown})
                     for key, value in means.items() if writer else ():
                         assert writer is not None
                         writer.add_scalar(f"{name}/{key}", value, work.step)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from agents.statistics import Interval, bootstrap_interval, iqm, stratified_interval
 from envs.factory import EnvConfig
@@ -16,6 +15,7 @@ from envs.policy import FrameArray, IntArray, Policy
 from envs.recording import SEED_KEY, open_envs, play
 from worldmodel.episodes import Episode
 from worldmodel.errors import InputError
+from worldmodel.progress import Bar
 from worldmodel.stepping import deferred_interrupts
 
 
@@ -132,7 +132,7 @@ def evaluate(
     with (
         deferred_interrupts() as interrupt,
         open_envs(config, min(num_envs, episodes), processes=processes) as envs,
-        tqdm(total=episodes, unit="episode", desc=f"{name} in the real environment", disable=not progress) as bar,
+        Bar(f"{name} in the real environment", episodes, "episode", show=progress) as bar,
     ):
         started = time.perf_counter()
         for episode in play(envs, timed, wanted, between_steps=interrupt):
@@ -148,8 +148,8 @@ def evaluate(
                 example = episode
             if keep is not None:
                 keep(episode)
+            bar.note({"return": f"{np.mean([r.total for r in results.values()]):.3f}"})
             bar.update()
-            bar.set_postfix({"return": f"{np.mean([r.total for r in results.values()]):.3f}"}, refresh=False)
     assert example is not None
     played = [results[key] for key in wanted]
     evaluation = Evaluation(

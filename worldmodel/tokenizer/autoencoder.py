@@ -8,11 +8,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from worldmodel.config import SmallAutoencoder, WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.gradients import Skipping
+from worldmodel.progress import Bar
 from worldmodel.tokenizer.blueprint import (
     build,
     completed,
@@ -146,7 +146,7 @@ def train_small(autoencoder: nn.Module, frames: Tensor, config: SmallAutoencoder
     )
     autoencoder.train()
     skipping = Skipping("lower small_autoencoder.lr")
-    with tqdm(total=config.steps, desc="autoencoder", unit="step", disable=not progress) as bar:
+    with Bar("autoencoder", config.steps, "step", show=progress) as bar:
         for step in range(config.steps):
             skipping.check()
             chosen = torch.randint(len(frames), (config.batch,), generator=generator)
@@ -160,7 +160,7 @@ def train_small(autoencoder: nn.Module, frames: Tensor, config: SmallAutoencoder
             schedule.step()
             bar.update()
             if progress and step % 20 == 0:
-                bar.set_postfix(decibels=f"{-10 * math.log10(loss.item() / 4):.1f}", refresh=False)
+                bar.note({"decibels": f"{-10 * math.log10(loss.item() / 4):.1f}"})
     autoencoder.eval()
 
 

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import trange
 
 from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.retrace import led_here
@@ -24,6 +23,7 @@ from worldmodel.errors import InputError, check_fields
 from worldmodel.gradients import Skipping
 from worldmodel.heads import future_rewards
 from worldmodel.model import WorldModel
+from worldmodel.progress import counted
 
 ROWS, SEGMENT = 16, 64
 """Episodes that are observed at once, and how many frames of each in one call."""
@@ -137,7 +137,7 @@ def _fit(
     with torch.enable_grad():
         for parameter in learnt:
             parameter.requires_grad_(True)
-        for step in trange(config.steps + config.calibration, desc="heads", unit="step", disable=not progress):
+        for step in counted(range(config.steps + config.calibration), "heads", "step", show=progress):
             between()
             skipping.check()
             rows = torch.cat([draw(group, config.batch // len(groups), generator) for group in groups])
@@ -189,7 +189,7 @@ def collect(
     try:
         # Rows of like length waste no frames on padding.
         order = drawn[np.argsort(store.lengths[drawn], kind="stable")]
-        for at in trange(0, len(order), ROWS, desc="frames for the heads", unit="batch", disable=not progress):
+        for at in counted(range(0, len(order), ROWS), "frames for the heads", "batch", show=progress):
             found.extend(_observed(model, store, order[at : at + ROWS], kinds, kept, rates, between))
     finally:
         model.train(was_training)
