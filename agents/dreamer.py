@@ -43,8 +43,8 @@ class DreamerConfig:
     """Longest real context; each batch of dreams draws a length from 1 to this."""
     episode_start: float = 0.5
     """Share of batches whose contexts begin with an episode, as every real evaluation does."""
-    steps: int = 2
-    """Denoising steps per imagined frame (DIAMOND: 3; Dreamer 4: 4)."""
+    steps: int | None = None
+    """Denoising steps per imagined frame (DIAMOND: 3; Dreamer 4: 4). None: 2, or 1 of a world model with `shortcut`."""
     discount: float = 0.97
     """What a reward one step later is worth (DreamerV3, R2I, Dreamer 4: 0.997; DIAMOND: 0.985)."""
     lam: float = 0.95
@@ -80,7 +80,7 @@ class DreamerConfig:
 
     def __post_init__(self) -> None:
         for name in ("rows", "horizon", "context", "steps", "epochs"):
-            if getattr(self, name) < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give at least 1")
         for name in ("discount", "lam", "episode_start"):
             if not 0 <= getattr(self, name) <= 1:

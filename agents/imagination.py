@@ -43,7 +43,7 @@ def dream(
     contexts: Clips,
     *,
     horizon: int,
-    steps: int,
+    steps: int | None,
     ended: float,
     generator: torch.Generator,
 ) -> Dreams:

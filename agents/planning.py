@@ -49,8 +49,8 @@ class PlanningConfig:
     """Steps that are planned ahead (PlaNet 12, PETS 25 to 30)."""
     discount: float = 0.97
     """What a reward one step later is worth."""
-    steps: int = 2
-    """Denoising steps per imagined frame."""
+    steps: int | None = None
+    """Denoising steps per imagined frame; None: 2, or 1 of a world model with `shortcut`."""
     particles: int = 1
     """Dreams per candidate, whose returns are averaged (PETS 20). With 1, a plan counts on the chance it dreamt."""
     momentum: float = 0.1
@@ -67,7 +67,7 @@ class PlanningConfig:
             if getattr(self, name) not in choices:
                 raise InputError(f"PlanningConfig.{name} is {getattr(self, name)!r}: choose one of {choices}")
         for name in ("candidates", "iterations", "elites", "horizon", "steps", "particles", "max_rows"):
-            if getattr(self, name) < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"PlanningConfig.{name} is {getattr(self, name)}: give at least 1")
         if self.elites > self.candidates:
             raise InputError(f"elites={self.elites} of candidates={self.candidates}: choose fewer, or draw more")

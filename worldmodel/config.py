@@ -218,6 +218,11 @@ class WorldModelConfig:
         """Tokens per frame, S = H * W."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def usual_steps(self) -> int:
+        """Denoising steps per dreamt frame where none are asked for."""
+        return 1 if self.shortcut else 2
+
     def tile(self, layer: int) -> tuple[int, int]:
         """Tile of one layer; with `scan="whole-frame"` the whole grid."""
         return self.grid if self.scan == "whole-frame" else self.tiles[layer % len(self.tiles)]

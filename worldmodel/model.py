@@ -220,14 +220,15 @@ class WorldModel(nn.Module):
         actions: Tensor,
         memory: Memory,
         *,
-        steps: int,
+        steps: int | None = None,
         generator: Generators,
         active: Tensor | None = None,
         pose: Tensor | None = None,
         stabilise: float = 0.0,
         in_place: bool = False,
     ) -> Imagined:
-        """Dream one frame per row under `actions` (B,), by `steps` Euler steps that all start from `memory`.
+        """Dream one frame per row under `actions` (B,), by `steps` Euler steps that all start from `memory`; None takes
+        one step of a model with `shortcut`, two of another.
 
         `generator` is one for all rows, or one per row, which makes a row independent of its neighbours. Rows where
         `active` (B,) bool is False are computed but keep their memory bit for bit, and their own generators unused.
@@ -240,6 +241,7 @@ class WorldModel(nn.Module):
         (`chunk` = c > 1) dreams c frames jointly: all arguments and results have (B, c) in place of (B,). From empty
         memory, with action -1, the dream begins without any real frame.
         """
+        steps = self.config.usual_steps if steps is None else steps
         if steps < 1:
             raise ValueError(f"steps={steps}: imagining takes at least one denoising step")
         if not 0 <= stabilise < 1:

@@ -198,8 +198,7 @@ def choose(
         return measured.sampling
     if profile is not None:
         return named(profile, model)
-    usual = 1 if model.config.shortcut else 2
-    return Sampling(steps=usual if steps is None else steps)
+    return Sampling(steps=model.config.usual_steps if steps is None else steps)
 
 
 @dataclass(frozen=True)

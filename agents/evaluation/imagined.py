@@ -23,7 +23,7 @@ def imagined_returns(
     *,
     episodes: int,
     horizon: int,
-    steps: int,
+    steps: int | None,
     seed: int,
 ) -> tuple[float, ...]:
     """Undiscounted returns of dreams that begin with a real first frame and end by a draw from the termination head.
@@ -48,7 +48,7 @@ def dreamt_returns(
     *,
     episodes: int,
     horizon: int,
-    steps: int,
+    steps: int | None,
     seed: int,
     rows: int = 32,
 ) -> tuple[float, ...]:
@@ -80,7 +80,7 @@ def _dream(
     act: Callable[[Tensor, Tensor], Tensor],
     count: int,
     horizon: int,
-    steps: int,
+    steps: int | None,
     data: np.random.Generator,
     generator: torch.Generator,
 ) -> list[float]:

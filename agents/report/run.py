@@ -56,7 +56,7 @@ def report_run(
         if model is None:
             clips.append(_clip(folder, evaluation.name, episode, None))
             continue
-        dreamt = dream_along(model, episode, context=CONTEXT, steps=int(settings["dreamer"]["steps"]))
+        dreamt = dream_along(model, episode, context=CONTEXT, steps=settings["dreamer"]["steps"])
         drift[evaluation.name] = {"context": dreamt.context, "psnr_by_frame": dreamt.psnr}
         clips.append(_clip(folder, evaluation.name, episode, dreamt))
 

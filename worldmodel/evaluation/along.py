@@ -22,7 +22,7 @@ class Dreamt:
 
 
 @torch.no_grad()
-def dream_along(model: WorldModel, episode: Episode, *, context: int, steps: int, seed: int = 0) -> Dreamt:
+def dream_along(model: WorldModel, episode: Episode, *, context: int, steps: int | None, seed: int = 0) -> Dreamt:
     """Observe the first `context` frames, at most half of the episode, then dream on under its recorded actions."""
     context = max(1, min(context, len(episode.image) // 2))
     frames = torch.tensor(episode.image, device=model.device)[None]
