@@ -26,7 +26,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from worldmodel.errors import InputError
 
 BLOCK = 128
-"""Queries that are computed together: about the fastest on CPU for windows of 4 to 48 frames (measured).
+"""Queries that are computed together: about the fastest on CPU for windows of 4 to 48 frames (measured); half as many
+for windows of at most half as many tokens.
 
 Over 192 frames of 16 tokens that is 2 to 13 times faster than one dense mask (`benchmarks/kernels.py`). Copying the
 window for every frame is a little faster for 4 frames, and 4 times slower for 48. On CUDA the side of the blocks that
@@ -72,7 +73,8 @@ def attend_sdpa(
     past = keys.shape[1] - frames
     absent = None if seen is None or not past else missing(seen, past)
     queries, keys, values = (v.flatten(1, 2).transpose(1, 2) for v in (q, keys, values))  # (B, h, tokens, d)
-    block = block or max(1, BLOCK // (tokens * rule.chunk)) * rule.chunk
+    short = rule.window is not None and 2 * rule.window * tokens <= BLOCK
+    block = block or max(1, BLOCK // (1 + short) // (tokens * rule.chunk)) * rule.chunk
     if frames <= block:
         low = 0 if rule.window is None else max(0, past - rule.window)
         near, values_near = (v[:, :, low * tokens :] for v in (keys, values))
