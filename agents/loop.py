@@ -8,13 +8,13 @@ RUN/evaluations.npz   real returns by steps and seconds, as Stable-Baselines3 na
 RUN/clocks.json       seconds that each stage has taken
 RUN/stages/           figures of every finished stage; one that is here is not done again
 RUN/tensorboard/      learning curves, a folder for each part
-RUN/report/           index.html and results.json
+RUN/report/           index.html, which grows with the run, and in the end results.json
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from agents.evaluation import Evaluation, dreamt_returns, evaluate, imagined_ret
 from agents.evaluation.files import EVALUATIONS, append_evaluation, log_evaluation
 from agents.policies import Exploring, RandomPolicy
 from agents.probe import Probe, probe
+from agents.report.growing import Growing, Subject
 from agents.report.run import report_run
 from agents.run import SEEDS_PER_RUN, Figures, Run, device
 from agents.settings import LoopSettings, to_json
@@ -51,6 +52,7 @@ class Loop(Run):
 
     def __init__(self, out: Path, settings: LoopSettings, *, progress: bool = True) -> None:
         super().__init__(out, settings, progress=progress)
+        self.growing: Growing | None = None
         if processes().count > 1:
             raise InputError(
                 "train_agent.py is one process: train the world model in several with train_wm.py, and give it as "
@@ -83,10 +85,43 @@ class Loop(Run):
         return figures
 
     def run_to_report(self, command: str) -> Path:
-        """Run every stage that is not done yet and write the report; returns its page."""
-        stages = self.run()
-        model = None if self.settings.place == "real" else self.world().model
-        return report_run(self.out, stages, model, settings=to_json(self.settings), command=command)
+        """Run every stage that is not done yet, the report growing with them; returns its page."""
+        self.growing = Growing(self.subject(command))
+        with self.growing.watching():
+            stages = self.run()
+            model = None if self.settings.place == "real" else self.world().model
+            return report_run(self.out, stages, model, settings=to_json(self.settings), command=command)
+
+    def subject(self, command: str) -> Subject:
+        """What a growing report is about."""
+        s = self.settings
+        world, episodes = s.world_model or self.out / "world_model", self.own_episodes
+        if s.world_model is not None:
+            episodes = self.contexts(self.world()).root
+        return Subject(
+            self.out,
+            self.stage_names(),
+            settings=to_json(s),
+            command=command,
+            world_model=None if s.place == "real" else world,
+            device=device(),
+            episodes=None if s.place == "real" else episodes,
+            figures=self.figures,
+            clocks=self.clocks,
+        )
+
+    def stage_names(self) -> list[str]:
+        """All stages in order, as `round` does them."""
+        learns_world = self.settings.world_model is None and self.settings.place == "dream"
+        kinds = (*(("collect", "world-model") if learns_world else ()), "policy", "evaluation")
+        names = [f"{round_}-{kind}" for round_ in range(self.settings.rounds) for kind in kinds]
+        return [*names[: len(kinds) - 1], "random", *names[len(kinds) - 1 :]]
+
+    def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
+        """Said on the growing report, unless it is done."""
+        if self.growing is not None and self.figures(name) is None:
+            self.growing.begin(name)
+        return super().stage(name, work)
 
     def round(self, round_: int) -> dict[str, Figures]:
         """One time through the loop."""

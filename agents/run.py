@@ -57,9 +57,9 @@ class Run:
 
     def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
         """Do `work` unless its figures are there already; keep and return them."""
-        path = self.out / "stages" / f"{name}.json"
-        if path.exists():
-            return read_json(path, "the folder of a run's stages")
+        done = self.figures(name)
+        if done is not None:
+            return done
         begin = time.monotonic()
         try:
             figures: Figures = json.loads(json.dumps(work(), allow_nan=False))
@@ -68,9 +68,15 @@ class Run:
                 clocks = self.clocks()
                 write_json(self.out / CLOCKS, {**clocks, name: clocks.get(name, 0.0) + time.monotonic() - begin})
         if processes().main:
+            path = self.out / "stages" / f"{name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, figures)
         return figures
+
+    def figures(self, stage: str) -> Figures | None:
+        """What a stage has come to; None before it is done."""
+        path = self.out / "stages" / f"{stage}.json"
+        return read_json(path, "the folder of a run's stages") if path.exists() else None
 
     def clocks(self) -> dict[str, float]:
         """Seconds that each stage has taken so far, interrupted attempts included."""

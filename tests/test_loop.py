@@ -169,8 +169,8 @@ def test_killed_in_every_stage_of_two_rounds_it_ends_the_same(tmp_path: Path) ->
     kill_in_world_model(out, *two, round_=1)
     kill_in_policy(out, *two, round_=1)
     kill_after(out, "1-policy", "1-evaluation", *two)
-    kill(*agent(out, "--resume", *two), when=lambda: bool(list((out / "report").glob("*.mp4"))))
-    assert not (out / "report" / "index.html").exists()
+    kill(*agent(out, "--resume", *two), when=lambda: (out / "report" / "random.mp4").exists())
+    assert "This run goes on" in (out / "report" / "index.html").read_text()
     finish(*agent(out, "--resume", *two))
     assert episodes(out) == episodes(straight)
     assert len(episodes(out)) == 2 * EPISODES
@@ -183,7 +183,8 @@ def test_interrupted_it_saves_and_says_so_in_one_line(tmp_path: Path) -> None:
     out = tmp_path / "run"
     state, policy = out / "world_model" / "training.pt", out / "policy" / "policy.pt"
     stopped = stop(*agent(out), when=lambda: state.exists(), number=signal.SIGTERM)
-    assert (stopped.returncode, stopped.stdout) == (130, "")
+    growing = f"report, growing while this runs: {out / 'report' / 'index.html'}\n"
+    assert (stopped.returncode, stopped.stdout) == (130, growing)
     assert stopped.stderr.splitlines() == ["interrupted; everything so far is saved: add --resume to continue"]
     at = step(state)
     assert 0 < at < WORLD_STEPS
@@ -191,12 +192,13 @@ def test_interrupted_it_saves_and_says_so_in_one_line(tmp_path: Path) -> None:
     # The settings are those of the run, they need not be given again.
     again = ("train_agent.py", "--out", str(out), "--resume", "--no-progress")
     stopped = stop(*again, when=lambda: policy.exists(), number=signal.SIGINT)
-    assert (stopped.returncode, stopped.stdout) == (130, "")
+    assert (stopped.returncode, stopped.stdout) == (130, growing)
+    assert "This run has stopped" in (out / "report" / "index.html").read_text()
     assert len(stopped.stderr.splitlines()) == 1
     assert 0 < step(policy) < DREAMS
     finish(*again)
     assert (step(state), step(policy)) == (WORLD_STEPS, DREAMS)
-    assert (out / "report" / "index.html").exists()
+    assert "This run" not in (out / "report" / "index.html").read_text()
 
 
 def test_the_shortest_and_the_longest_episode_are_shown(whole: Path) -> None:

@@ -11,7 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from agents.report.plots import Curve, number, plot_curves, plot_returns
+from agents.report.now import Now, banner
+from agents.report.plots import Curve, number, plot_curve, plot_returns
 from agents.statistics import Interval
 from worldmodel.atomic import replace
 from worldmodel.errors import InputError
@@ -57,6 +58,7 @@ class Clip:
 class Report:
     """All that a report shows. `summary` holds the key figures, (what, figure), ready to read; `results` everything.
 
+    `now` is what the run is doing, as long as this is not its final report.
     `results` becomes results.json: mappings with string keys, lists, strings, finite numbers, booleans and None.
     `results["versions"]`, a mapping where present, is also shown on the page.
     """
@@ -68,6 +70,7 @@ class Report:
     curves: Mapping[str, Curve]
     clips: Sequence[Clip]
     results: Mapping[str, Any]
+    now: Now | None = None
 
 
 def write_report(folder: Path, report: Report) -> Path:
@@ -80,6 +83,11 @@ def write_report(folder: Path, report: Report) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     figures = json.dumps(plain(report.results, "results"), indent=2, ensure_ascii=False, allow_nan=False)
     replace(folder / RESULTS, lambda path: path.write_text(figures + "\n", encoding="utf-8"))
+    return write_page(folder, report)
+
+
+def write_page(folder: Path, report: Report) -> Path:
+    """Write `index.html` alone, and return it."""
     page = render(report)
     replace(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
     return folder / PAGE
@@ -113,12 +121,13 @@ def render(report: Report) -> str:
     )
     body = "".join(f"<section><h2>{h}</h2>{text}</section>" for h, part in sections if (text := part(report)))
     cards = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(figure)}</dd></div>" for what, figure in report.summary)
-    title = escape(report.title)
+    title, now = escape(report.title), "" if report.now is None else banner(report.now)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{title}</title><style>{STYLE}</style></head>'
-        f"<body><main><h1>{title}</h1>{f'<dl class=cards>{cards}</dl>' if cards else ''}{body}</main></body></html>\n"
+        f"<body><main><h1>{title}</h1>{now}"
+        f"{f'<dl class=cards>{cards}</dl>' if cards else ''}{body}</main></body></html>\n"
     )
 
 
@@ -158,7 +167,7 @@ def learning_curves(report: Report) -> str:
     groups: dict[str, list[str]] = {}
     for tag, curve in report.curves.items():
         group, slash, name = tag.partition("/")
-        drawn = svg(plot_curves({tag: curve}, (name if slash else tag).replace("_", " ")), tag)
+        drawn = svg(plot_curve(curve, (name if slash else tag).replace("_", " ")), tag)
         groups.setdefault(group if slash else "other", []).append(f"<figure class=panel>{drawn}</figure>")
     order = sorted(groups, key=lambda group: (GROUPS.index(group) if group in GROUPS else len(GROUPS), group))
     return "".join(
@@ -201,7 +210,8 @@ def making(report: Report) -> str:
     table = f"<div class=scroll><table class=versions><tbody>{rows}</tbody></table></div>" if rows else ""
     return (
         f"<pre><code>{escape(report.command)}</code></pre>{table}"
-        f"<p>Every figure, with seeds and settings, stands in <code>{RESULTS}</code> beside this page.</p>"
+        f"<p>Every figure, with seeds and settings, {'stands' if report.now is None else 'will in the end stand'} in "
+        f"<code>{RESULTS}</code> beside this page.</p>"
     )
 
 
@@ -243,6 +253,10 @@ svg text { font-family: inherit !important; }
 .grid { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
 .panel { padding: .75rem; }
 .wide { padding: 1rem 1.25rem; margin-bottom: .75rem; }
+.now { margin-bottom: 1.5rem; }
+.now h2 { margin: .5rem 0; }
+.now p { margin: .25rem 0; font-variant-numeric: tabular-nums; }
+.now progress { width: 100%; accent-color: #3b82f6; }
 .wide svg { max-width: 42rem; margin: 0 auto; }
 .clip { padding: 1rem 1.25rem; margin-bottom: .75rem; }
 .clip h3 { margin-top: 0; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -70,6 +71,12 @@ def read_curves(tensorboard_folder: Path) -> dict[str, Curve]:
         steps = tuple(sorted(last))
         curves[tag] = Curve(steps, tuple(last[step] for step in steps))
     return curves
+
+
+@functools.lru_cache(maxsize=64)  # of a growing report most curves have ended, and drawing takes most of its time
+def plot_curve(curve: Curve, title: str) -> bytes:
+    """One curve as SVG."""
+    return plot_curves({title: curve}, title)
 
 
 def plot_curves(curves: Mapping[str, Curve], title: str) -> bytes:

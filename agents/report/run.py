@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 
 from agents.evaluation import Evaluation
+from agents.report.now import Now
 from agents.report.page import Clip, Evaluated, Report, write_report
 from agents.report.plots import read_curves
-from agents.statistics import bootstrap_interval, separated
+from agents.statistics import Interval, bootstrap_interval, separated
 from worldmodel import __version__
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.episodes.data import KEYS
@@ -25,8 +27,17 @@ from worldmodel.video import Panel, encode_png, filmstrip, montage, write_mp4
 CONTEXT = 8
 ONLY_IMAGINED = "trained only in imagination, judged for real"
 ANCHOR = "trained in the real environment, the model-free anchor"
+JUDGED = "One of the first ten of the evaluation, the longest."
 SHOWN = 96
 """Frames of an episode that are shown at most."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A real episode as the page shows it; with a world model beside the dream of it, and how far that drifted."""
+
+    clip: Clip
+    dreamt: Dreamt | None
 
 
 def report_run(
@@ -41,24 +52,28 @@ def report_run(
 
     Without a world model there are no dreams to show, as the policy learned in the real environment.
     """
-    folder = out / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    random = Evaluation.from_dict(stages["random"])
-    learned = [(name, figures) for name, figures in stages.items() if name.endswith("-evaluation")]
-    last = Evaluation.from_dict(learned[-1][1])
-    dreamt_returns = learned[-1][1].get("imagined_returns")
-    imagined = None if dreamt_returns is None else bootstrap_interval(dreamt_returns)
+    shown = {}
+    for name in ("random", [name for name in stages if name.endswith("-evaluation")][-1]):
+        judged, steps = Evaluation.from_dict(stages[name]).name, settings["dreamer"]["steps"]
+        shown[judged] = show(out, judged, JUDGED, example(out, name), model, steps, SHOWN)
+    return write_report(out / "report", report_of(out, stages, shown, settings=settings, command=command))
 
-    clips, drift = [], {}
-    for name, evaluation in (("random", random), (learned[-1][0], last)):
-        store = EpisodeStore(out / "examples" / name)
-        episode = beginning(store.read(store.names[-1]), SHOWN)
-        if model is None:
-            clips.append(_clip(folder, evaluation.name, episode, None))
-            continue
-        dreamt = dream_along(model, episode, context=CONTEXT, steps=settings["dreamer"]["steps"])
-        drift[evaluation.name] = {"context": dreamt.context, "psnr_by_frame": dreamt.psnr}
-        clips.append(_clip(folder, evaluation.name, episode, dreamt))
+
+def report_of(
+    out: Path,
+    stages: Mapping[str, Mapping[str, Any]],
+    shown: Mapping[str, Shown],
+    *,
+    settings: Mapping[str, Any],
+    command: str,
+    now: Now | None = None,
+) -> Report:
+    """The report from what there is: figures of the stages that are done, in order, and episodes by whose they are."""
+    random = Evaluation.from_dict(stages["random"]) if "random" in stages else None
+    learned = {name: Evaluation.from_dict(f) for name, f in stages.items() if name.endswith("-evaluation")}
+    last = list(learned)[-1] if learned else None
+    dreamt_returns = None if last is None else stages[last].get("imagined_returns")
+    imagined = None if dreamt_returns is None else bootstrap_interval(dreamt_returns)
 
     versions = {
         "python": platform.python_version(),
@@ -73,32 +88,50 @@ def report_run(
         "versions": versions,
         "settings": settings,
         "stages": stages,
-        "real_return": {e.name: e.interval.to_dict() for e in (random, last)},
-        "imagined_return": None if imagined is None else imagined.to_dict(),
-        "exploitation_gap": None if imagined is None else imagined.mean - last.interval.mean,
-        "beats_random": separated(last.interval, random.interval),
-        "dream_drift": drift,
+        "dream_drift": {
+            name: {"context": each.dreamt.context, "psnr_by_frame": each.dreamt.psnr}
+            for name, each in shown.items()
+            if each.dreamt is not None
+        },
     }
-    report = Report(
-        title=f"{settings['env']}: {'learned' if model is None else 'learned in dreams, judged'} for real",
+    if random is not None and last is not None:
+        results |= _compared(random, learned[last], imagined)
+    real, curves = settings["place"] == "real", out / "tensorboard"
+    rounds = [
+        _evaluated(f"{each.name}, round {name.split('-')[0]}", each, ANCHOR if real else ONLY_IMAGINED)
+        for name, each in learned.items()
+    ]
+    return Report(
+        title=f"{settings['env']}: {'learned' if real else 'learned in dreams, judged'} for real",
         command=command,
-        summary=_summary(random, last, None if imagined is None else imagined.mean, stages),
-        evaluations=[
-            _evaluated("random", random, "uniform over the same actions"),
-            *(
-                _evaluated(
-                    f"{last.name}, round {name.split('-')[0]}",
-                    Evaluation.from_dict(figures),
-                    ANCHOR if model is None else ONLY_IMAGINED,
-                )
-                for name, figures in learned
-            ),
-        ],
-        curves={k: v for part in sorted((out / "tensorboard").iterdir()) for k, v in read_curves(part).items()},
-        clips=clips,
+        summary=_summary(random, learned[last] if last else None, imagined, stages),
+        evaluations=[*([_evaluated("random", random, "uniform over the same actions")] if random else []), *rounds],
+        curves={
+            tag: curve
+            for part in (sorted(curves.iterdir()) if curves.is_dir() else ())
+            for tag, curve in read_curves(part).items()
+        },
+        clips=[each.clip for each in shown.values()],
         results=results,
+        now=now,
     )
-    return write_report(folder, report)
+
+
+def example(out: Path, stage: str) -> Episode:
+    """The episode that was kept of an evaluation."""
+    store = EpisodeStore(out / "examples" / stage)
+    return store.read(store.names[-1])
+
+
+def show(
+    out: Path, name: str, chosen: str, episode: Episode, model: WorldModel | None, steps: int | None, frames: int
+) -> Shown:
+    """The beginning of an episode as a video in RUN/report, beside the dream of `model`; `chosen` says which it is."""
+    episode = beginning(episode, frames)
+    dreamt = None if model is None else dream_along(model, episode, context=CONTEXT, steps=steps)
+    folder = out / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Shown(_clip(folder, name, chosen, episode, dreamt), dreamt)
 
 
 def beginning(episode: Episode, frames: int) -> Episode:
@@ -106,26 +139,35 @@ def beginning(episode: Episode, frames: int) -> Episode:
     return Episode(*(getattr(episode, key)[:frames] for key in KEYS))
 
 
+def _compared(random: Evaluation, last: Evaluation, imagined: Interval | None) -> dict[str, Any]:
+    return {
+        "real_return": {e.name: e.interval.to_dict() for e in (random, last)},
+        "imagined_return": None if imagined is None else imagined.to_dict(),
+        "exploitation_gap": None if imagined is None else imagined.mean - last.interval.mean,
+        "beats_random": separated(last.interval, random.interval),
+    }
+
+
 def _summary(
-    random: Evaluation, last: Evaluation, imagined: float | None, stages: Mapping[str, Mapping[str, Any]]
+    random: Evaluation | None,
+    last: Evaluation | None,
+    imagined: Interval | None,
+    stages: Mapping[str, Mapping[str, Any]],
 ) -> list[tuple[str, str]]:
     def shown(e: Evaluation) -> str:
         return f"{e.interval.mean:.2f} ({e.interval.low:.2f} to {e.interval.high:.2f})"
 
-    figures = [
-        (f"Real return, {last.name}", shown(last)),
-        ("Real return, random", shown(random)),
-        (f"Success rate, {last.name}", f"{np.mean(last.successes):.0%}"),
-        ("Success rate, random", f"{np.mean(random.successes):.0%}"),
-    ]
+    judged = [each for each in (last, random) if each is not None]
+    figures = [(f"Real return, {each.name}", shown(each)) for each in judged]
+    figures += [(f"Success rate, {each.name}", f"{np.mean(each.successes):.0%}") for each in judged]
     if imagined is not None:
-        figures.append(("Return in its own dreams", f"{imagined:.2f}"))
+        figures.append(("Return in its own dreams", f"{imagined.mean:.2f}"))
     collected = [f for name, f in stages.items() if name.endswith("-collect")]
     if collected:
         figures.append(("Real frames recorded", f"{sum(f['frames'] for f in collected):,}"))
     policies = [f for name, f in stages.items() if name.endswith("-policy")]
     steps = {"imagined_frames": "Imagined frames", "real_steps": "Real steps learned from"}
-    figures += [(told, f"{policies[-1][key]:,}") for key, told in steps.items() if key in policies[-1]]
+    figures += [(told, f"{policies[-1][key]:,}") for key, told in steps.items() if policies and key in policies[-1]]
     return figures
 
 
@@ -133,9 +175,9 @@ def _evaluated(name: str, e: Evaluation, note: str) -> Evaluated:
     return Evaluated(name, list(e.returns), list(e.lengths), list(e.successes), e.interval, note)
 
 
-def _clip(folder: Path, name: str, episode: Episode, dreamt: Dreamt | None) -> Clip:
+def _clip(folder: Path, name: str, chosen: str, episode: Episode, dreamt: Dreamt | None) -> Clip:
     panels, first = [Panel("real", episode.image)], 0
-    title, caption = f"{name}: a real episode", "One of the first ten of the evaluation, the longest."
+    title, caption = f"{name}: a real episode", chosen
     if dreamt is not None:
         panels, first = [*panels, Panel(f"dream from frame {dreamt.context}", dreamt.frames)], dreamt.context
         title = f"{name}: real and dreamt"

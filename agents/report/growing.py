@@ -1,0 +1,160 @@
+"""The report while its run goes on: the same page from what there is by then, at every stage and at intervals."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from agents.evaluation import Evaluation
+from agents.report.now import now
+from agents.report.page import Report, write_page
+from agents.report.run import JUDGED, Shown, report_of, show
+from worldmodel.checkpoint import CONFIG, load_checkpoint
+from worldmodel.episodes import EpisodeStore
+from worldmodel.model import weights_from
+from worldmodel.progress import Place, listening
+
+FIRST, PAUSE = 10.0, 60.0
+"""Seconds after which the page is written again: of a stage that has just begun, and the most, by doubling them."""
+SHARE = 0.02
+"""Largest share of the time that goes into pages within a stage."""
+FRAMES = 32
+"""Frames of the episode that is shown, at most."""
+CHOSEN = "One of the first ten that were recorded, the longest."
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The run that a report is about. Where it has no world model or records nothing, those are None."""
+
+    out: Path
+    stages: Sequence[str]
+    settings: Mapping[str, Any]
+    command: str
+    world_model: Path | None
+    device: torch.device
+    episodes: Path | None
+    figures: Callable[[str], Mapping[str, Any] | None]
+    """Of a stage; None before it is done."""
+    clocks: Callable[[], Mapping[str, float]]
+    """Seconds that stages have taken so far."""
+
+
+class Growing:
+    """Writes the page of a run that goes on. It only looks: what it draws, it draws from generators of its own.
+
+    A page that cannot be written is one line on standard error, and the run goes on; the final report is to fail.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.stage = subject.stages[0]
+        self.place: Place | None = None
+        self.began = self.written = time.monotonic()
+        self.pause, self.cost = FIRST, 0.0
+        self.report: Report | None = None
+        self.shown: dict[str, Shown] = {}
+        self.shown_of: tuple[str, int | None] | None = None
+        self.recorded: EpisodeStore | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Be told how the work inside comes on; say on the page if it ends by an error or an interruption."""
+        try:
+            with listening(self.told):
+                yield
+        except BaseException:
+            if self.report is not None and self.report.now is not None:
+                stopped = replace(self.report, now=replace(self.report.now, goes_on=False))
+                self.attempt(lambda: write_page(self.folder, stopped))
+            raise
+
+    @property
+    def folder(self) -> Path:
+        """Where the page is."""
+        return self.subject.out / "report"
+
+    def begin(self, stage: str) -> None:
+        """A stage begins, those before are done: write the page."""
+        self.stage, self.place, self.began, self.pause = stage, None, time.monotonic(), FIRST
+        self.attempt(self.write)
+
+    def told(self, place: Place) -> None:
+        """Note where the work stands, and write the page if it is time."""
+        self.place = place
+        if time.monotonic() - self.written > max(self.pause, self.cost / SHARE):
+            self.pause = min(PAUSE, 2 * self.pause)
+            self.attempt(self.write)
+
+    def attempt(self, write: Callable[[], object]) -> None:
+        """Write, or say in a line why not."""
+        begin = time.monotonic()
+        try:
+            write()
+        except Exception as error:  # whatever it is, hours of training are worth more than a look at them
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            tqdm.write(f"the report so far was not written, the run goes on: {said}", file=sys.stderr)
+        self.written = time.monotonic()
+        self.cost = self.written - begin
+
+    def write(self) -> None:
+        """The page from what there is now; the first time, say where it is."""
+        s = self.subject
+        stages = {name: figures for name in s.stages if (figures := s.figures(name)) is not None}
+        seconds = dict(s.clocks())
+        seconds[self.stage] = seconds.get(self.stage, 0.0) + time.monotonic() - self.began
+        self.look(stages)
+        doing = now(
+            self.stage,
+            s.stages,
+            rounds=int(s.settings["rounds"]),
+            seconds=seconds,
+            done=list(stages),
+            place=self.place,
+        )
+        report = report_of(s.out, stages, self.shown, settings=s.settings, command=s.command, now=doing)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        page = write_page(self.folder, report)
+        if self.report is None:
+            tqdm.write(f"report, growing while this runs: {page}")
+            sys.stdout.flush()
+        self.report = report
+
+    def look(self, stages: Mapping[str, Mapping[str, Any]]) -> None:
+        """Show an episode, and as soon as there is a world model the dream of it: anew where one of the two is new."""
+        s = self.subject
+        judged = [name for name in stages if name.endswith("-evaluation")]
+        if judged:
+            name, chosen = Evaluation.from_dict(stages[judged[-1]]).name, JUDGED
+            store = EpisodeStore(s.out / "examples" / judged[-1])
+            file = store.names[-1]
+        else:
+            if s.episodes is None or not s.episodes.is_dir():
+                return
+            name, chosen = "recorded", CHOSEN
+            if self.recorded is None:
+                self.recorded = EpisodeStore(s.episodes, create=True)
+            store = self.recorded
+            store.refresh()
+            if not store.names:
+                return
+            file = store.names[int(store.lengths[:10].argmax())]
+        config = None if s.world_model is None else s.world_model / CONFIG  # of a checkpoint it is written last
+        version = config.stat().st_mtime_ns if config is not None and config.exists() else None
+        if self.shown_of == (file, version):
+            return
+        model = None
+        if config is not None and version is not None:
+            with weights_from(0):  # those that are drawn before the saved ones are read, from no generator of the run
+                model = load_checkpoint(config.parent, s.device).model
+        steps = s.settings["dreamer"]["steps"]
+        self.shown = {name: show(s.out, name, chosen, store.read(file), model, steps, FRAMES)}
+        self.shown_of = (file, version)

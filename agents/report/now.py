@@ -1,0 +1,90 @@
+"""The top of the page while a run goes on: what it is doing, for how long, and what is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from worldmodel.progress import Place
+
+KINDS = {
+    "collect": "recording real episodes",
+    "world-model": "learning the world",
+    "policy": "learning to act",
+    "random": "judging random play",
+    "evaluation": "judging what was learned",
+}
+"""What stages do, by the end of their names."""
+
+# Not while somebody watches a video; a browser that loads a page again keeps the place to which it was scrolled.
+SCRIPT = (
+    "<script>setInterval(() => { if ([...document.querySelectorAll('video')].every(v => v.paused)) location.reload() },"
+    " 15000)</script>"
+)
+
+
+@dataclass(frozen=True)
+class Now:
+    """What a run that has no final report yet is doing, or was doing when it stopped."""
+
+    stage: str
+    lines: Sequence[str]
+    share: float | None
+    """Of the work at hand that is done; None where that is not known."""
+    goes_on: bool = True
+
+
+def now(
+    stage: str,
+    stages: Sequence[str],
+    *,
+    rounds: int,
+    seconds: Mapping[str, float],
+    done: Sequence[str],
+    place: Place | None,
+) -> Now:
+    """In `stage` of all `stages`, those in `done` being done; `seconds` of each so far, and its work at hand."""
+    lines = [f"In this stage for {duration(seconds.get(stage, 0.0))}."]
+    if place is not None:
+        left = duration((place.total - place.done) / place.per_second) if place.per_second > 0 else "unknown"
+        speed = f"{place.per_second:,.2f} {place.unit}/s"
+        lines = [
+            f"{place.what}: {place.unit} {place.done:,} of {place.total:,}, {speed}, "
+            f"{'done' if place.done >= place.total else f'about {left} left of this'}.",
+            *lines,
+        ]
+    if done:
+        lines.append("Done: " + ", ".join(f"{told(s, rounds)} ({duration(seconds.get(s, 0.0))})" for s in done) + ".")
+    lines.append(f"Written on {time.strftime('%Y-%m-%d at %H:%M:%S')}.")
+    heading = f"Stage {stages.index(stage) + 1} of {len(stages)}: {told(stage, rounds)}"
+    return Now(heading, lines, None if place is None else min(1.0, place.done / max(1, place.total)))
+
+
+def told(stage: str, rounds: int) -> str:
+    """A stage in words."""
+    round_, _, kind = stage.partition("-")
+    return KINDS[kind or stage] + (f", round {int(round_) + 1}" if kind and rounds > 1 else "")
+
+
+def duration(seconds: float) -> str:
+    """So many seconds, to read."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def banner(now: Now) -> str:
+    """The section of the page, and if the run goes on what lets it load itself again."""
+    told = (
+        "<b>This run goes on</b>; the page loads itself again. If the time below stands still for long, it was killed: "
+        if now.goes_on
+        else "<b>This run has stopped</b>: "
+    )
+    bar = "" if now.share is None else f"<progress max=1 value={now.share:.4f}></progress>"
+    lines = "".join(f"<p>{escape(line)}</p>" for line in now.lines)
+    return (
+        f'<section class="panel wide now"><p>{told}<code>--resume</code> continues it.</p>'
+        f"<h2>{escape(now.stage)}</h2>{bar}{lines}</section>{SCRIPT if now.goes_on else ''}"
+    )
