@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from agents.evaluation import Evaluation
-from agents.report.now import now
+from agents.report.now import Now, now
 from agents.report.page import Report, write_page
 from agents.report.run import JUDGED, Shown, report_of, show
 from worldmodel.checkpoint import CONFIG, load_checkpoint
@@ -59,6 +59,7 @@ class Growing:
         self.stage = subject.stages[0]
         self.place: Place | None = None
         self.began = self.written = time.monotonic()
+        self.before: Mapping[str, float] = {}
         self.pause, self.cost = FIRST, 0.0
         self.report: Report | None = None
         self.shown: dict[str, Shown] = {}
@@ -72,9 +73,7 @@ class Growing:
             with listening(self.told):
                 yield
         except BaseException:
-            if self.report is not None and self.report.now is not None:
-                stopped = replace(self.report, now=replace(self.report.now, goes_on=False))
-                self.attempt(lambda: write_page(self.folder, stopped))
+            self.attempt(self.stop)
             raise
 
     @property
@@ -85,7 +84,13 @@ class Growing:
     def begin(self, stage: str) -> None:
         """A stage begins, those before are done: write the page."""
         self.stage, self.place, self.began, self.pause = stage, None, time.monotonic(), FIRST
+        self.before = self.subject.clocks()
         self.attempt(self.write)
+
+    def stop(self) -> None:
+        """Say on the last page, if there was one, that the run has stopped; nothing is drawn anew."""
+        if self.report is not None:
+            write_page(self.folder, replace(self.report, now=replace(self.doing(), goes_on=False)))
 
     def told(self, place: Place) -> None:
         """Note where the work stands, and write the page if it is time."""
@@ -105,22 +110,24 @@ class Growing:
         self.written = time.monotonic()
         self.cost = self.written - begin
 
+    def doing(self) -> Now:
+        """What the run is doing."""
+        s, taken = self.subject, time.monotonic() - self.began
+        return now(
+            self.stage,
+            s.stages,
+            rounds=int(s.settings["rounds"]),
+            seconds={**self.before, self.stage: self.before.get(self.stage, 0.0) + taken},
+            done=[name for name in s.stages if s.figures(name) is not None],
+            place=self.place,
+        )
+
     def write(self) -> None:
         """The page from what there is now; the first time, say where it is."""
         s = self.subject
         stages = {name: figures for name in s.stages if (figures := s.figures(name)) is not None}
-        seconds = dict(s.clocks())
-        seconds[self.stage] = seconds.get(self.stage, 0.0) + time.monotonic() - self.began
         self.look(stages)
-        doing = now(
-            self.stage,
-            s.stages,
-            rounds=int(s.settings["rounds"]),
-            seconds=seconds,
-            done=list(stages),
-            place=self.place,
-        )
-        report = report_of(s.out, stages, self.shown, settings=s.settings, command=s.command, now=doing)
+        report = report_of(s.out, stages, self.shown, settings=s.settings, command=s.command, now=self.doing())
         self.folder.mkdir(parents=True, exist_ok=True)
         page = write_page(self.folder, report)
         if self.report is None:
