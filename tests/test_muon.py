@@ -77,6 +77,19 @@ def test_every_matrix_is_moved_for_itself(dtype: torch.dtype) -> None:
     assert not together[-1].any()
 
 
+def test_blocks_of_rows_are_moved_as_matrices_of_their_own() -> None:
+    """Each with its own factor for its shape."""
+    gradient = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    whole = nn.Parameter(torch.zeros(10, 4))
+    parts = [nn.Parameter(torch.zeros(rows, 4)) for rows in (7, 3)]
+    whole.grad = gradient
+    for part, its in zip(parts, gradient.split((7, 3)), strict=True):
+        part.grad = its.clone()
+    Muon([{"params": [whole], "blocks": (7, 3)}], lr=0.1).step()
+    Muon(parts, lr=0.1).step()
+    torch.testing.assert_close(whole, torch.cat(parts))
+
+
 def test_what_has_no_gradient_stays() -> None:
     still, other = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3, 4))
     muon = Muon([still, other], lr=0.1)

@@ -78,7 +78,8 @@ def test_rates_rise_to_what_was_asked(store: EpisodeStore, tmp_path: Path) -> No
         trained.train_step()
         rates.append([group["lr"] for optimizer in trained.optimizers for group in optimizer.param_groups])
     share = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert np.allclose(rates, [[s * TRAINING.muon_lr, s * TRAINING.adam_lr, s * TRAINING.adam_lr] for s in share])
+    each = (TRAINING.muon_lr,) * 3 + (TRAINING.adam_lr,) * 2
+    assert np.allclose(rates, [[s * lr for lr in each] for s in share])
 
 
 def test_rates_fall_to_zero_over_the_last_share_of_the_steps() -> None:
@@ -211,6 +212,11 @@ def test_every_weight_has_one_optimizer(scan: Any) -> None:
     matrices += ["readout.squeeze.1", "readout.mix.0", "reward_head.0", "termination_head.0"]
     matrices += ["readout.recalls.0.1", "readout.recalls.1.1"] if scan == "blockwise" else []
     assert sorted(groups[0]) == sorted(f"{name}.weight" for name in matrices)
+    parts = {names[id(p)]: group["blocks"] for group in muon.param_groups for p in group["params"]}
+    assert all(rows is None or sum(rows) == len(model.get_parameter(name)) for name, rows in parts.items())
+    assert {name.split(".")[-2] for name, rows in parts.items() if rows} == (
+        {"qkv", "project_in"} if scan == "blockwise" else {"qkv"}
+    )
     still = {names[id(p)] for o in (muon, adamw) for g in o.param_groups if not g["weight_decay"] for p in g["params"]}
     vectors = {name for name, p in model.named_parameters() if p.ndim < 2}
     embeddings = {"backbone.position", "backbone.condition.action.weight"}
