@@ -32,9 +32,11 @@ from agents.settings import LoopSettings, to_json
 from agents.world_model_policy import WorldModelPolicy
 from envs.contexts import check_world, contexts_folder
 from envs.policy import Policy
+from worldmodel import WorldModelConfig
 from worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
+from worldmodel.shortcut import halvings_of
 from worldmodel.training import processes
 
 EVALUATION_SEEDS = 1_000_000_000
@@ -70,12 +72,12 @@ class Loop(Run):
         if settings.place == "real":
             probe(settings.env_config)
         elif settings.world_model is not None:
-            self.world()
+            check_steps(settings, self.world().model.config)
         elif settings.contexts is not None:
             raise InputError("--contexts is for --world-model: without it, dreams begin in the run's own episodes")
         else:
             self.first_collector()
-            self.model_config()
+            check_steps(settings, self.model_config())
 
     def run(self) -> dict[str, Figures]:
         """Every stage in order; returns the figures of all, by name."""
@@ -275,3 +277,9 @@ class Loop(Run):
         return dreamt_returns(
             model, policy, store, episodes=s.eval_episodes, horizon=horizon, steps=s.dreamer.steps, seed=s.seed
         )
+
+
+def check_steps(settings: LoopSettings, config: WorldModelConfig) -> None:
+    """Raise InputError for numbers of denoising steps that a world model of `config` does not learn to take."""
+    for steps in (settings.dreamer.steps, settings.planning.steps):
+        halvings_of(steps or config.usual_steps, config.shortcut)

@@ -214,7 +214,7 @@ def dream_values(
         now = memory.select(row)
         total, weight = torch.zeros_like(row, dtype=torch.float32), torch.ones_like(row, dtype=torch.float32)
         for step in range(config.horizon):
-            imagined = model.imagine(actions[:, step], now, steps=config.steps, generator=generators)
+            imagined = model.imagine(actions[:, step], now, steps=config.steps, generator=generators, in_place=True)
             total = total + weight * imagined.reward
             weight = weight * config.discount * (1 - imagined.termination)
             now = imagined.memory

@@ -180,3 +180,10 @@ def test_a_decay_does_not_go_with_a_ratio(tmp_path: Path) -> None:
     training = replace(SMALL.training, decay=0.5)
     with pytest.raises(InputError, match="decay has to know all steps"):
         Loop(tmp_path, replace(SMALL, train_ratio=1.0, training=training), progress=False)
+
+
+def test_steps_that_the_world_model_will_not_have_learned_are_named_before_anything_is_done(tmp_path: Path) -> None:
+    model, dreamer = replace(SMALL.model, shortcut=4), replace(SMALL.dreamer, steps=3)
+    with pytest.raises(InputError, match=r"steps=3: this world model dreams in 1, 2 steps, or in 4 or more"):
+        Loop(tmp_path, replace(SMALL, model=model, dreamer=dreamer), progress=False)
+    Loop(tmp_path, replace(SMALL, model=model, dreamer=replace(dreamer, steps=None)), progress=False)

@@ -193,7 +193,7 @@ class LineModel:
         at = memory.frames + actions[:, 0, 0].nan_to_num(0.0)
         return SimpleNamespace(features=at[:, None, None]), Memory((), at)
 
-    def imagine(self, actions: Tensor, memory: Memory, *, steps: int, generator: Any) -> Imagined:
+    def imagine(self, actions: Tensor, memory: Memory, **settings: Any) -> Imagined:
         assert bool(((actions >= -1) & (actions <= 3)).all())
         at = memory.frames + actions[:, 0]
         reward = torch.exp(-((at - 5) ** 2))

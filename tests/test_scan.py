@@ -142,6 +142,18 @@ def test_in_place_the_new_state_stands_where_the_old_one_was(length: int) -> Non
     assert_close(place, expected.state)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("length", [1, 4, 130])
+def test_under_autocast_the_state_keeps_its_digits(length: int, in_place: bool) -> None:
+    values = Inputs(*(v.float() for v in inputs(length)))
+    halved = values._replace(x=values.x.bfloat16(), B=values.B.bfloat16(), C=values.C.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        state = scan(*halved._replace(state=values.state.clone()), in_place=in_place).state
+    assert state.dtype == torch.float32
+    torch.testing.assert_close(state, scan(*values).state, rtol=3e-2, atol=3e-2)
+
+
 @pytest.mark.parametrize("length", [1, 3, 5])
 def test_gradcheck(length: int) -> None:
     values = inputs(length, b=1, h=2, p=2, n=2, grad=True)

@@ -149,6 +149,13 @@ def test_the_fit_is_part_of_the_weights() -> None:
     assert_same(other.encode(frames), tokenizer.encode(frames))
 
 
+def test_no_frames_are_no_latents() -> None:
+    tokenizer = fitted(10, smooth(64))
+    latents = tokenizer.encode(torch.zeros(2, 0, 16, 8, 3, dtype=torch.uint8))
+    assert latents.shape == (2, 0, tokenizer.grid[0] * tokenizer.grid[1], 10)
+    assert tokenizer.decode(latents).shape == (2, 0, 16, 8, 3)
+
+
 @pytest.mark.parametrize("value", [0, 100, 255])
 def test_one_colour_has_no_variance(value: int) -> None:
     """A still world must not divide by zero."""

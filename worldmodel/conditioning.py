@@ -20,7 +20,7 @@ LONGEST, SHORTEST = 32.0, 1.0
 
 class Condition(nn.Module):
     """Embeddings of noise level, action and pose, added up (paper, section 3: discrete actions by a learned embedding,
-    continuous ones by a small MLP, added to the embedding of the noise level).
+    continuous ones by a small MLP, added to the embedding of the noise level); with `shortcut` the step's size as well.
     """
 
     def __init__(self, config: WorldModelConfig) -> None:

@@ -30,7 +30,7 @@ def check_fields(config: Any, prefix: str = "") -> None:
             raise InputError(f"{prefix}{name}={value!r:.80}: give {kind}")
 
 
-_WORDS: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text"}
+_WORDS: dict[Any, str] = {int: "a whole number (int)", float: "a finite number", bool: "True or False", str: "text"}
 
 
 def _fits(value: Any, wanted: Any) -> bool:

@@ -235,7 +235,7 @@ class WorldModel(nn.Module):
         The new frame is rounded to pixels and encoded again before it enters memory, so a dream stays on the grid of
         real frames and remembers exactly what it showed. `stabilise` is the noise level that it is declared to have
         there: above 0 the model trusts its own frames less (Chen et al. 2024, section 3.3). `in_place` uses `memory`
-        up: the new one is written over it where all rows are active, which a CPU does in a fraction of the time.
+        up: the new one is written over it where no `active` is given, which a CPU does in a fraction of the time.
 
         `pose` (B, P) is for models that were trained with one, continuous actions are (B, A). A model of chunks
         (`chunk` = c > 1) dreams c frames jointly: all arguments and results have (B, c) in place of (B,). From empty

@@ -60,13 +60,13 @@ def scan(
     b, length, h, p = x.shape
     if state is None:
         state = dt.new_zeros(b, B.shape[-1], h, p)
+    chunk = even_chunk(length)
     if choose_scan(choice, x.device.type, x.dtype) == "triton":
         y, after = scan_triton(x, dt, A, B, C, D, state, advance=advance)
-        return Scanned(y, state.copy_(after) if advance and in_place else after)
-    chunk = even_chunk(length)
-    if chunk >= length:
+    elif chunk >= length:
         return scan_one_chunk(x, dt, A, B, C, D, state, advance=advance, in_place=in_place)
-    y, after = scan_chunked(x, dt, A, B, C, D, state, chunk=chunk, advance=advance)
+    else:
+        y, after = scan_chunked(x, dt, A, B, C, D, state, chunk=chunk, advance=advance)
     return Scanned(y, state.copy_(after) if advance and in_place else after)
 
 
@@ -99,11 +99,11 @@ def scan_one_chunk(
         added = (inputs * (whole - log_decay).exp()[..., None]).flatten(2)  # (b, l, h * p)
         kept = whole.exp().repeat_interleave(p, -1)
         columns = columns.mul_(kept) if in_place else columns * kept
+        # In place either way, for what is new by now: autocast would compute the other form in 16 bits.
         if x.shape[1] == 1:
-            columns = columns.addcmul_(B.mT, added) if in_place else torch.addcmul(columns, B.mT, added)
+            columns = columns.addcmul_(B.mT, added)
         else:
-            B = B.to(columns.dtype)  # under autocast products of a batch take one precision
-            columns = columns.baddbmm_(B.mT, added) if in_place else torch.baddbmm(columns, B.mT, added)
+            columns = columns.baddbmm_(B.mT.to(columns.dtype), added.to(columns.dtype))
         state = columns.unflatten(-1, (h, p))
     return Scanned(y if D is None else torch.addcmul(y, D[:, None], x), state)
 
@@ -114,7 +114,7 @@ def read(columns: Tensor, C: Tensor) -> Tensor:
     if C.shape[1] > 1 or columns.device.type != "cpu" or columns.dtype != C.dtype or torch.is_grad_enabled():
         return C @ columns
     # One token's is a weighted sum of rows, bound by memory: twice as fast this way as by a product of matrices.
-    rows = torch.arange(b * n)
+    rows = torch.arange(b * n, device=columns.device)
     summed = functional.embedding_bag(
         rows, columns.reshape(b * n, m), rows[::n], mode="sum", per_sample_weights=C.reshape(-1)
     )

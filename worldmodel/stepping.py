@@ -99,7 +99,7 @@ def run_steps(
                 if work.step % every == 0:
                     settle()
                     means = mean_of(work.recent[-every:])
-                    bar.note({key: f"{means[key]:.3f}" for key in shown})
+                    bar.note({key: f"{means[key]:.3f}" for key in shown if key in means})
                     for key, value in means.items() if writer else ():
                         assert writer is not None
                         writer.add_scalar(f"{name}/{key}", value, work.step)

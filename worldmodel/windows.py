@@ -78,7 +78,7 @@ def attend_sdpa(
     if frames <= block:
         low = 0 if rule.window is None else max(0, past - rule.window)
         near, values_near = (v[:, :, low * tokens :] for v in (keys, values))
-        mask = _mask(rule, past, frames, tokens, 0, frames, absent, q.device)
+        mask = _mask(rule, past - low, frames, tokens, low, absent, q.device)
         out = functional.scaled_dot_product_attention(queries, near, values_near, attn_mask=mask)
         return out.transpose(1, 2).reshape(q.shape)
 
@@ -94,34 +94,31 @@ def attend_sdpa(
         first_piece, last_piece = sum(start <= low for start in starts) - 1, number + (past > 0)
         skip = (low - starts[first_piece]) * tokens
         near, values_near = (torch.cat(piece[first_piece : last_piece + 1], 2)[:, :, skip:] for piece in pieces)
-        mask = _mask(rule, past, frames, tokens, begin, end, absent, q.device)
+        mask = _mask(rule, past + begin - low, end - begin, tokens, low, absent, q.device)
         outputs.append(functional.scaled_dot_product_attention(part, near, values_near, attn_mask=mask))
     return torch.cat(outputs, 2).transpose(1, 2).reshape(q.shape)
 
 
 def _mask(
-    rule: Window, past: int, frames: int, tokens: int, begin: int, end: int, absent: Tensor | None, device: torch.device
+    rule: Window, past: int, frames: int, tokens: int, low: int, absent: Tensor | None, device: torch.device
 ) -> Tensor | None:
-    """What tokens of new frames `begin` to `end` see of the slots from the first that any of them sees on: bool
-    (B or 1, 1, queries or 1, keys), or None where it is all.
+    """What `frames` frames see of `past` slots before them and of their own: bool (B or 1, 1, queries or 1, keys), or
+    None where it is all. The first of these slots has number `low`; of all slots the first `absent` (B,) are empty.
     """
-    low = 0 if rule.window is None else max(0, past + begin - rule.window)
-    mask = _inside(rule, past, frames, tokens, begin, end, low, device) if end - begin > rule.chunk else None
+    mask = _inside(rule, past, frames, tokens, device) if frames > rule.chunk else None
     if absent is None:
         return mask
-    there = torch.arange(low, past + end, device=device) >= absent[:, None]  # (B, slots)
+    there = torch.arange(low, low + past + frames, device=device) >= absent[:, None]  # (B, slots)
     there = there.repeat_interleave(tokens, 1)[:, None, None]
     return there if mask is None else there & mask
 
 
-@functools.lru_cache(maxsize=256)
-def _inside(
-    rule: Window, past: int, frames: int, tokens: int, begin: int, end: int, low: int, device: torch.device
-) -> Tensor:
-    """The rule for new frames `begin` to `end` and the slots from `low` on that they see, (1, 1, queries, keys)."""
-    first, stop = (v[begin:end, None] for v in visible(rule, past, frames, device))
-    slots = torch.arange(low, past + end, device=device)
-    inside = (slots >= first) & (slots < stop)
+@functools.lru_cache(maxsize=64)
+def _inside(rule: Window, past: int, frames: int, tokens: int, device: torch.device) -> Tensor:
+    """The rule by tokens, (1, 1, queries, keys)."""
+    first, end = (v[:, None] for v in visible(rule, past, frames, device))
+    slots = torch.arange(past + frames, device=device)
+    inside = (slots >= first) & (slots < end)
     return inside.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)[None, None]
 
 

@@ -91,7 +91,7 @@ def _dream(
     total = torch.zeros(count, device=model.device)
     alive = torch.ones(count, dtype=torch.bool, device=model.device)
     for _ in range(horizon):
-        imagined = model.imagine(act(frames, features), memory, steps=steps, generator=generator)
+        imagined = model.imagine(act(frames, features), memory, steps=steps, generator=generator, in_place=True)
         memory, frames, features = imagined.memory, imagined.frame, imagined.features
         total += torch.where(alive, imagined.reward, 0.0)
         alive &= torch.rand(count, generator=generator, device=model.device) >= imagined.termination

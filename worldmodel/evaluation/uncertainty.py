@@ -51,8 +51,8 @@ class Options:
     """Frames that it dreams."""
     clips: int = 64
     """Clips, at most."""
-    steps: int = 2
-    """Denoising steps per frame."""
+    steps: int | None = None
+    """Denoising steps per frame; None: 2, or 1 of a world model with `shortcut`."""
     draws: int = DRAWS
     """Other draws of every frame."""
     wrong_below: float = 30.0
@@ -101,7 +101,7 @@ def watched(options: Options, protocol: Protocol, model: Model) -> Observed:
         world, clips, protocol, context=options.context, horizon=options.horizon, corruption=None, seed=options.seed
     )
     return watch(
-        Sampler(world, Sampling(options.steps)),
+        Sampler(world, Sampling(options.steps or world.config.usual_steps)),
         trial,
         draws=options.draws,
         seed=options.seed,

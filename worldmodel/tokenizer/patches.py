@@ -61,7 +61,7 @@ class PatchTokenizer(nn.Module):
         offset = (1 + self.mean) @ basis
         pixels = self._cut(frames.reshape(-1, *frames.shape[-3:])).to(basis.dtype)
         flat = torch.addmm(offset, pixels.flatten(0, 1), basis / 127.5, beta=-1)
-        return flat.view(*frames.shape[:-3], -1, flat.shape[-1])
+        return flat.view(*frames.shape[:-3], self.grid[0] * self.grid[1], flat.shape[-1])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (..., S, C) -> frames (..., h, w, 3) uint8."""

@@ -33,7 +33,7 @@ class TrainingConfig:
     adam_lr: float = 1e-3
     """Learning rate of AdamW, for everything else."""
     weight_decay: float = 0.01
-    """Weight decay of both."""
+    """Weight decay of both, for the matrices of linear layers; nothing else decays."""
     warmup: int = 50
     """Steps over which learning rates rise from zero."""
     decay: float = 0.0

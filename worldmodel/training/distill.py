@@ -23,7 +23,7 @@ MAY_DIFFER = (
 
 def distilled(folder: Path, config: WorldModelConfig) -> WorldModel:
     """A model of `config`, which has `shortcut`, with the weights of the checkpoint in `folder`: it computes what that
-    one does, bit for bit, whatever size of step it is told.
+    one does, bit for bit; a plain one's whatever size of step it is told.
 
     There is no teacher beside it: of the steps that it learns the larger follow from the finer, and the finest, which
     it knows, goes on to learn from the frames. Raises InputError where the checkpoint is none of the same world, size

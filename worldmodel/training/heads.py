@@ -157,6 +157,8 @@ def _fit(
             if skipping.usable(nn.utils.clip_grad_norm_(learnt, 1.0)):
                 optimizer.step()
                 recent = [*recent[-99:], torch.stack([reward, termination]).detach()]
+    if not recent:
+        raise InputError("no step of fitting the heads had a finite gradient: lower heads.lr")
     reward, termination = torch.stack(recent).mean(0).tolist()
     return {"heads_reward": reward, "heads_termination": termination, "heads_frames": float(len(examples.kind))}
 

@@ -22,7 +22,7 @@ A, B, C = 3.4445, -4.7750, 2.0315
 """Coefficients of the iteration: the steepest at zero for which singular values still end between 0.7 and 1.2."""
 STEPS = 5
 SMALLEST = 1e-7
-"""Norm below which a matrix counts as zero."""
+"""Smallest number that a matrix is divided by to bring its norm to 1."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
     A step moves a matrix of (rows, columns) by lr * sqrt(max(1, rows / columns)) in every direction. A group may name
     `blocks`, numbers of rows: each block of rows of its matrices is then orthogonalised for itself. `dtype` is what the
     iteration computes in; None takes bfloat16 on CUDA devices and float32 elsewhere. States are those of
-    `torch.optim.Muon`.
+    `torch.optim.Muon`, which knows no blocks.
     """
 
     def __init__(

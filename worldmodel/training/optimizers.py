@@ -25,7 +25,7 @@ def make_optimizers(model: WorldModel, config: TrainingConfig) -> list[torch.opt
     Weight decay is for matrices of linear layers. A time constant that decays towards zero forgets: in 150,000 steps at
     a rate of 1e-3 a memory of 512 frames would have become one of 5.
     """
-    blocks = {id(weight): rows for weight, rows in fused(model)}
+    blocks = {id(weight): rows for weight, rows in blocks_of(model)}
     linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     matrices: dict[tuple[int, ...] | None, list[nn.Parameter]] = defaultdict(list)
     decayed: list[nn.Parameter] = []
@@ -53,7 +53,7 @@ def make_optimizers(model: WorldModel, config: TrainingConfig) -> list[torch.opt
     return optimizers
 
 
-def fused(model: WorldModel) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+def blocks_of(model: WorldModel) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     """Projections to several things at once, and the rows of each: gate, x, B, C and dt; query, key and value.
 
     Muon moves each as the matrix of its own that it is. On the carpet world (docs/results.md), after 600 steps of two
