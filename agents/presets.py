@@ -35,11 +35,11 @@ PRESETS: Mapping[str, LoopSettings] = {
         collect_episodes=3000,
         collect_frames=25_000,
         explore=0.3,
-        world_steps=500,
+        world_steps=650,
         heads=HeadsConfig(steps=1000, calibration=300),
-        dreams=150,
+        dreams=200,
         # With less entropy all walk straight on before somebody has looked back.
-        dreamer=DreamerOptions(steps=1, entropy=0.03, reset_every=150),
+        dreamer=DreamerOptions(entropy=0.03, reset_every=200),
         eval_episodes=100,
     ),
     "smoke": replace(

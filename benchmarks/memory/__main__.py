@@ -38,8 +38,7 @@ class World:
 
 WORLDS: Mapping[str, World] = {"S7": World("MiniGrid-MemoryS7-v0", 3), "S11": World("MiniGrid-MemoryS11-v0", 5)}
 LEVEL = 0.9
-SHARED = ("--preset", "demo", "--eval-episodes", "100", "--world-steps", "650", "--dreams", "200")
-SHARED += ("--dreamer.steps", "2", "--dreamer.reset-every", "200")
+SHARED = ("--preset", "demo", "--eval-episodes", "100")
 PPO = ("--ppo.rows", "32", "--ppo.lr", "5e-4", "--ppo.entropy", "0.02")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "dream": (),
