@@ -72,7 +72,7 @@ class Options:
 def evaluate(options: Options) -> dict[str, Any]:
     """Judge every protocol and kind, and write it to `options.out`; returns what uncertainty.json holds."""
     for name in ("context", "horizon", "clips", "steps", "draws", "rows"):
-        if getattr(options, name) < 1:
+        if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name} {getattr(options, name)}: give at least 1")
     if refused := [name for name in options.protocols if name in ("cold-start", "retrieval")]:
         raise InputError(f"--protocols {refused[0]}: dreams along recorded actions are judged, choose reasoning")
