@@ -32,6 +32,7 @@ class Losses:
     diffusion: Tensor
     reward: Tensor
     termination: Tensor
+    memory: Memory | None = None  # after the clips, where it was asked for; detached
 
 
 @dataclass(frozen=True)
@@ -129,23 +130,33 @@ class WorldModel(nn.Module):
         parts = (clips.mask & ~drawn.clean, read[..., None] & ahead.exists, read)
         return Counts(*(part.sum() for part in parts))
 
-    def forward(self, clips: Clips, drawn: Draw, counts: Counts | None = None) -> Losses:
-        """`loss` of what was drawn.
+    def forward(
+        self,
+        clips: Clips,
+        drawn: Draw,
+        counts: Counts | None = None,
+        memory: Memory | None = None,
+        carry: bool = False,
+    ) -> Losses:
+        """`loss` of what was drawn, in clips that go on from `memory` (None: from an empty one).
 
-        `counts` of a batch that these clips are a part of makes their losses parts of its losses, which add up.
+        `counts` of a batch that these clips are a part of makes their losses parts of its losses, which add up. With
+        `carry` the losses bring the memory after the clips' clean frames along, for the clips that follow them; of rows
+        that were masked it holds what lay behind the mask too.
         """
         config, mask, counts = self.config, clips.mask, counts or self.counts(clips, drawn)
         with torch.autocast(mask.device.type, enabled=False):  # half precision would be noise in what is to be learnt
             latents = self.encode(clips.frames)
         noised = add_noise(latents, drawn.level, drawn.noise)
         actions = withhold(clips.actions, drawn.withheld)
-        start = self.empty(len(mask))
+        start = self.empty(len(mask)) if memory is None else memory
         how = {"pose": clips.pose, "halvings": drawn.halvings, "advance": False}
         hidden = self.backbone(noised, drawn.level, actions, start, **how)
 
         predicted = clean_from(self.denoise(hidden.tokens), noised, drawn.level, config.target)
         # After the pass that learns, so that the weights that autocast keeps are those it cast for that one.
-        wanted = self._wanted(latents, noised, actions, clips.pose, drawn)
+        wanted = self._wanted(latents, noised, actions, clips.pose, drawn, start)
+        after = self._carried(latents, clips, drawn, start) if carry else None
         weight = loss_weight(drawn.level, config.weight, config.min_noise)
         error = (predicted - wanted).square().mean((-1, -2)) * weight
         diffusion = masked_sum(error, mask & ~drawn.clean) / counts.diffusion.clamp(min=1)
@@ -162,9 +173,20 @@ class WorldModel(nn.Module):
         )
         termination = masked_sum(losses, read) / counts.termination.clamp(min=1)
         total = diffusion + config.reward_weight * reward + termination
-        return Losses(total, diffusion, reward, termination)
+        return Losses(total, diffusion, reward, termination, after)
 
-    def _wanted(self, latents: Tensor, noised: Tensor, actions: Tensor, pose: Tensor | None, drawn: Draw) -> Tensor:
+    @torch.no_grad()
+    def _carried(self, latents: Tensor, clips: Clips, drawn: Draw, start: Memory) -> Memory:
+        """The memory after the frames of `clips`, as they were recorded or noised a little and declared so."""
+        level = latents.new_zeros(latents.shape[:2])
+        if drawn.context is not None:
+            level = level + drawn.context[:, None]
+            latents = add_noise(latents, level, drawn.noise)
+        return self.backbone(latents, level, clips.actions, start, pose=clips.pose).memory  # type: ignore[no-any-return]
+
+    def _wanted(
+        self, latents: Tensor, noised: Tensor, actions: Tensor, pose: Tensor | None, drawn: Draw, start: Memory
+    ) -> Tensor:
         """The latents (B, T, S, C) to predict: those of the frames, or of steps larger than the finest what two of half
         the size make of them.
         """
@@ -174,7 +196,7 @@ class WorldModel(nn.Module):
         rows = big.any(1).nonzero()[:, 0]
         if not len(rows):
             return latents
-        told, place, start = actions[rows], None if pose is None else pose[rows], self.empty(len(rows))
+        told, place, start = actions[rows], None if pose is None else pose[rows], start.select(rows)
 
         def denoise(x: Tensor, level: Tensor, halvings: Tensor) -> Tensor:
             hidden = self.backbone(x, level, told, start, pose=place, halvings=halvings, advance=False)
