@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,52 +18,13 @@ from worldmodel.drawing import Generators, normal
 from worldmodel.episodes import Clips
 from worldmodel.episodes.retrace import led_here
 from worldmodel.heads import Readout, TwoHot, future_rewards, mlp
+from worldmodel.layers.doubled import doubled, halves
 from worldmodel.memory import Memory
+from worldmodel.results import Counts, Features, Imagined, Losses, Streams
 from worldmodel.shortcut import finest, halvings_of, two_half_steps, with_steps
 from worldmodel.tokenizer import completed, make_tokenizer
 
-
-@dataclass(frozen=True)
-class Losses:
-    """Scalar training losses; `total` is what to minimise."""
-
-    total: Tensor
-    diffusion: Tensor
-    reward: Tensor
-    termination: Tensor
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many frames carry each loss: what the sums are divided by. Scalars, which add up over parts of a batch."""
-
-    diffusion: Tensor
-    reward: Tensor
-    termination: Tensor
-
-
-@dataclass(frozen=True)
-class Features:
-    """What committed frames tell: features (B, T, F), reward (B, T) and termination probability (B, T) of each.
-
-    `inputs` (B, T, I) is what the features are mixed from.
-    """
-
-    features: Tensor
-    reward: Tensor
-    termination: Tensor
-    inputs: Tensor
-
-
-@dataclass(frozen=True)
-class Imagined:
-    """One new frame per row, and what came with it. A model of chunks gives c frames: (B, c) instead of (B,)."""
-
-    frame: Tensor  # (B, h, w, 3) uint8
-    reward: Tensor  # (B,)
-    termination: Tensor  # (B,) probability that the episode ended in this frame
-    features: Tensor  # (B, F)
-    memory: Memory
+__all__ = ["Counts", "Features", "Imagined", "Losses", "WorldModel", "masked_sum", "weights_from"]
 
 
 class WorldModel(nn.Module):
@@ -124,7 +84,7 @@ class WorldModel(nn.Module):
 
     def counts(self, clips: Clips, drawn: Draw) -> Counts:
         """What `forward` divides by, unless told otherwise."""
-        read = clips.mask & drawn.clean
+        read = self._read(clips, drawn)
         ahead = future_rewards(clips.rewards, clips.mask & led_here(clips.actions), self.config.reward_horizon)
         parts = (clips.mask & ~drawn.clean, read[..., None] & ahead.exists, read)
         return Counts(*(part.sum() for part in parts))
@@ -139,19 +99,16 @@ class WorldModel(nn.Module):
             latents = self.encode(clips.frames)
         noised = add_noise(latents, drawn.level, drawn.noise)
         actions = withhold(clips.actions, drawn.withheld)
-        start = self.empty(len(mask))
-        how = {"pose": clips.pose, "halvings": drawn.halvings, "advance": False}
-        hidden = self.backbone(noised, drawn.level, actions, start, **how)
-
-        predicted = clean_from(self.denoise(hidden.tokens), noised, drawn.level, config.target)
+        streams = self._streams(noised, drawn.level, latents, actions, clips.pose, drawn.halvings)
+        predicted = clean_from(self.denoise(streams.noised), noised, drawn.level, config.target)
         # After the pass that learns, so that the weights that autocast keeps are those it cast for that one.
         wanted = self._wanted(latents, noised, actions, clips.pose, drawn)
         weight = loss_weight(drawn.level, config.weight, config.min_noise)
         error = (predicted - wanted).square().mean((-1, -2)) * weight
         diffusion = masked_sum(error, mask & ~drawn.clean) / counts.diffusion.clamp(min=1)
 
-        read = mask & drawn.clean
-        features = self.readout(hidden.tokens, hidden.recall, read if self.training else None)
+        read = self._read(clips, drawn)
+        features = self.readout(streams.clean, streams.recall, read if self.training else None)
         ahead = future_rewards(clips.rewards, clips.mask & led_here(clips.actions), config.reward_horizon)
         logits = self.reward_head(features).unflatten(-1, (config.reward_horizon, -1))
         losses = self.twohot.loss(logits, ahead.rewards)
@@ -164,6 +121,34 @@ class WorldModel(nn.Module):
         total = diffusion + config.reward_weight * reward + termination
         return Losses(total, diffusion, reward, termination)
 
+    def _read(self, clips: Clips, drawn: Draw) -> Tensor:
+        """The frames (B, T) bool that carry the losses of the heads: those that are at noise 0 somewhere."""
+        return clips.mask if self.config.forcing == "teacher" else clips.mask & drawn.clean
+
+    def _streams(
+        self,
+        noised: Tensor,
+        level: Tensor,
+        clean: Tensor,
+        actions: Tensor,
+        pose: Tensor | None,
+        halvings: Tensor | None,
+    ) -> Streams:
+        """What the layers make of noised latents (B, T, S, C), and of their clean ones where the forcing has both."""
+        start, chunk = self.empty(len(noised)), self.config.chunk
+        if self.config.forcing == "diffusion":
+            how = {"pose": pose, "halvings": halvings, "advance": False}
+            hidden = self.backbone(noised, level, actions, start, **how)
+            return Streams(hidden.tokens, hidden.tokens, hidden.recall)
+
+        finer = None if halvings is None else torch.full_like(halvings, finest(self.config.shortcut))
+        pairs = {"pose": (pose, pose), "halvings": (halvings, finer)}
+        how = {name: None if a is None or b is None else doubled(a, b, chunk) for name, (a, b) in pairs.items()}
+        given = ((noised, clean), (level, torch.zeros_like(level)), (actions, actions))
+        x, levels, told = (doubled(*pair, chunk) for pair in given)
+        hidden = self.backbone(x, levels, told, start, **how, advance=False, twice=True)
+        return Streams(*halves(hidden.tokens, chunk), tuple(halves(r, chunk).clean for r in hidden.recall))
+
     def _wanted(self, latents: Tensor, noised: Tensor, actions: Tensor, pose: Tensor | None, drawn: Draw) -> Tensor:
         """The latents (B, T, S, C) to predict: those of the frames, or of steps larger than the finest what two of half
         the size make of them.
@@ -174,11 +159,11 @@ class WorldModel(nn.Module):
         rows = big.any(1).nonzero()[:, 0]
         if not len(rows):
             return latents
-        told, place, start = actions[rows], None if pose is None else pose[rows], self.empty(len(rows))
+        real, told, place = latents[rows], actions[rows], None if pose is None else pose[rows]
 
         def denoise(x: Tensor, level: Tensor, halvings: Tensor) -> Tensor:
-            hidden = self.backbone(x, level, told, start, pose=place, halvings=halvings, advance=False)
-            return clean_from(self.denoise(hidden.tokens), x, level, self.config.target)
+            streams = self._streams(x, level, real, told, place, halvings)
+            return clean_from(self.denoise(streams.noised), x, level, self.config.target)
 
         # Compiled layers would be compiled again for every number of rows.
         with torch.compiler.set_stance("force_eager"):
