@@ -15,6 +15,7 @@ from worldmodel.layers.doubled import convolve_doubled, doubled, halves, scan_do
 from worldmodel.layers.fused import convolve
 from worldmodel.model import WorldModel, future_rewards
 from worldmodel.scan import scan_sequential
+from worldmodel.streams import Past, streams
 from worldmodel.windows import Own, Window, attend_sdpa, visible
 from worlds import assert_close, generator, random_clips, random_model, small_config
 
@@ -61,13 +62,17 @@ def test_training_computes_what_a_dream_computes(name: str) -> None:
     latents = model.encode(clips.frames)
     noised = add_noise(latents, drawn.level, drawn.noise)
     with torch.no_grad():
-        streams = model._streams(noised, drawn.level, latents, clips.actions, None, drawn.halvings)
-        features = model.readout(streams.clean, streams.recall)
-        predicted = clean_from(model.denoise(streams.noised), noised, drawn.level, config.target)
+        past = Past(latents, torch.zeros_like(drawn.level), clips.actions, None, model.empty(3))
+        found = streams(model.backbone, config, noised, drawn.level, drawn.halvings, past, carry=True)
+        features = model.readout(found.clean, found.recall)
+        predicted = clean_from(model.denoise(found.noised), noised, drawn.level, config.target)
     dreamt, observed = as_in_a_dream(model, clips, noised, drawn.level, drawn.halvings)
     assert_close(predicted, dreamt)
     assert_close(features, observed)
-    assert_close(features, model.observe(clips.frames, clips.actions)[0].features)
+    seen, memory = model.observe(clips.frames, clips.actions)
+    assert_close(features, seen.features)
+    assert found.memory is not None
+    assert_close(found.memory, memory)
     assert (predicted[:, 1:] - predicted[:, :1]).abs().max() > 0.1
 
 
@@ -102,8 +107,9 @@ def test_gradients_reach_into_the_clean_frames(recompute: bool) -> None:
     latents = model.encode(clips.frames).requires_grad_()
     level = torch.full((1, FRAMES), 0.5, dtype=torch.float64)
     noised = torch.randn(latents.shape, generator=generator(3), dtype=torch.float64)
-    streams = model._streams(noised, level, latents, clips.actions, None, None)
-    (gradient,) = torch.autograd.grad(streams.noised[:, 3].square().sum(), latents)
+    past = Past(latents, torch.zeros_like(level), clips.actions, None, model.empty(1))
+    found = streams(model.backbone, config, noised, level, None, past)
+    (gradient,) = torch.autograd.grad(found.noised[:, 3].square().sum(), latents)
     assert bool((gradient[:, :3].abs().amax((-1, -2)) > 1e-6).all())
     assert float(gradient[:, 3:].abs().max()) == 0
 

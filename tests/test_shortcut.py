@@ -122,7 +122,8 @@ def test_a_model_that_is_taught_draws_what_a_plain_one_does() -> None:
     whole = model.draw(clips(), row_generators(3, 8, range(6), model.device))
     part = model.draw(clips().rows(slice(2, 5)), row_generators(3, 8, range(2, 5), model.device))
     for name, value in vars(part).items():
-        assert_same(value, getattr(whole, name)[2:5])
+        if value is not None:
+            assert_same(value, getattr(whole, name)[2:5])
     assert whole.halvings is not None
     taught = (whole.halvings < 2).any(1)
     assert bool(taught.any())

@@ -183,6 +183,9 @@ class WorldModelConfig:
     context_prob: float = 0.5
     """With `diffusion`: share of training clips whose prefix, longer than half, stays clean (paper, long-context
     training)."""
+    context_noise: float = 0.0
+    """Each clip enters memory noised to a level drawn up to this one, and declared to be: memory that is not quite to
+    be trusted, as that of a long dream is. 0: as it was recorded. With `diffusion` where memory is carried on."""
     noise_mean: float = 0.3
     """Training noise levels are sigmoid(normal(noise_mean, noise_std))."""
     noise_std: float = 1.2
@@ -218,6 +221,8 @@ class WorldModelConfig:
         for name in ("action_dropout", "context_prob", "shortcut_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 1")
+        if not 0 <= self.context_noise < 1:
+            raise InputError(f"context_noise={self.context_noise}: give a noise level from 0 to below 1")
         if self.shortcut and (self.shortcut < 2 or self.shortcut.bit_count() != 1):
             raise InputError(f"shortcut={self.shortcut}: give a power of two, such as 4 or 8, or 0 for none")
         if self.shortcut and self.target == "eps":

@@ -29,6 +29,7 @@ class Draw:
     noise: Tensor  # (B, T, S, C)
     withheld: Tensor  # (B, T) bool, frames whose action is not told
     halvings: Tensor | None = None  # (B, T) int64, the size of every frame's step (`worldmodel.shortcut`)
+    context: Tensor | None = None  # (B,) noise level at which the clip enters the memory that is carried on
 
 
 def draw(shape: tuple[int, ...], generators: Generators, like: Tensor, config: WorldModelConfig) -> Draw:
@@ -50,7 +51,8 @@ def draw(shape: tuple[int, ...], generators: Generators, like: Tensor, config: W
     clean = (chosen[:, :1] < share) & (torch.arange(frames, device=like.device) < cut[:, None])
     withheld = uniform((batch, frames), generators, like) < config.action_dropout
     noise = normal(shape, generators, like)
-    return Draw(level.masked_fill(clean, 0.0), clean, noise, withheld)
+    context = uniform((batch,), generators, like) * config.context_noise if config.context_noise else None
+    return Draw(level.masked_fill(clean, 0.0), clean, noise, withheld, context=context)
 
 
 def add_noise(latents: Tensor, level: Tensor, noise: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ from worldmodel.drawing import Generators, normal
 from worldmodel.episodes import Clips
 from worldmodel.episodes.retrace import led_here
 from worldmodel.heads import Readout, TwoHot, future_rewards, mlp
-from worldmodel.layers.doubled import doubled, halves
 from worldmodel.memory import Memory
-from worldmodel.results import Counts, Features, Imagined, Losses, Streams
+from worldmodel.results import Counts, Features, Imagined, Losses
 from worldmodel.shortcut import finest, halvings_of, two_half_steps, with_steps
+from worldmodel.streams import Past, remembered, streams
 from worldmodel.tokenizer import completed, make_tokenizer
 
 __all__ = ["Counts", "Features", "Imagined", "Losses", "WorldModel", "masked_sum", "weights_from"]
@@ -89,26 +89,38 @@ class WorldModel(nn.Module):
         parts = (clips.mask & ~drawn.clean, read[..., None] & ahead.exists, read)
         return Counts(*(part.sum() for part in parts))
 
-    def forward(self, clips: Clips, drawn: Draw, counts: Counts | None = None) -> Losses:
-        """`loss` of what was drawn.
+    def forward(
+        self,
+        clips: Clips,
+        drawn: Draw,
+        counts: Counts | None = None,
+        memory: Memory | None = None,
+        carry: bool = False,
+    ) -> Losses:
+        """`loss` of what was drawn, in clips that go on from `memory` (None: from an empty one).
 
-        `counts` of a batch that these clips are a part of makes their losses parts of its losses, which add up.
+        `counts` of a batch that these clips are a part of makes their losses parts of its losses, which add up. With
+        `carry` the losses bring the memory after the clips' clean frames along, for the clips that follow them; of rows
+        that were masked it holds what lay behind the mask too.
         """
         config, mask, counts = self.config, clips.mask, counts or self.counts(clips, drawn)
         with torch.autocast(mask.device.type, enabled=False):  # half precision would be noise in what is to be learnt
             latents = self.encode(clips.frames)
         noised = add_noise(latents, drawn.level, drawn.noise)
         actions = withhold(clips.actions, drawn.withheld)
-        streams = self._streams(noised, drawn.level, latents, actions, clips.pose, drawn.halvings)
-        predicted = clean_from(self.denoise(streams.noised), noised, drawn.level, config.target)
+        start = self.empty(len(mask)) if memory is None else memory
+        past = Past(*self._committed(latents, drawn), actions, clips.pose, start)
+        found = streams(self.backbone, config, noised, drawn.level, drawn.halvings, past, carry=carry)
+        predicted = clean_from(self.denoise(found.noised), noised, drawn.level, config.target)
         # After the pass that learns, so that the weights that autocast keeps are those it cast for that one.
-        wanted = self._wanted(latents, noised, actions, clips.pose, drawn)
+        wanted = self._wanted(latents, noised, drawn, past)
+        after = remembered(self.backbone, past) if carry and found.memory is None else found.memory
         weight = loss_weight(drawn.level, config.weight, config.min_noise)
         error = (predicted - wanted).square().mean((-1, -2)) * weight
         diffusion = masked_sum(error, mask & ~drawn.clean) / counts.diffusion.clamp(min=1)
 
         read = self._read(clips, drawn)
-        features = self.readout(streams.clean, streams.recall, read if self.training else None)
+        features = self.readout(found.clean, found.recall, read if self.training else None)
         ahead = future_rewards(clips.rewards, clips.mask & led_here(clips.actions), config.reward_horizon)
         logits = self.reward_head(features).unflatten(-1, (config.reward_horizon, -1))
         losses = self.twohot.loss(logits, ahead.rewards)
@@ -119,37 +131,21 @@ class WorldModel(nn.Module):
         )
         termination = masked_sum(losses, read) / counts.termination.clamp(min=1)
         total = diffusion + config.reward_weight * reward + termination
-        return Losses(total, diffusion, reward, termination)
+        return Losses(total, diffusion, reward, termination, after)
 
     def _read(self, clips: Clips, drawn: Draw) -> Tensor:
-        """The frames (B, T) bool that carry the losses of the heads: those that are at noise 0 somewhere."""
+        """The frames (B, T) bool that carry the losses of the heads: those that enter memory in this pass."""
         return clips.mask if self.config.forcing == "teacher" else clips.mask & drawn.clean
 
-    def _streams(
-        self,
-        noised: Tensor,
-        level: Tensor,
-        clean: Tensor,
-        actions: Tensor,
-        pose: Tensor | None,
-        halvings: Tensor | None,
-    ) -> Streams:
-        """What the layers make of noised latents (B, T, S, C), and of their clean ones where the forcing has both."""
-        start, chunk = self.empty(len(noised)), self.config.chunk
-        if self.config.forcing == "diffusion":
-            how = {"pose": pose, "halvings": halvings, "advance": False}
-            hidden = self.backbone(noised, level, actions, start, **how)
-            return Streams(hidden.tokens, hidden.tokens, hidden.recall)
+    def _committed(self, latents: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
+        """The latents (B, T, S, C) as they enter memory, and the level (B, T) that they are declared to have there."""
+        level = latents.new_zeros(latents.shape[:2])
+        if drawn.context is None:
+            return latents, level
+        level = level + drawn.context[:, None]
+        return add_noise(latents, level, drawn.noise), level
 
-        finer = None if halvings is None else torch.full_like(halvings, finest(self.config.shortcut))
-        pairs = {"pose": (pose, pose), "halvings": (halvings, finer)}
-        how = {name: None if a is None or b is None else doubled(a, b, chunk) for name, (a, b) in pairs.items()}
-        given = ((noised, clean), (level, torch.zeros_like(level)), (actions, actions))
-        x, levels, told = (doubled(*pair, chunk) for pair in given)
-        hidden = self.backbone(x, levels, told, start, **how, advance=False, twice=True)
-        return Streams(*halves(hidden.tokens, chunk), tuple(halves(r, chunk).clean for r in hidden.recall))
-
-    def _wanted(self, latents: Tensor, noised: Tensor, actions: Tensor, pose: Tensor | None, drawn: Draw) -> Tensor:
+    def _wanted(self, latents: Tensor, noised: Tensor, drawn: Draw, past: Past) -> Tensor:
         """The latents (B, T, S, C) to predict: those of the frames, or of steps larger than the finest what two of half
         the size make of them.
         """
@@ -159,11 +155,11 @@ class WorldModel(nn.Module):
         rows = big.any(1).nonzero()[:, 0]
         if not len(rows):
             return latents
-        real, told, place = latents[rows], actions[rows], None if pose is None else pose[rows]
+        before = past.rows(rows)
 
         def denoise(x: Tensor, level: Tensor, halvings: Tensor) -> Tensor:
-            streams = self._streams(x, level, real, told, place, halvings)
-            return clean_from(self.denoise(streams.noised), x, level, self.config.target)
+            found = streams(self.backbone, self.config, x, level, halvings, before)
+            return clean_from(self.denoise(found.noised), x, level, self.config.target)
 
         # Compiled layers would be compiled again for every number of rows.
         with torch.compiler.set_stance("force_eager"):

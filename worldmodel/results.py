@@ -17,6 +17,7 @@ class Losses:
     diffusion: Tensor
     reward: Tensor
     termination: Tensor
+    memory: Memory | None = None  # after the clips, where it was asked for; detached
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,3 @@ class Imagined:
     termination: Tensor  # (B,) probability that the episode ended in this frame
     features: Tensor  # (B, F)
     memory: Memory
-
-
-@dataclass(frozen=True)
-class Streams:
-    """What the layers make of a clip in training: tokens (B, T, S, D) of the noised frames, and tokens and recall of
-    the frames that heads read. With diffusion forcing the two are one.
-    """
-
-    noised: Tensor
-    clean: Tensor
-    recall: tuple[Tensor, ...]
