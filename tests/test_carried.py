@@ -40,7 +40,9 @@ CONFIGS = {
     "no attention": small_config(window=0),
     "chunks": small_config(chunk=2, window=2),
     "shortcut": small_config(shortcut=4, shortcut_share=1.0),
-    "always a prefix": small_config(context_prob=1.0),
+    "diffusion": small_config(forcing="diffusion"),
+    "always a prefix": small_config(forcing="diffusion", context_prob=1.0),
+    "shortcut, diffusion": small_config(forcing="diffusion", shortcut=4, shortcut_share=1.0),
 }
 CARRY = replace(TRAINING, carry=0.8, length=4)
 STILL = replace(CARRY, muon_lr=0.0, adam_lr=0.0, batch=4)
@@ -85,13 +87,14 @@ def test_carried_over_clips_is_observed_at_once(model: WorldModel) -> None:
     assert_close(carried(model, clips, 12), memory)
 
 
-def test_memory_is_what_was_told_whole(model: WorldModel) -> None:
-    """Actions that are withheld from the pass that learns are told to the memory, and poses are."""
+def test_memory_is_told_what_the_pass_that_learns_is(model: WorldModel) -> None:
+    """Actions that are withheld are withheld from both: the model learns to remember without; poses are told."""
     config = replace(model.config, action_dropout=1.0, pose_size=2)
     clips = random_clips(config, (12, 12), 12, 1)
     clips = replace(clips, pose=torch.randn(2, 12, 2, generator=generator(5), dtype=torch.float64))
     posed = random_model(config, 0).train()
-    assert_close(carried(posed, clips), posed.observe(clips.frames, clips.actions, pose=clips.pose)[1])
+    untold = torch.full_like(clips.actions, -1)
+    assert_close(carried(posed, clips), posed.observe(clips.frames, untold, pose=clips.pose)[1])
 
 
 def joined(first: Draw, second: Draw) -> Draw:
@@ -173,7 +176,8 @@ def test_context_noise_is_declared(model: WorldModel) -> None:
         _, observed = noisy.observe(clips.frames, clips.actions, noise=level, generator=generator(9))
         assert_close(again.select(slice(row, row + 1)), observed.select(slice(row, row + 1)))
     assert not torch.allclose(memory.layers[0].tensors()[1], again.layers[0].tensors()[1])
-    assert parts(noisy(clips, drawn)) == parts(model(clips, drawn)), "what is learnt is noised as ever"
+    same = parts(noisy(clips, drawn)) == parts(model(clips, replace(drawn, context=None)))
+    assert same == (model.config.forcing == "diffusion")  # with teacher forcing it is what frames are denoised from
 
 
 def test_half_precision_loses_no_gradient_and_carries_whole_numbers() -> None:

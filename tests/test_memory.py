@@ -175,7 +175,7 @@ def test_to(memories: tuple[Memory, Memory]) -> None:
 def test_nbytes_counted_by_hand() -> None:
     """Per row: two layers of 4 and 8 tiles, a ring of 2 frames of 8 tokens, and the count of frames."""
     conv = BOTH.conv - 1
-    scan = (conv * (2 * 32 + 2 * 4) + 4 * 2 * 32) * (4 + 8)
+    scan = (conv * (2 * 32 + 2 * 4) + 10 * 2 * 32) * (4 + 8)  # 4 entries of B and C make 10 products
     window = 2 * 2 * (2 * 8 * 32)
     assert remembered(BOTH, 3, 4, 0).nbytes == 3 * (8 * (scan + window) + 8)
 
