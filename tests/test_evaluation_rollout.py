@@ -158,13 +158,14 @@ def test_a_cold_start_begins_from_empty_memory() -> None:
 
 def test_a_cold_start_is_judged_by_the_frames_of_other_clips() -> None:
     real = walk([1, 2, 3], [4, 5, 6])
-    judged = judge_cold_start(torch.stack([LOOKS[torch.tensor([4, 1, 6])], LOOKS[torch.tensor([1, 6, 2])]]), real)
+    shown = torch.stack([LOOKS[torch.tensor([4, 1, 6])], LOOKS[torch.tensor([1, 6, 2])]])
+    judged = judge_cold_start(shown, real, np.arange(2))
     assert judged.nearest is not None
     assert (judged.nearest == CAP).tolist() == [[True, False, True], [True, False, True]]
     nearest = min(float((LOOKS[1].double() - LOOKS[p].double()).square().mean()) for p in (4, 5, 6))
     assert judged.nearest[0, 1] == pytest.approx(10 * np.log10(255**2 / nearest))
     with pytest.raises(InputError, match="2 clips or more"):
-        judge_cold_start(LOOKS[None, :3], real.rows(slice(0, 1)))
+        judge_cold_start(LOOKS[None, :3], real.rows(slice(0, 1)), np.arange(1))
 
 
 # Heads

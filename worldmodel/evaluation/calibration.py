@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from worldmodel.drawing import row_generators
 from worldmodel.evaluation.heads import auroc
-from worldmodel.evaluation.metrics import FloatArray, psnr
+from worldmodel.evaluation.metrics import psnr
 from worldmodel.evaluation.rollout import observe
 from worldmodel.evaluation.trials import Trial, window
 from worldmodel.sampling import Sampler
+from worldmodel.statistics import FloatArray
 from worldmodel.uncertainty import DRAWS, Uncertainty, uncertainty
 
 KINDS: tuple[Uncertainty, ...] = get_args(Uncertainty)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -41,12 +41,20 @@ class Observed(NamedTuple):
 
 @torch.no_grad()
 def rollout(
-    model: WorldModel, trial: Trial, *, steps: int, seed: int = 0, rows: int = 16, progress: bool = False
+    model: WorldModel,
+    trial: Trial,
+    *,
+    steps: int | None,
+    seed: int = 0,
+    rows: int = 16,
+    first: int = 0,
+    progress: bool = False,
 ) -> Rollout:
     """Show `model` the context of every row, then let it imagine the horizon with `steps` denoising steps per frame.
 
-    What a row imagines follows from `seed` and its number alone: `rows`, how many are computed at once, is a matter of
-    memory and speed. A model of chunks wants horizons of whole chunks.
+    What a row imagines follows from `seed` and its number alone, which is `first` for the first one here: `rows`, how
+    many are computed at once, is a matter of memory and speed. A model of chunks wants horizons of whole chunks.
+    `steps` None: as many as the model usually takes.
     """
     count, horizon, chunk = *trial.ahead.mask.shape, model.config.chunk
     if horizon % chunk:
@@ -56,12 +64,13 @@ def rollout(
         for begin in range(0, count, rows):
             part = trial.rows(begin, begin + rows).to(model.device)
             here = len(part.ahead.mask)
-            generators = row_generators(seed, 0, range(begin, begin + here), model.device)
+            generators = row_generators(seed, 0, range(first + begin, first + begin + here), model.device)
             memory = observe(model, part.context, model.empty(here)).memory
             chunks: list[Rollout] = []
             for t in range(0, horizon, chunk):
                 ahead = window(part.ahead, t, t + chunk)
-                chunks.append(continue_clip(model, ahead, memory, steps=steps, generators=generators))
+                told = ahead if part.told is None else replace(ahead, actions=part.told[:, t : t + chunk])
+                chunks.append(continue_clip(model, told, memory, steps=steps, generators=generators))
                 memory = observe(model, ahead, memory).memory if trial.teacher else chunks[-1].memory
                 bar.update(here * chunk)
             parts.append(_joined(chunks, memory.to("cpu"), 1))
@@ -81,7 +90,7 @@ def observe(model: WorldModel, clips: Clips, memory: Memory) -> Observed:
 
 
 def continue_clip(
-    model: WorldModel, told: Clips, memory: Memory, *, steps: int, generators: Sequence[torch.Generator]
+    model: WorldModel, told: Clips, memory: Memory, *, steps: int | None, generators: Sequence[torch.Generator]
 ) -> Rollout:
     """Imagine the frames of one chunk, `told` (B, c), of which only actions and poses are looked at."""
     one = model.config.chunk == 1
