@@ -13,12 +13,13 @@ import torch
 from places import LOOKS, PLACES, Remembered, places_store
 from rings import CAP, Careful, Ring, Still, as_model, decibels, error, of_places, ring_episode, ring_store
 from worldmodel.episodes import NO_ACTION
+from worldmodel.episodes.data import INVERSE_KEY
 from worldmodel.errors import InputError
 from worldmodel.evaluation.clips import Windows
 from worldmodel.evaluation.metrics import psnr
 from worldmodel.evaluation.models import Model
 from worldmodel.evaluation.studies.memory_use import MemoryUse, ages_of, memory_use, next_frames
-from worldmodel.evaluation.studies.palindrome import INVERSE_KEY, Palindrome, inverse_of, palindrome, parse_inverse
+from worldmodel.evaluation.studies.palindrome import Palindrome, inverse_of, palindrome, parse_inverse
 from worldmodel.evaluation.studies.recovery import Recovery, frames_until, other_places, recovery
 from worldmodel.evaluation.studies.revisits import Revisits, revisits, sights
 from worldmodel.evaluation.studies.study import Settings, Study, generators_of, plot_study
@@ -157,7 +158,7 @@ def test_walks_are_taken_where_all_actions_can_be_undone(tmp_path: Path) -> None
 
 
 def test_the_recording_may_say_what_undoes_what(tmp_path: Path) -> None:
-    table = np.array([[2, 2, 2], [2, -1, -1], [-1, -1, -1]])
+    table = np.array([[[2, 2, 2], [2, -1, -1], [-1, -1, -1]]])
     store = ring_store(tmp_path / "says", of_places([0, 1, 2, 3, 4], [1, 1, 1, 1], **{INVERSE_KEY: table}))
     assert inverse_of(store) == {0: (2, 2, 2), 1: (2,)}
     found = palindrome([as_model(Ring(), store)], Palindrome(steps=2), settings(context=2))

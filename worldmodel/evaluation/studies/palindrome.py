@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldmodel.episodes import Clips, EpisodeStore
+from worldmodel.episodes.data import INVERSE_KEY
 from worldmodel.errors import InputError
 from worldmodel.evaluation.clips import Windows, read_windows
 from worldmodel.evaluation.metrics import psnr
@@ -26,9 +27,6 @@ from worldmodel.evaluation.trials import window
 from worldmodel.memory import Memory
 from worldmodel.model import WorldModel
 from worldmodel.statistics import FloatArray, by_unit, student_band
-
-INVERSE_KEY = "inverse_actions"
-"""Extra of an episode, int64 (A, n): the actions that undo each action, filled up with -1; all -1 where none do."""
 
 Inverse = Mapping[int, tuple[int, ...]]
 
@@ -131,7 +129,7 @@ def inverse_of(store: EpisodeStore) -> Inverse:
             f"{store.root / store.names[0]} does not say which actions undo which (extra '{INVERSE_KEY}'): give "
             "--palindrome.inverse, such as 1:2,2:1 where 1 and 2 are turns to either side"
         )
-    return {action: tuple(row[row >= 0].tolist()) for action, row in enumerate(rows) if (row >= 0).any()}
+    return {action: tuple(row[row >= 0].tolist()) for action, row in enumerate(rows[0]) if (row >= 0).any()}
 
 
 def told(inverse: Inverse) -> str:
