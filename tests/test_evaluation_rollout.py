@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from places import LOOKS, Remembered, walk
+from rings import Ring
 from worldmodel.drawing import row_generators
 from worldmodel.episodes import Clips
 from worldmodel.errors import InputError
@@ -87,6 +89,21 @@ def test_a_long_context_is_shown_in_segments() -> None:
     model = Remembered(chunk=7)
     rollout(model, make_trial("reasoning", long, context=140, horizon=7), steps=1)
     assert model.shown == [56, 56, 28]
+
+
+def test_no_memory_is_kept_but_the_last() -> None:
+    class Counted(Ring):
+        made: ClassVar[list[weakref.ref[Any]]] = []
+
+        def imagine(self, *args: Any, **settings: Any) -> Any:
+            assert sum(ref() is not None for ref in self.made) <= 2
+            new = super().imagine(*args, **settings)
+            self.made.append(weakref.ref(new.memory))
+            return new
+
+    clips = Clips(*list(vars(walk(list(range(32)) * 4)).values())[:5])
+    found = rollout(Counted(), make_trial("reasoning", clips, context=8, horizon=120), steps=1)
+    assert found.frames.shape[1] == len(Counted.made) == 120
 
 
 def test_what_is_not_defined_is_refused() -> None:

@@ -102,6 +102,7 @@ def test_sights_by_hand() -> None:
     # 0 again after four frames; then lately seen; 3 after four frames, 1 after seven.
     assert found.returned.tolist() == [4, 7, 8]
     np.testing.assert_allclose(found.copy, CAP)
+    assert found.ago.tolist() == [4, 4, 7]
     assert found.new.tolist() == [6]
     assert len(sights(image, Revisits(last=3, alike=60, frames=2)).returned) == 2
 
@@ -111,6 +112,8 @@ def test_a_video_without_actions_shows_whether_views_are_known_again(tmp_path: P
     figures = found.figures["toy"]
     np.testing.assert_allclose(figures["returned to"]["both"]["mean"], [CAP, (dark(2) + dark(9)) / 2])
     assert figures["returned to"]["frames"] == 2
+    assert figures["returned to, 10 to 19 frames ago"]["frames"] == 2  # both views are ten frames old
+    assert figures["returned to, 5 to 9 frames ago"]["frames"] == 0
     np.testing.assert_allclose(figures["new"]["difference"]["mean"], 0, atol=1e-9)
     assert found.table[-1][2].startswith("78.13")
     with pytest.raises(InputError, match=r"lower --revisits.alike"):

@@ -33,7 +33,7 @@ class Rollout:
 
 
 class Observed(NamedTuple):
-    """What the frames of every segment told, in order, and the memory after the last one."""
+    """What the frames of every segment told, in order and without `inputs`, and the memory after the last one."""
 
     segments: list[Features]
     memory: Memory
@@ -66,12 +66,13 @@ def rollout(
             here = len(part.ahead.mask)
             generators = row_generators(seed, 0, range(first + begin, first + begin + here), model.device)
             memory = observe(model, part.context, model.empty(here)).memory
-            chunks: list[Rollout] = []
+            chunks, nothing = list[Rollout](), model.empty(0)
             for t in range(0, horizon, chunk):
                 ahead = window(part.ahead, t, t + chunk)
                 told = ahead if part.told is None else replace(ahead, actions=part.told[:, t : t + chunk])
-                chunks.append(continue_clip(model, told, memory, steps=steps, generators=generators))
-                memory = observe(model, ahead, memory).memory if trial.teacher else chunks[-1].memory
+                new = continue_clip(model, told, memory, steps=steps, generators=generators)
+                memory = observe(model, ahead, memory).memory if trial.teacher else new.memory
+                chunks.append(_joined([new], nothing, 0))  # no memory but the last one is kept
                 bar.update(here * chunk)
             parts.append(_joined(chunks, memory.to("cpu"), 1))
     memories = [part.memory.state_dict() for part in parts]
@@ -85,7 +86,7 @@ def observe(model: WorldModel, clips: Clips, memory: Memory) -> Observed:
     for t in range(0, clips.mask.shape[1], length):
         part = window(clips, t, t + length)
         features, memory = model.observe(part.frames, part.actions, memory, pose=_pose(model, part.pose))
-        seen.append(features)
+        seen.append(replace(features, inputs=features.inputs.new_empty(0)))  # many times larger than all the rest
     return Observed(seen, memory)
 
 

@@ -19,7 +19,7 @@ from worldmodel.evaluation.metrics import MSE_FLOOR, psnr
 from worldmodel.evaluation.models import Model
 from worldmodel.evaluation.studies.memory_use import next_frames
 from worldmodel.evaluation.studies.study import Line, Settings, Study, cell, plain_band
-from worldmodel.statistics import FloatArray, student_band
+from worldmodel.statistics import Band, FloatArray, student_band
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,28 @@ def revisits(models: Sequence[Model], config: Revisits, settings: Settings) -> S
     table = [("model", "view", "all history, dB", f"last {config.last}, dB", "difference, dB", "frames", "episodes")]
     figures: dict[str, Any] = {}
     lines: list[Line] = []
+    ages = [1.5 * low for low in spans(seen, config.last)]
     for model in models:
         chunk = model.checkpoint.model.config.chunk
-        kinds = [tuple(t - t % chunk for t in (each.returned, each.new)) for each in seen]
-        times = [np.unique(np.concatenate(both)) for both in kinds]
+        times = [np.unique(np.concatenate([each.returned, each.new]) // chunk * chunk) for each in seen]
         times = [each[each > 0] for each in times]
         found = next_frames(
             model.checkpoint.model, model.store, drawn, times, last=config.last, settings=settings, name=model.name
         )
-        figures[model.name] = {}
-        gains = []
-        for k, kind in enumerate(KINDS):
-            chosen = [np.isin(t, both[k]) for t, both in zip(times, kinds, strict=True)]
-            values = np.stack([_mean(f[c]) for f, c in zip(found, chosen, strict=True)])
+        figures[model.name], curve = {}, []
+        for label, chosen in groups_of(seen, config.last, chunk).items():
+            parts = [f[np.isin(t, c)] for f, t, c in zip(found, times, chosen, strict=True)]
+            values = np.stack([_mean(part) for part in parts])
             both, gain = student_band(values), student_band(values[:, 0] - values[:, 1])
-            count = sum(int(each.sum()) for each in chosen)
+            count = sum(map(len, parts))
             sizes = (str(count), str(int(gain.count)))
-            table.append((model.name, kind, cell(both, 0), cell(both, 1), cell(gain), *sizes))
-            figures[model.name][kind] = {"frames": count, "both": plain_band(both), "difference": plain_band(gain)}
-            gains.append(values[:, 0] - values[:, 1])
-        lines.append(Line(model.name, (0, 1), student_band(np.stack(gains, 1))))
+            table.append((model.name, label, cell(both, 0), cell(both, 1), cell(gain), *sizes))
+            figures[model.name][label] = {"frames": count, "both": plain_band(both), "difference": plain_band(gain)}
+            if label not in KINDS:
+                curve.append(values[:, 0] - values[:, 1])
+        lines.append(Line(model.name, ages[: len(curve)], student_band(np.stack(curve, 1))))
+    zero = np.zeros(len(ages))
+    lines.append(Line("no use", ages, Band(zero, zero, zero, zero.astype(np.int64)), reference=True))
     copies = student_band(np.array([_mean(each.copy[:, None])[0] for each in seen]))
     count = sum(len(each.returned) for each in seen)
     table.append(("the view as seen before", KINDS[0], cell(copies), "", "", str(count), str(int(copies.count))))
@@ -87,8 +89,10 @@ def revisits(models: Sequence[Model], config: Revisits, settings: Settings) -> S
         f"{config.last} is; new: none is. {len(models)} model(s), {len(drawn)} of {len(store)} episodes, at most "
         f"{config.frames} frames of either kind in each; means and 95 % intervals (Student's t) over episodes."
     )
-    axes = ("0: view returned to, 1: new view", f"all history minus last {config.last}, dB")
-    return Study("revisits", "Return to a place seen before", about, tuple(table), figures, tuple(lines), axes)
+    axes = ("frames since the view was last seen", f"all history minus last {config.last}, dB")
+    return Study(
+        "revisits", "Return to a place seen before", about, tuple(table), figures, tuple(lines), axes, log=True
+    )
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,25 @@ class Sights:
     """Frames of an episode that show a view again, with the PSNR of its best earlier sight, and frames that do not."""
 
     returned: IntArray
+    ago: IntArray  # frames since a view like it was last seen
     copy: FloatArray
     new: IntArray
+
+
+def groups_of(seen: Sequence[Sights], last: int, chunk: int) -> dict[str, list[IntArray]]:
+    """Frames of every episode by kind, and those returned to by how long ago their view was seen; ends double."""
+    groups = {KINDS[0]: [each.returned for each in seen], KINDS[1]: [each.new for each in seen]}
+    for low in spans(seen, last):
+        inside = [(each.ago >= low) & (each.ago < 2 * low) for each in seen]
+        chosen = [each.returned[here] for each, here in zip(seen, inside, strict=True)]
+        groups[f"{KINDS[0]}, {low} to {2 * low - 1} frames ago"] = chosen
+    return {label: [times // chunk * chunk for times in chosen] for label, chosen in groups.items()}
+
+
+def spans(seen: Sequence[Sights], last: int) -> list[int]:
+    """Where each group by time ago begins."""
+    longest = max((int(each.ago.max()) for each in seen if len(each.ago)), default=0)
+    return [(last + 1) * 2**n for n in range(32) if (last + 1) * 2**n <= longest]
 
 
 def sights(image: NDArray[np.uint8], config: Revisits) -> Sights:
@@ -111,8 +132,9 @@ def sights(image: NDArray[np.uint8], config: Revisits) -> Sights:
     fresh = (time > config.last) & (lately < config.alike)
     returned = _spread(np.flatnonzero(fresh & known), config.frames)
     best = np.where(ago > config.last, likeness, -np.inf).argmax(1)[returned]
+    since = np.where((ago > config.last) & (likeness >= config.alike), ago, len(image)).min(1)[returned]
     copies = psnr(torch.from_numpy(image[best]), torch.from_numpy(image[returned])).numpy()  # exact, unlike the product
-    return Sights(returned, copies, _spread(np.flatnonzero(fresh & new), config.frames))
+    return Sights(returned, since, copies, _spread(np.flatnonzero(fresh & new), config.frames))
 
 
 def psnr_between(image: NDArray[np.uint8]) -> FloatArray:

@@ -60,6 +60,8 @@ class Study:
     lines: tuple[Line, ...]
     axes: tuple[str, str]
     """What runs along x and y."""
+    log: bool = False
+    """Whether x is logarithmic."""
 
     @property
     def picture(self) -> str:
@@ -111,6 +113,8 @@ def plot_study(path: Path, study: Study) -> None:
             line.at, line.band.mean, style, color=color, linewidth=1.5, marker=marker, markersize=3, label=line.label
         )
     axes.set_xlabel(study.axes[0])
+    if study.log:
+        axes.set_xscale("log")
     axes.set_ylabel(study.axes[1])
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
