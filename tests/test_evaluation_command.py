@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from places import places_checkpoint, places_store
+from rings import of_places
 from runs import ROOT
 from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.episodes import EpisodeStore
@@ -30,6 +32,8 @@ from worldmodel.evaluation.options import Options
 from worldmodel.evaluation.rollout import rollout
 from worldmodel.evaluation.running import windows_of
 from worldmodel.evaluation.studies.memory_use import MemoryUse
+from worldmodel.evaluation.studies.recovery import Recovery
+from worldmodel.evaluation.studies.revisits import Revisits
 from worldmodel.model import WorldModel
 from worldmodel.video import BAR, MARGIN, REAL
 from worlds import small_config
@@ -291,3 +295,30 @@ def test_the_command_says_bad_input_in_one_line(world: Path) -> None:
     assert refused.stdout == ""
     assert refused.stderr.startswith("error: episode folder absent does not exist")
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_videos_without_actions_are_judged(tmp_path: Path) -> None:
+    """What free-form video can be asked: continuation by distance, use of memory, return to a view, recovery."""
+    store = EpisodeStore(tmp_path / "videos", create=True)
+    for places in ([*range(12), 2, 3, 20, 21, 22, 23], [*range(14, 2, -1), 12, 11, 24, 25, 26, 27]):
+        store.append(of_places(places))
+    places_checkpoint(tmp_path / "video", store, num_actions=0)
+    asked = options(
+        tmp_path,
+        tmp_path / "out",
+        "video",
+        episodes=tmp_path / "videos",
+        pose=(),
+        shown=1,
+        studies=("memory", "revisits", "recovery"),
+        memory=MemoryUse(last=4),
+        revisits=Revisits(last=4, alike=60),
+        recovery=Recovery(frames=2, last=4),
+    )
+    found = evaluate(asked)
+    assert list(found["protocols"]["reasoning"]["video"]) == ["psnr", "ssim", "heads"]
+    assert list(found["studies"]) == ["memory", "revisits", "recovery"]
+    assert found["studies"]["revisits"]["video"]["returned to"]["frames"] == 4
+    for study, message in (("actions", "no action only"), ("palindrome", "a model that is told one action per frame")):
+        with pytest.raises(InputError, match=message):
+            evaluate(replace(asked, studies=(study,), protocols=()))
