@@ -138,25 +138,29 @@ def told(inverse: Inverse) -> str:
 
 
 def walks(store: EpisodeStore, inverse: Inverse, steps: int, settings: Settings) -> Windows:
-    """Windows of `context` frames and `steps` actions that can all be undone, drawn without repetition."""
+    """Windows of `context` frames and `steps` actions that can all be undone, from as many episodes as it takes.
+
+    Each is drawn once, episodes in random order and about as many from each, so that not all have to be read.
+    """
     if settings.context < 1:
         raise InputError("--context 0: a walk begins after at least 1 real frame")
-    length, found = settings.context + steps, []
-    for number, name in enumerate(store.names):
-        action = store.read(name).action
+    length, found = settings.context + steps, list[tuple[int, int]]()
+    generator, each = np.random.default_rng(settings.seed), -(-settings.clips // len(store))
+    for number in generator.permutation(len(store)).tolist():
+        action = store.read(store.names[number]).action
         undone = np.isin(action, list(inverse)).astype(int) if action.ndim == 1 else np.zeros(len(action), int)
         ends = np.concatenate([[0], undone.cumsum()])
         starts = np.arange(max(0, len(action) - length + 1))
-        able = ends[starts + length] - ends[starts + settings.context] == steps
-        found += [(number, int(start)) for start in starts[able]]
+        able = starts[ends[starts + length] - ends[starts + settings.context] == steps]
+        found += [(number, start) for start in generator.permutation(able)[:each].tolist()]
+        if len(found) >= settings.clips:
+            break
     if not found:
         raise InputError(
             f"{store.root}: nowhere {steps} actions in a row after {settings.context} frames are of {sorted(inverse)}, "
             "the ones that can be undone: give --palindrome.inverse for more of them, or fewer --palindrome.steps"
         )
-    generator = np.random.default_rng(settings.seed)
-    drawn = generator.choice(len(found), size=min(settings.clips, len(found)), replace=False)
-    episodes, starts = np.array(found, np.int64)[drawn].T
+    episodes, starts = np.array(found[: settings.clips], np.int64).T
     return Windows(episodes, starts, length)
 
 
