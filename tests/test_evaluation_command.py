@@ -24,7 +24,7 @@ from runs import ROOT
 from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
-from worldmodel.evaluation import running, trial_for
+from worldmodel.evaluation import command, running, trial_for
 from worldmodel.evaluation.clips import read_windows
 from worldmodel.evaluation.command import evaluate
 from worldmodel.evaluation.models import names_of
@@ -157,7 +157,8 @@ def test_no_more_clips_are_held_than_are_computed_at_once(
         sizes.append(len(windows.episodes))
         return read_windows(store, windows)
 
-    monkeypatch.setattr(running, "read_windows", noted)
+    for module in (running, command):
+        monkeypatch.setattr(module, "read_windows", noted)
     protocols = ("one-step", "noised")
     settings = {"protocols": protocols, "clips": 5, "studies": (), "fvd": None}
     found = [

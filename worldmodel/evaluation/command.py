@@ -146,7 +146,9 @@ def described(model: Model, options: Options) -> dict[str, Any]:
     """What a model is, and how its heads do on real frames: clips as long as the protocols', or as episodes allow."""
     length = min(int(model.store.lengths.max()), options.context + options.horizon)
     windows = draw_windows(model.store, options.clips, length, np.random.default_rng(options.seed))
-    heads = judge_heads_on_real(model.checkpoint.model, read_windows(model.store, windows), rows=options.rows)
+    parts = (slice(begin, begin + options.rows) for begin in range(0, len(windows.episodes), options.rows))
+    batches = (read_windows(model.store, windows.rows(part)) for part in parts)
+    heads = judge_heads_on_real(model.checkpoint.model, batches)
     return {**describe(model), "heads_on_real_frames": heads.to_dict()}
 
 

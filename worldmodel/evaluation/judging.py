@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from worldmodel.episodes import Clips
 from worldmodel.errors import InputError
 from worldmodel.evaluation.clips import IntArray
 from worldmodel.evaluation.fvd import VideoFeatures, frechet_distance
-from worldmodel.evaluation.heads import HeadFigures, judge_heads
+from worldmodel.evaluation.heads import HeadFigures, judge_heads, without_frames
 from worldmodel.evaluation.metrics import Curve, compare, nearest_psnr, per_frame
 from worldmodel.evaluation.rollout import Rollout, rollout
 from worldmodel.evaluation.trials import Corruption, Protocol, Trial, make_trial
@@ -109,8 +109,7 @@ def judge(
             distances.append(found.masked_fill(~truth.mask, torch.nan))
         if fvd is not None:
             videos.append((fvd(truth.frames), fvd(imagined.frames)))
-        without = replace(truth, frames=truth.frames.new_empty(*truth.mask.shape, 0, 0, 3))
-        told.append((imagined.rewards, imagined.terminations, without))
+        told.append((imagined.rewards, imagined.terminations, without_frames(truth)))
     rewards, terminations, truths = zip(*told, strict=True)
     return Judged(
         episodes,

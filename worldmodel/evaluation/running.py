@@ -58,7 +58,7 @@ def run_protocol(
     judged |= reference
     report.plot_drift(options.out / f"drift-{protocol}.png", protocol, judged, list(reference))
     if options.shown > 0:
-        first = Windows(windows.episodes[: options.shown], windows.starts[: options.shown], windows.length)
+        first = windows.rows(slice(options.shown))
         report.write_grid(options.out, protocol, next(trials(options, protocol, model, first, options.shown)), imagined)
     return judged
 
@@ -69,7 +69,7 @@ def trials(options: Options, protocol: Protocol, model: Model, windows: Windows,
         part = slice(begin, begin + rows)
         yield trial_for(
             model.checkpoint.model,
-            read_windows(model.store, Windows(windows.episodes[part], windows.starts[part], windows.length)),
+            read_windows(model.store, windows.rows(part)),
             protocol,
             context=options.context,
             horizon=options.horizon,

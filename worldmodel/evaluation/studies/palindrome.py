@@ -201,7 +201,7 @@ def walk_back(
     found = np.full((3, count, steps), np.nan)
     for begin in tqdm(range(0, count, settings.rows), desc=f"palindrome: {name}", disable=not settings.progress):
         part = slice(begin, min(begin + settings.rows, count))
-        clips = read_windows(store, Windows(windows.episodes[part], windows.starts[part], windows.length))
+        clips = read_windows(store, windows.rows(part))
         back, rows = (
             way_back(window(clips, settings.context - 1, windows.length), inverse),
             range(part.start, part.stop),

@@ -116,7 +116,7 @@ def disturbed(model: Model, windows: Windows, config: Recovery, settings: Settin
         rows: list[Tensor] = []
         for first in tqdm(parts, desc=f"{kind}: {model.name}", unit="batch", disable=not settings.progress):
             part = slice(first, first + settings.rows)
-            clips = read_windows(model.store, Windows(windows.episodes[part], windows.starts[part], windows.length))
+            clips = read_windows(model.store, windows.rows(part))
             if kind == "jumped":
                 instead = model.store.gather(windows.episodes[part], elsewhere[part], config.frames).frames
                 clips = replaced(clips, begin, instead)

@@ -96,7 +96,7 @@ def errors(
     world, found = model.checkpoint.model, []
     for begin in range(0, len(windows.episodes), settings.rows):
         part = slice(begin, begin + settings.rows)
-        clips = read_windows(model.store, Windows(windows.episodes[part], windows.starts[part], windows.length))
+        clips = read_windows(model.store, windows.rows(part))
         trial = make_trial(
             "one-step" if teacher else "reasoning",
             clips,
