@@ -15,7 +15,7 @@ from worldmodel.backbone import Backbone
 from worldmodel.conditioning import withhold
 from worldmodel.config import WorldModelConfig
 from worldmodel.diffusion import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
-from worldmodel.drawing import Generators, normal
+from worldmodel.drawing import Generators, Noise, normal
 from worldmodel.episodes import Clips
 from worldmodel.episodes.retrace import led_here
 from worldmodel.heads import Readout, TwoHot, future_rewards, mlp
@@ -221,7 +221,7 @@ class WorldModel(nn.Module):
         memory: Memory,
         *,
         steps: int | None = None,
-        generator: Generators,
+        generator: Noise,
         active: Tensor | None = None,
         pose: Tensor | None = None,
         stabilise: float = 0.0,

@@ -23,7 +23,7 @@ import tyro
 from torch import Tensor
 
 from worldmodel.checkpoint import device_of, load_checkpoint
-from worldmodel.drawing import Generators
+from worldmodel.drawing import Noise
 from worldmodel.errors import InputError, MissingExtraError, check_fields
 from worldmodel.memory import Memory
 from worldmodel.model import Imagined, WorldModel
@@ -76,7 +76,7 @@ class Sampler:
         actions: Tensor,
         memory: Memory,
         *,
-        generator: Generators,
+        generator: Noise,
         active: Tensor | None = None,
         pose: Tensor | None = None,
         in_place: bool = False,
