@@ -20,6 +20,7 @@ from worldmodel.episodes import Clips
 from worldmodel.episodes.retrace import led_here
 from worldmodel.heads import Readout, TwoHot, future_rewards, mlp
 from worldmodel.memory import Memory
+from worldmodel.precision import Full
 from worldmodel.shortcut import finest, halvings_of, two_half_steps, with_steps
 from worldmodel.tokenizer import completed, make_tokenizer
 
@@ -80,7 +81,7 @@ class WorldModel(nn.Module):
         self.config = config = completed(config)
         self.tokenizer = make_tokenizer(config)
         self.backbone = Backbone(config)
-        self.denoise = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, config.latent_channels))
+        self.denoise = Full(nn.LayerNorm(config.dim), nn.Linear(config.dim, config.latent_channels))
         self.readout = Readout(config.tokens, config.dim, self.backbone.scans, config.features)
         self.twohot = TwoHot()
         self.reward_head = mlp(config.features, config.features, config.reward_horizon * self.twohot.count)

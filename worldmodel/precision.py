@@ -1,8 +1,9 @@
-"""How float32 products are computed on CUDA devices: the one place that decides it."""
+"""Which digits are kept: of float32 products on CUDA devices, and of what ends a pass under autocast."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 POLICY = "TF32"
 """Products of float32 matrices on CUDA devices round their factors to TF32, 10 bits and the whole exponent, and add
@@ -18,3 +19,17 @@ def use_policy() -> None:
     """
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
+
+
+class Full(nn.Sequential):
+    """Layers that autocast leaves in the precision of their weights: what a loss, a policy or a frame is made of.
+
+    They see few numbers beside the layers before them. Rounded to the 8 bits of bfloat16, a probability above one half
+    is known to a 256th, and a dream that goes on with 0.999 a step goes on for ever.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs), in the dtype of the weights."""
+        with torch.autocast(x.device.type, enabled=False):
+            y: Tensor = super().forward(x.to(next(self.parameters()).dtype))  # type: ignore[no-untyped-call]
+            return y

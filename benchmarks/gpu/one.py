@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 from benchmarks.gpu.sheet import NotRunError, Setting, Sheet
+from worldmodel.precision import use_policy
 
 
 def main() -> None:
     told = json.loads(sys.argv[1])
     setting = Setting(**told["setting"] | {name: Path(told["setting"][name]) for name in ("shared", "out")})
+    use_policy()
     sheet = Sheet(Path(told["sheet"]))
     module, _, function = told["work"].partition(":")
     if not setting.cuda:

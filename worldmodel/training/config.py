@@ -47,7 +47,8 @@ class TrainingConfig:
     fit_frames: int = 4096
     """Frames that the tokenizer is fitted to."""
     precision: Precision = "float32"
-    """bfloat16 computes layers and heads in half the bits where that does no harm (autocast); weights keep 32."""
+    """bfloat16 computes layers in half the bits where that does no harm (autocast); weights, states, heads and losses
+    keep 32."""
     accumulate: int = 1
     """Parts in which each process computes its clips of a step, one after the other: less memory, the same result."""
     checkpoint_layers: bool = False
