@@ -57,6 +57,8 @@ def main() -> None:
     shared = options.shared or Path(tempfile.mkdtemp(prefix="lssvwm-gpu-"))
     shared.mkdir(parents=True, exist_ok=True)
     told = {"device": device, "rehearse": options.rehearse, "out": str(options.out.resolve())}
+    if options.rehearse:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")  # one stage's tuning serves the next
     at_once = options.at_once or os.cpu_count() or 1
     end = time.monotonic() + 60 * options.minutes - RESERVE

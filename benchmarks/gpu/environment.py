@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from benchmarks.gpu.sheet import CUDA, NotRunError, Setting, Sheet, product_rate
+from benchmarks.gpu.sheet import CUDA, NotRunError, Setting, Sheet
+from benchmarks.gpu.timing import product_rate
 from worldmodel.precision import POLICY
 
 PACKAGES = ("torch", "triton", "numpy", "gymnasium", "tyro", "mamba-ssm", "einops", "mujoco", "dm_control", "av")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.gpu.sheet import CUDA, Setting, Sheet
 from kernel_cases import Case, compare, prepare_interpreter
-from worldmodel.windows import Window, attend_flex, attend_sdpa
+from worldmodel.windows import Window, attend_flex, attend_sdpa, block_mask, compiled_flex
 
 SCAN = {"float32": 1e-2, "bfloat16": 3e-2}
 """Largest error over the largest entry; products of float32 are taken in TF32."""
@@ -47,10 +47,39 @@ def attentions(setting: Setting, sheet: Sheet, *, dtype: str) -> None:
     if not setting.cuda:
         sheet.not_run("gradients, and compilations by lengths", CUDA)
         return
+    sheet.note("the same with scores modified instead: largest error", scored_error(kind, setting.device))
     for length in (16, 24, 32, 40, *range(2, 17)):  # a curriculum, and the contexts of dreams
         flex_errors(Window(10, 1), 0, length, 64, kind, setting.device, length > 16)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     sheet.at_most("graphs that FlexAttention was compiled to", float(graphs), MOST_GRAPHS)
+
+
+def scored_error(dtype: torch.dtype, device: str) -> float:
+    """What public reports name: score_mod and block_mask together, at 49 tokens; worst of values and gradients."""
+    past, frames, tokens, rule = 4, 5, 49, Window(4, 1)
+    source = torch.Generator().manual_seed(0)
+    shapes = [(2, 1, count * tokens, 32) for count in (frames, past + frames, past + frames)]
+    given = [torch.randn(shape, generator=source).to(dtype) for shape in shapes]
+    absent = torch.tensor([0, past * tokens])
+    found = []
+    for to, kind in ((device, dtype), ("cpu", torch.float64)):
+        q, k, v = inputs = [each.to(to, kind).requires_grad_() for each in given]
+        hidden = absent.to(to)
+        if to == "cpu":
+            there = block_mask(rule, past, frames, tokens, torch.device("cpu")).mask_mod
+            query, key = torch.arange(q.shape[2])[:, None], torch.arange(k.shape[2])
+            mask = there(key, key, query, key) & (key >= hidden[:, None, None, None])
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        else:
+
+            def hide(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor, hidden: Tensor = hidden) -> Tensor:
+                return torch.where(j >= hidden[b], score, -torch.inf)
+
+            blocks = block_mask(rule, past, frames, tokens, torch.device(to))
+            out = compiled_flex()(q, k, v, score_mod=hide, block_mask=blocks)
+        grads = torch.autograd.grad(out.float().square().sum(), inputs)
+        found.append([each.detach().double().cpu() for each in (out, *grads)])
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*found, strict=True))
 
 
 def flex_errors(

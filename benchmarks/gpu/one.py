@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 
 from benchmarks.gpu.sheet import NotRunError, Setting, Sheet
-from worldmodel.precision import use_policy
 
 
 def main() -> None:
     told = json.loads(sys.argv[1])
     setting = Setting(**told["setting"] | {name: Path(told["setting"][name]) for name in ("shared", "out")})
-    use_policy()
     sheet = Sheet(Path(told["sheet"]))
     module, _, function = told["work"].partition(":")
-    if not setting.cuda:
-        import torch
-
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     try:
         getattr(importlib.import_module(module), function)(setting, sheet, **told["given"])
     except NotRunError as error:

@@ -21,7 +21,7 @@ from envs.factory import EnvConfig
 from envs.recording import record as record_episodes
 from worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
 from worldmodel.checkpoint import CONFIG, WEIGHTS
-from worldmodel.errors import MissingExtraError
+from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.evaluation.command import Options, evaluate
 from worldmodel.model import weights_from
 from worldmodel.training import HeadsConfig
@@ -43,7 +43,7 @@ def record(setting: Setting, sheet: Sheet) -> None:
     config, rows = world(setting), 2 if setting.rehearse else 16
     try:
         actions = probe(config).num_actions
-    except MissingExtraError as error:
+    except (InputError, MissingExtraError) as error:  # the package, or a library to render with
         raise NotRunError(str(error)) from error
     policy = make_policy("scripted", actions, config.id)
     taken = time.monotonic()

@@ -1,4 +1,7 @@
-"""What a stage is told, and the sheet on which it writes what it finds, so that nothing is lost when it is cut off."""
+"""What a stage is told, and the sheet on which it writes what it finds, so that nothing is lost when it is cut off.
+
+Without torch, which takes seconds to import: what breaks there is written down too.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
-
-from worldmodel.atomic import replace
 
 CUDA = "needs CUDA"
 
@@ -99,35 +98,6 @@ def write_json(path: Path, value: Any) -> None:
         return [plain(each) for each in part] if isinstance(part, list | tuple) else part
 
     text = json.dumps(plain(value), indent=1, default=str) + "\n"
-    replace(path, lambda temporary: temporary.write_text(text))
-
-
-def settle(device: str) -> None:
-    """Wait for the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds_of(work: Any, device: str, *, repeats: int = 3, least: float = 0.05) -> float:
-    """Least seconds of a call, of `repeats` turns that take at least `least` seconds each; wall time."""
-    work()
-    settle(device)
-    begin = time.perf_counter()
-    work()
-    settle(device)
-    times = max(1, math.ceil(least / max(1e-6, time.perf_counter() - begin)))
-    best = math.inf
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        for _ in range(times):
-            work()
-        settle(device)
-        best = min(best, (time.perf_counter() - begin) / times)
-    return best
-
-
-def product_rate(setting: Setting) -> float:
-    """Operations per second of a bfloat16 product of square matrices: what every rate is compared with."""
-    side = 8192 if setting.cuda else 192
-    a, b = (torch.randn(side, side, device=setting.device).bfloat16() for _ in range(2))
-    return 2 * side**3 / seconds_of(lambda: a @ b, setting.device)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from agents.presets import PRESETS
-from benchmarks.gpu.sheet import CUDA, Setting, Sheet, product_rate, seconds_of
+from benchmarks.gpu.sheet import CUDA, Setting, Sheet
+from benchmarks.gpu.timing import product_rate, seconds_of
 from benchmarks.gpu.worlds import config_of, model_of, noise_episodes
 from benchmarks.kernels import forward_backward
 from benchmarks.scaling import history as remembered

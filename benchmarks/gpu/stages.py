@@ -31,7 +31,7 @@ OTHERS = [(chunk, "bfloat16", state) for chunk in (16, 128) for state in (32, 12
 KERNELS = [(*pair, 64) for pair in PAIRS] + OTHERS
 """Chunk, precision and state of the scans that are compared: each is compiled and tuned for itself, which takes a
 core a minute. The states are those of `small`, `memory-maze` and `base`."""
-BESIDE = {"TRITON_CACHE_AUTOTUNING": "0", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
+BESIDE = {"TRITON_CACHE_AUTOTUNING": "0", "TORCHINDUCTOR_COMPILE_THREADS": "2", "OMP_NUM_THREADS": "1"}
 """Beside others no kernel is timed well: what is found to be fastest there is not kept for later stages."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu.sheet import CUDA, Setting, Sheet
@@ -67,6 +68,19 @@ class Noted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Read(TorchFunctionMode):
+    """Counts, by place, what brings whole tensors to the host, which is no operation."""
+
+    def __init__(self, found: Counter[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("tolist", "cpu"):
+            self.found[place()] += 1
+        return func(*args, **(kwargs or {}))
+
+
 def place() -> str:
     """The innermost function of the packages that is at work: path:name."""
     for frame in reversed(traceback.extract_stack()):
@@ -82,7 +96,7 @@ def waits(device: str) -> Iterator[Counter[str]]:
     """Counts the waits of what is inside, by place."""
     found: Counter[str] = Counter()
     if device != "cuda":
-        with Noted(found):
+        with Noted(found), Read(found):
             yield found
         return
 

@@ -13,6 +13,7 @@ from agents.probe import Probe
 from benchmarks.gpu.sheet import Setting
 from worldmodel import Episode, EpisodeStore, WorldModel, WorldModelConfig
 from worldmodel.model import weights_from
+from worldmodel.precision import use_policy
 
 ACTIONS = 6
 TINY = WorldModelConfig(
@@ -46,6 +47,7 @@ def config_of(name: str, setting: Setting) -> WorldModelConfig:
 
 def model_of(config: WorldModelConfig, setting: Setting) -> WorldModel:
     """A model whose output is not zero, as that of new layers is, on the device."""
+    use_policy()
     with weights_from(0):
         model = WorldModel(config)
         for layer in model.backbone.layers:
