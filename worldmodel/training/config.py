@@ -55,7 +55,7 @@ class TrainingConfig:
     """Compute every layer again in the backward pass instead of keeping what it needs: a third more time, and memory
     for one layer instead of all."""
     compile: bool = False
-    """Compile the layers with torch.compile: minutes at first, then faster steps on a GPU."""
+    """Compile the layers with torch.compile: minutes at first; meant for GPUs (docs/gpu.md: not run yet)."""
     workers: int = 0
     """Processes that read clips ahead, for each process that trains; 0 reads between steps."""
     save_seconds: float = 60.0
