@@ -77,11 +77,7 @@ PRESETS: Mapping[str, LoopSettings] = {
                 TrainingOptions(batch=16, length=64, carry=0.95, precision="bfloat16", workers=8),
             ),
             ("base", SIZES["base"], TrainingOptions(batch=32, length=128, carry=0.9, precision="bfloat16", workers=8)),
-            (
-                "paper",
-                SIZES["paper"],
-                TrainingOptions(batch=32, length=400, carry=0.9, precision="bfloat16", workers=8),
-            ),
+            ("paper", SIZES["paper"], TrainingOptions(batch=32, length=400, precision="bfloat16", workers=8)),
         )
     },
 }

@@ -273,7 +273,7 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
-            if self.carried and state.get("carried"):
+            if self.carried:
                 self.carried.load_state_dict(self.step, state["carried"])
 
 
