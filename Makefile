@@ -20,7 +20,7 @@ MINERL := .venv-minerl/.installed$(if $(MINERL_JAVA),-java)
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system minecraft minerl demo test test-gymnasium test-slow test-integrations lint types results results-minetest memory bench kernels cuda clean
+.PHONY: help setup system minecraft minerl demo test test-gymnasium test-slow test-integrations lint types results results-minetest memory bench kernels cuda wheels gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
@@ -113,6 +113,12 @@ $(KERNELS): $(STAMP)
 	touch $@
 
 cuda: kernels  ## the same, by the name that error messages give
+
+wheels: kernels  ## what a GPU machine without network lacks, for Python 3.12: wheels/ (benchmarks/gpu/README.md)
+	$(BIN)/python -m benchmarks.gpu.wheels --into wheels
+
+gpu: cuda  ## show on this GPU what is claimed of GPUs, nine minutes: runs/gpu/summary.md
+	$(BIN)/python -m benchmarks.gpu --out runs/gpu
 
 clean:  ## remove caches and build outputs; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,6 +17,7 @@ from worldmodel.atomic import replace
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.model import WorldModel
+from worldmodel.precision import use_policy
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
@@ -153,6 +154,7 @@ def device_of(name: str) -> torch.device:
         raise InputError(f"--device {name}: use cpu, cuda or auto") from error
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: use cpu, cuda or auto")
+    use_policy()
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"--device {name}: this machine has no such CUDA device that torch can use, use cpu")
     return device

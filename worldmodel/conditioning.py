@@ -70,7 +70,9 @@ class Condition(nn.Module):
         elif config.num_actions:
             if actions.ndim != 2 or actions.dtype != torch.int64:
                 raise ValueError(f"actions must be int64 (B, T), got {actions.dtype} {tuple(actions.shape)}")
-            for action in map(int, torch.aminmax(actions)) if actions.numel() else ():
+            # Nothing can be read while a CUDA graph is recorded: who records it checks what it is given.
+            recorded = actions.is_cuda and torch.cuda.is_current_stream_capturing()
+            for action in torch.stack(torch.aminmax(actions)).tolist() if actions.numel() and not recorded else ():
                 if not NO_ACTION <= action < config.num_actions:
                     raise InputError(
                         f"action {action} is outside the {config.num_actions} actions of this world model; "

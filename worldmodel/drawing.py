@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+
+@dataclass(frozen=True)
+class Drawn:
+    """Standard normal numbers that were drawn before: for work that is recorded once and repeated with others."""
+
+    numbers: Tensor
+
+
 Generators = torch.Generator | Sequence[torch.Generator]
 """One generator for all rows, or one for each: then what a row draws does not depend on its neighbours."""
+Noise = Generators | Drawn
+"""Where normal numbers come from."""
 
 
-def normal(shape: tuple[int, ...], generators: Generators, like: Tensor, active: Tensor | None = None) -> Tensor:
+def normal(shape: tuple[int, ...], generators: Noise, like: Tensor, active: Tensor | None = None) -> Tensor:
     """Standard normal numbers of `shape`, rows first, on the device and in the dtype of `like`.
 
     With a generator per row, rows where `active` (B,) bool is False are zero and their generators unused.
     """
+    if isinstance(generators, Drawn):
+        if generators.numbers.shape != shape:
+            raise ValueError(f"numbers of shape {tuple(generators.numbers.shape)} were drawn, {shape} are wanted")
+        return generators.numbers
     return _drawn(torch.randn, shape, generators, like, active)
 
 

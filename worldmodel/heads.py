@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldmodel.layers.fused import rms_norm
+from worldmodel.precision import Full
 
 LIMIT = 10.0
 """Deviations from the mean at which standardised values end: what never moved in training would else be multiplied by a
@@ -101,7 +102,7 @@ class Readout(nn.Module):
         )
         inputs = tokens * narrow + sum(tiles * width for (tiles, _), width in zip(scans, widths, strict=True))
         self.standardise = Standardise(inputs)
-        self.mix = nn.Sequential(nn.Linear(inputs, features), nn.LayerNorm(features))
+        self.mix = Full(nn.Linear(inputs, features), nn.LayerNorm(features))
 
     def forward(self, tokens: Tensor, recall: Sequence[Tensor], measure: Tensor | None = None) -> Tensor:
         """Tokens (..., S, D) and one recall (..., N, channels) per scan -> (..., F).
@@ -176,7 +177,7 @@ class Standardise(nn.Module):
         return ((x - self.mean) / (self.variance.sqrt() + self.floor)).clamp(-LIMIT, LIMIT)
 
 
-def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 1) -> nn.Sequential:
+def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 1) -> Full:
     """Linear, RMSNorm, SiLU blocks and a last linear layer that starts at zero, so that first outputs are neutral."""
     blocks: list[nn.Module] = []
     for i in range(layers):
@@ -184,4 +185,4 @@ def mlp(inputs: int, hidden: int, outputs: int, *, layers: int = 1) -> nn.Sequen
     last = nn.Linear(hidden if layers else inputs, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(*blocks, last)
+    return Full(*blocks, last)

@@ -14,11 +14,12 @@ from worldmodel.backbone import Backbone
 from worldmodel.conditioning import withhold
 from worldmodel.config import WorldModelConfig
 from worldmodel.diffusion import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
-from worldmodel.drawing import Generators, normal
+from worldmodel.drawing import Generators, Noise, normal
 from worldmodel.episodes import Clips
 from worldmodel.episodes.retrace import led_here
 from worldmodel.heads import Readout, TwoHot, future_rewards, mlp
 from worldmodel.memory import Memory
+from worldmodel.precision import Full
 from worldmodel.results import Counts, Features, Imagined, Losses
 from worldmodel.shortcut import finest, halvings_of, two_half_steps, with_steps
 from worldmodel.streams import Past, remembered, streams
@@ -40,7 +41,7 @@ class WorldModel(nn.Module):
         self.config = config = completed(config)
         self.tokenizer = make_tokenizer(config)
         self.backbone = Backbone(config)
-        self.denoise = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, config.latent_channels))
+        self.denoise = Full(nn.LayerNorm(config.dim), nn.Linear(config.dim, config.latent_channels))
         self.readout = Readout(config.tokens, config.dim, self.backbone.scans, config.features)
         self.twohot = TwoHot()
         self.reward_head = mlp(config.features, config.features, config.reward_horizon * self.twohot.count)
@@ -202,7 +203,7 @@ class WorldModel(nn.Module):
         memory: Memory,
         *,
         steps: int | None = None,
-        generator: Generators,
+        generator: Noise,
         active: Tensor | None = None,
         pose: Tensor | None = None,
         stabilise: float = 0.0,

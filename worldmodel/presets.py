@@ -32,7 +32,7 @@ SIZES: Mapping[str, WorldModelConfig] = MappingProxyType(
             noise_std=1.4,
             min_noise=0.5,
         ),
-        # Hours on one GPU: Memory Maze at 64x64 with 64 tokens per frame.
+        # Meant for hours on one GPU: Memory Maze at 64x64 with 64 tokens per frame.
         "small": WorldModelConfig(
             height=64,
             width=64,
@@ -46,7 +46,7 @@ SIZES: Mapping[str, WorldModelConfig] = MappingProxyType(
             window=10,
             state_size=11,
         ),
-        # Days on a few GPUs: 128x128.
+        # Meant for days on a few GPUs: 128x128.
         "base": WorldModelConfig(
             height=128,
             width=128,

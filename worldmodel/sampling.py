@@ -23,7 +23,7 @@ import tyro
 from torch import Tensor
 
 from worldmodel.checkpoint import device_of, load_checkpoint
-from worldmodel.drawing import Generators
+from worldmodel.drawing import Noise
 from worldmodel.errors import InputError, MissingExtraError, check_fields
 from worldmodel.memory import Memory
 from worldmodel.model import Imagined, WorldModel
@@ -43,7 +43,7 @@ class Sampling:
     window: int | None = None
     """Frames before its own that a frame attends to; None: as many as in training, fewer are cheaper."""
     precision: Precision = "float32"
-    """bfloat16 halves the time on GPUs; most CPUs gain nothing."""
+    """bfloat16 is meant for GPUs (docs/gpu.md: not run yet); most CPUs gain nothing."""
     stabilise: float = 0.0
     """Noise level that dreamt frames are declared to have once they are in memory (Chen et al. 2024, section 3.3)."""
 
@@ -76,7 +76,7 @@ class Sampler:
         actions: Tensor,
         memory: Memory,
         *,
-        generator: Generators,
+        generator: Noise,
         active: Tensor | None = None,
         pose: Tensor | None = None,
         in_place: bool = False,

@@ -14,6 +14,7 @@ like queries.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -150,21 +151,33 @@ def _inside(rule: Window, past: int, frames: int, tokens: int, own: bool, device
 def attend_flex(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: Window) -> Tensor:
     """FlexAttention, which skips the blocks that the rule leaves empty; compiled on CUDA.
 
+    One mask says all, without a modification of scores beside it: public reports have wrong gradients where both come
+    together at lengths that the blocks do not divide (pytorch issues 153799, 158212).
+
     On CPU it serves for comparison: it is not compiled, and it has no backward pass (InputError).
     """
     if q.device.type == "cpu" and torch.is_grad_enabled() and (q.requires_grad or keys.requires_grad):
         raise InputError("attention='flex' has no backward pass on CPU; choose attention='auto' or 'sdpa'")
     _, frames, tokens, _, _ = q.shape
     past = keys.shape[1] - frames
-    absent = missing(seen, past) * tokens  # (B,) keys
-
-    def hide_missing(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return torch.where(key >= absent[b], score, -torch.inf)
-
     attend = compiled_flex() if q.device.type == "cuda" else _eager_flex
     queries, keys, values = (v.flatten(1, 2).transpose(1, 2) for v in (q, keys, values))
     mask = block_mask(rule, past, frames, tokens, q.device)
-    return attend(queries, keys, values, score_mod=hide_missing, block_mask=mask).transpose(1, 2).reshape(q.shape)
+    if past:
+        mask = without(mask, missing(seen, past) * tokens)
+    return attend(queries, keys, values, block_mask=mask).transpose(1, 2).reshape(q.shape)
+
+
+def without(mask: BlockMask, absent: Tensor) -> BlockMask:
+    """The mask of `block_mask` without the first `absent` (B,) keys of every row."""
+    inside = mask.mask_mod
+
+    def there(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return inside(b, h, query, key) & (key >= absent[b])
+
+    own = copy.copy(mask)  # the lists of blocks are the same
+    own.mask_mod = there
+    return own
 
 
 def _eager_flex(q: Tensor, keys: Tensor, values: Tensor, **how: Any) -> Tensor:
@@ -179,7 +192,8 @@ def compiled_flex() -> Callable[..., Tensor]:
 
 @functools.lru_cache(maxsize=64)
 def block_mask(rule: Window, past: int, frames: int, tokens: int, device: torch.device) -> BlockMask:
-    """The rule by blocks of BLOCK queries and keys: empty ones are skipped, full ones need no mask.
+    """The rule by blocks of BLOCK queries and keys: empty ones are skipped, full ones need no mask. None that begins in
+    the past counts as full, since rows may lack frames there.
 
     Written down from the intervals rather than by `create_block_mask`, which looks at every pair of tokens.
     """
@@ -190,6 +204,7 @@ def block_mask(rule: Window, past: int, frames: int, tokens: int, device: torch.
     starts = torch.arange(0, keys, BLOCK, device=device)
     touched = (starts + BLOCK > low[first]) & (starts < high[last])
     full = (starts >= low[last]) & (starts + BLOCK <= high[first]) & (first + BLOCK <= queries)
+    full &= starts >= past * tokens
 
     def inside(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key >= low[query]) & (key < high[query])

@@ -16,6 +16,7 @@ from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
+from worldmodel.precision import use_policy
 from worldmodel.sampling import Sampler, Sampling, choose
 
 
@@ -70,6 +71,7 @@ def open_world(
     target_fps: float | None,
 ) -> World:
     """Load and check everything that `rows` dreams need. Raises InputError for what cannot be dreamed."""
+    use_policy()
     path = None if isinstance(checkpoint, Checkpoint) else Path(checkpoint).resolve()
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, device)
     model = loaded.model.eval().to(device)
@@ -81,6 +83,7 @@ def open_world(
 
 
 def _load(path: Path, store: EpisodeStore, sampling: Sampling, device: str) -> World:
+    use_policy()
     loaded = load_checkpoint(path, device)
     check_world(loaded, store)
     return World(loaded, path, store, Sampler(loaded.model, sampling), torch.device(device))

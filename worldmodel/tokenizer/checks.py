@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from worldmodel.errors import InputError
+
+_known = WeakTensorKeyDictionary()
+"""Flags that were found to be set, with the version in which they were: looking at one waits for its device."""
 
 
 def check_frames(frames: Tensor, size: tuple[int, int]) -> None:
@@ -18,5 +22,9 @@ def check_frames(frames: Tensor, size: tuple[int, int]) -> None:
 
 def check_fitted(fitted: Tensor) -> None:
     """A tokenizer is of no use before `fit`."""
+    version = 0 if fitted.is_inference() else fitted._version  # inference tensors count none
+    if _known.get(fitted) == version:
+        return
     if not bool(fitted):
         raise InputError("the tokenizer is not fitted: call tokenizer.fit(frames) on real frames, or load a checkpoint")
+    _known[fitted] = version

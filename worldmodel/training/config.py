@@ -50,14 +50,15 @@ class TrainingConfig:
     fit_frames: int = 4096
     """Frames that the tokenizer is fitted to."""
     precision: Precision = "float32"
-    """bfloat16 computes layers and heads in half the bits where that does no harm (autocast); weights keep 32."""
+    """bfloat16 computes layers in half the bits where that does no harm (autocast); weights, states, heads and losses
+    keep 32."""
     accumulate: int = 1
     """Parts in which each process computes its clips of a step, one after the other: less memory, the same result."""
     checkpoint_layers: bool = False
     """Compute every layer again in the backward pass instead of keeping what it needs: a third more time, and memory
     for one layer instead of all."""
     compile: bool = False
-    """Compile the layers with torch.compile: minutes at first, then faster steps on a GPU."""
+    """Compile the layers with torch.compile: minutes at first; meant for GPUs (docs/gpu.md: not run yet)."""
     workers: int = 0
     """Processes that read clips ahead, for each process that trains; 0 reads between steps."""
     save_seconds: float = 60.0

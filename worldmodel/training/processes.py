@@ -15,6 +15,7 @@ from accelerate.utils import broadcast, parse_flag_from_env
 from torch import Tensor, nn
 
 from worldmodel.errors import InputError
+from worldmodel.precision import use_policy
 
 PATIENCE = timedelta(days=1)
 """How long a process waits for another one: one records or reads a large folder while the others have nothing to do."""
@@ -44,6 +45,7 @@ class Processes:
                 f"accelerate was set up for {kind}, but every process here holds the whole model: run `accelerate "
                 "config` again without it, or start with torchrun"
             )
+        use_policy()
         self.device = self.accelerator.device if self.count > 1 else torch.device("cpu" if cpu else "cuda")
         atexit.register(self.leave)
 
