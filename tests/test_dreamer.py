@@ -204,19 +204,38 @@ def test_saves_at_intervals_and_leaves_one_whole_file(store: EpisodeStore, tmp_p
     assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 2
 
 
-def test_contexts_have_all_lengths_and_half_begin_an_episode(store: EpisodeStore, tmp_path: Path) -> None:
+def test_windows_have_all_lengths_and_half_begin_an_episode(store: EpisodeStore, tmp_path: Path) -> None:
     asked: list[tuple[int, str]] = []
 
-    class Noting:
+    class Noting(EpisodeStore):
         def sample_contexts(self, batch: int, length: int, generator: np.random.Generator, *, start: Any) -> Any:
             asked.append((length, start))
-            return store.sample_contexts(batch, length, generator, start=start)
+            return super().sample_contexts(batch, length, generator, start=start)
 
-    subject = Dreamer(ExactModel(), Noting(), DreamerConfig(**{**SETTINGS, "horizon": 1}), tmp_path)  # type: ignore[arg-type]
+    subject = dreamer(Noting(store.root), tmp_path, horizon=1, contexts="window")
     for _ in range(60):
         subject.dream()
     assert {length for length, _ in asked} == {1, 2, 3, 4}
     assert 15 < sum(start == "episode" for _, start in asked) < 45
+
+
+def test_a_step_that_failed_is_done_again_with_the_same_result(
+    store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the rows have read on already when it fails."""
+    whole, subject = dreamer(store, tmp_path / "whole"), dreamer(store, tmp_path / "failed")
+    for each in (whole, subject):
+        each.train(2, progress=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(ExactModel, "imagine", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            subject.train(3, progress=False)
+    again = dreamer(store, tmp_path / "failed")
+    for each in (whole, subject, again):
+        each.train(4, progress=False)
+    for name, tensor in state_of(whole).items():
+        assert torch.equal(state_of(subject)[name], tensor), name
+        assert torch.equal(state_of(again)[name], tensor), name
 
 
 @pytest.mark.parametrize("target", [0.6, 0.9])
@@ -339,6 +358,7 @@ def test_the_policy_is_a_copy_that_later_training_does_not_change(store: Episode
         ({"target_spread": 1.0}, r"target_spread=1\.0"),
         ({"ended": 1.0}, r"ended=1\.0"),
         ({"reset_every": -1}, "reset_every=-1"),
+        ({"contexts": "all"}, "contexts='all': choose stream or window"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(changes: dict[str, Any], message: str) -> None:
