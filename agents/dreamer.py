@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.actions import Bounds
 from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_weights, lambda_returns
 from agents.imagination import Dreams, dream
-from agents.streaming import ContextSource, StreamingContexts, WindowContexts
+from agents.streaming import ContextSource, Past, StreamingContexts, WindowContexts
 from agents.world_model_policy import WorldModelPolicy
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
@@ -73,8 +73,11 @@ class DreamerConfig:
     round, and the data and the world model are all that outlasts it."""
     slow_weight: float = 1.0
     """Weight of the critic's pull towards its slow copy (DreamerV3)."""
+    replay_value: float = 0.3
+    """Weight of the critic's loss on the real rewards of the frames that rows have read (DreamerV3, `repval_loss`); 0
+    learns from dreams alone."""
     clip: float = 1.0
-    """Largest gradient norm."""
+    """Largest gradient norm, of actor and critic each."""
     ended: float = 0.01
     """A dream that goes on with no more than this probability has ended, and is not followed further, which is time
     saved; 0 follows every dream to the horizon."""
@@ -98,6 +101,8 @@ class DreamerConfig:
             raise InputError(f"target_spread={self.target_spread}: give a share between 0 and 1")
         if not 0 <= self.ended < 1:
             raise InputError(f"ended={self.ended}: give a probability from 0 to below 1")
+        if self.replay_value < 0:
+            raise InputError(f"replay_value={self.replay_value}: give a weight of at least 0")
         if self.reset_every < 0:
             raise InputError(f"reset_every={self.reset_every}: give a number of batches, or 0")
 
@@ -222,7 +227,10 @@ class Dreamer:
             agent.update_scale(returns, alive)
             advantages = agent.normalise(returns - values[:, :-1])
             slow = agent.slow_critic(dreams.features[:, :-1]).softmax(-1)
-        features = dreams.features[:, :-1]
+            real = replayed_returns(agent, dreams.past, returns[:, 0], config.discount, config.lam)
+            slow_real = agent.slow_critic(dreams.past.features[:, :-1]).softmax(-1)
+        features, known = dreams.features[:, :-1], dreams.past.mask[:, :-1]
+        replays = config.replay_value > 0 and known.shape[1] > 0
         for _ in range(config.epochs):
             policy = agent.policy(features)
             # What stands after an end has no weight, and must not overflow either.
@@ -234,8 +242,14 @@ class Dreamer:
             logits = agent.critic(features)
             pull = -(slow * logits.log_softmax(-1)).sum(-1)
             critic_loss = (weights * (agent.twohot.loss(logits, returns) + config.slow_weight * pull)).mean()
+            if replays:
+                logits = agent.critic(dreams.past.features[:, :-1])
+                pull = -(slow_real * logits.log_softmax(-1)).sum(-1)
+                loss = agent.twohot.loss(logits, real) + config.slow_weight * pull
+                critic_loss = critic_loss + config.replay_value * (loss * known).sum() / known.sum().clamp(min=1)
             torch.autograd.backward(actor_loss + critic_loss)
-            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], config.clip)
+            for part in (agent.actor, agent.critic):
+                nn.utils.clip_grad_norm_(part.parameters(), config.clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             agent.update_slow()
@@ -295,6 +309,20 @@ class Dreamer:
             self.data_generator.bit_generator.state = state["data_generator"]
             self.noise_generator.set_state(state["noise_generator"].cpu())
             self.contexts.load_state_dict(state["contexts"], self.model)
+
+
+def replayed_returns(agent: ActorCritic, past: Past, imagined: Tensor, discount: float, lam: float) -> Tensor:
+    """Lambda-returns (B, L - 1) of the real frames before the last, by their real rewards.
+
+    The last frame is worth the `imagined` (B,) lambda-return of the dream that begins there (DreamerV3's `repl_loss`),
+    or what came with the next frame where that one was the end. Of frames before a row's first they mean nothing.
+    """
+    last = torch.where(past.ended, past.beyond, imagined)
+    values = torch.cat([agent.value(past.features[:, :-1]), last[:, None]], 1)
+    rewards = past.rewards[:, 1:]
+    if not rewards.shape[1]:
+        return rewards
+    return lambda_returns(rewards, torch.full_like(rewards, discount), values, lam)
 
 
 def networks_for(model: WorldModel, bounds: Bounds | None = None) -> ActorCriticConfig:
