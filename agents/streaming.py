@@ -77,9 +77,8 @@ class WindowContexts:
 
     def next(self, model: WorldModel, generator: np.random.Generator) -> Contexts:
         """Draw windows and let `model` observe them."""
-        length = int(generator.integers(1, self.longest + 1))
+        length = int(generator.integers(1, min(self.longest, int(self.source.lengths.max()) - 1) + 1))
         start = "episode" if generator.random() < self.episode_start else "any"
-        length = min(length, int(self.source.lengths.max()) - 1)
         clips = self.source.sample_contexts(self.rows, length, generator, start=start).to(model.device)
         seen, memory = model.observe(clips.frames, clips.actions)
         unknown = torch.zeros(self.rows, device=model.device)
