@@ -18,6 +18,7 @@ from worldmodel.errors import InputError
 from worldmodel.evaluation.fvd import VideoFeatures, frechet_distance
 from worldmodel.evaluation.metrics import AT_ONCE, compare, psnr, ssim
 from worldmodel.evaluation.perceptual import ALEX, SMALLEST, VGG, load_lpips, torch_features
+from worldmodel.evaluation.report import LONG, distances, points_of
 
 
 def frames(*shape: int, seed: int = 0, size: tuple[int, int] = (16, 12)) -> Tensor:
@@ -182,3 +183,14 @@ def test_what_fvd_cannot_take_is_said(tmp_path: Path, moments: Path) -> None:
         VideoFeatures(moments)(frames(2, 9))
     with pytest.raises(InputError, match="at least 2 clips"):
         frechet_distance(torch.zeros(1, 3), torch.zeros(4, 3))
+
+
+def test_long_curves_are_drawn_by_groups_whose_ends_double() -> None:
+    assert [label for label, _, _ in distances(10)] == ["1", "2", "3-4", "5-8", "9-10"]
+    assert [first for _, first, _ in distances(1000)][1:] == [last + 1 for _, _, last in distances(1000)][:-1]
+    short, long = (np.arange(1.0, n + 1)[None] for n in (LONG, 128))
+    at, values = points_of(short)
+    assert at.tolist() == values[0].tolist() == short[0].tolist()
+    at, values = points_of(long)
+    assert values[0].tolist() == [1, 2, 3.5, 6.5, 12.5, 24.5, 48.5, 96.5]
+    assert at[2] == pytest.approx(12**0.5)

@@ -139,7 +139,7 @@ def main() -> None:
         ]
         for each in done:
             each.result()
-    picture = options.page.with_name(f"{options.page.stem}-curve.png")
+    picture = options.page.with_name(f"{options.page.stem}-minutes.png")
     write_section(options.out, options.variants, budgets, options.seeds, options.page, picture)
     print(f"table: {options.page}")
     return None

@@ -160,8 +160,8 @@ def plot_drift(path: Path, title: str, models: Mapping[str, Judged], references:
     for axes, metric in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         for name, found in metrics.items():
             if metric in found:
-                band = student_band(by_unit(found[metric], models[name].episodes))
-                draw_band(axes, band, name, *styles[name])
+                at, values = points_of(found[metric])
+                draw_band(axes, at, student_band(by_unit(values, models[name].episodes)), name, *styles[name])
         axes.set_xlabel("frames after the context")
         if horizon_of(metrics) > LONG:
             axes.set_xscale("log")
@@ -179,12 +179,21 @@ def horizon_of(metrics: Mapping[str, Mapping[str, FloatArray]]) -> int:
     return max(int(values.shape[1]) for found in metrics.values() for values in found.values())
 
 
-def draw_band(axes: Any, band: Band, label: str, color: str, style: str) -> None:
-    """One curve over steps 1, 2, ... with its interval, which a reference goes without."""
-    steps = np.arange(1, len(band.mean) + 1)
+def points_of(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Where a curve (clips, horizon) has points, and their values: every step, or groups where there are many."""
+    horizon = values.shape[1]
+    if horizon <= LONG:
+        return np.arange(1.0, horizon + 1), values
+    groups = [(first, last) for _, first, last in distances(horizon)]
+    means = [over_time(values[:, first - 1 : last]) for first, last in groups]
+    return np.array([(first * last) ** 0.5 for first, last in groups]), np.stack(means, 1)
+
+
+def draw_band(axes: Any, steps: FloatArray, band: Band, label: str, color: str, style: str) -> None:
+    """One curve with its interval, which a reference goes without."""
     if color != REFERENCE:
         axes.fill_between(steps, band.low, band.high, color=color, alpha=0.15, linewidth=0)
-    marker = "o" if len(steps) <= 8 else ""
+    marker = "o" if len(steps) <= 12 else ""
     axes.plot(steps, band.mean, color=color, linestyle=style, linewidth=1.5, marker=marker, markersize=3, label=label)
 
 
