@@ -74,7 +74,7 @@ def rewards_told_apart(model: WorldModel) -> float:
 
 
 def test_what_was_seen_long_before_the_clip_is_read(tmp_path: Path) -> None:
-    """Measured: 0.5 after 200 steps, 1.0 after 300 and after 400; with the default mixer 0.97 after 400, 1.0 after 500."""
+    """Measured: 0.5 after 200 steps, 1.0 after 300; with the default mixer 0.97 after 400, 1.0 after 500."""
     assert rewards_told_apart(trained(tmp_path, 0.9, 350)) > 0.9
 
 
