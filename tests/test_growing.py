@@ -106,7 +106,7 @@ def test_every_stage_is_said_from_its_beginning(grown: Grown) -> None:
         assert first.place is None
         assert f"<h2>Stage {at + 1} of 9: {words[at]}</h2>" in first.page
         done = re.search(r"<p>Done: (.*)\.</p><p>Written", first.page)
-        assert ("" if done is None else re.sub(r" \(\d+ s\)", "", done[1])) == ", ".join(words[:at])
+        assert ("" if done is None else re.sub(r" \([\dhmins ]+\)", "", done[1])) == ", ".join(words[:at])
 
 
 def test_within_a_stage_it_says_where_the_work_stands(grown: Grown) -> None:
