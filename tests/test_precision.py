@@ -11,6 +11,7 @@ import torch
 
 from worldmodel import WorldModel, mamba
 from worldmodel.checkpoint import device_of
+from worldmodel.layers import doubled
 from worldmodel.precision import Full, use_policy
 from worlds import generator, random_clips, random_model, small_config
 
