@@ -16,7 +16,14 @@ from benchmarks.gpu.timing import product_rate
 from worldmodel.precision import POLICY
 
 PACKAGES = ("torch", "triton", "numpy", "gymnasium", "tyro", "mamba-ssm", "einops", "mujoco", "dm_control", "av")
-TESTS = ("test_windows.py", "test_attention.py", "test_dream_gpu.py", "test_precision.py")
+TESTS = (
+    "test_windows.py",
+    "test_attention.py",
+    "test_dream_gpu.py",
+    "test_precision.py",
+    "test_graphs.py",
+    "test_counted.py",
+)
 
 
 def look(setting: Setting, sheet: Sheet) -> None:

@@ -59,7 +59,7 @@ class Dreams:
         if stagger and self.options.max_episode_steps is not None:
             clock = (self.chance.phase(numbers) * self.options.max_episode_steps).astype(np.int64)
         clips = self.starts.take(self.chance.upcoming(numbers)).to(self.world.device)
-        self.chance.dreams[numbers] += 1
+        self.chance.begin(numbers)
         self.starts.expect(self.chance.upcoming(np.arange(len(rows))))
         seen, memory = self.world.model.observe(clips.frames, clips.actions)
         index = torch.as_tensor(numbers, device=self.world.device)
