@@ -57,6 +57,5 @@ def tests(setting: Setting, sheet: Sheet) -> None:
         raise NotRunError(CUDA)
     if importlib.util.find_spec("pytest_timeout") is None:
         raise NotRunError("pytest with pytest-timeout is not installed")
-    files = [f"tests/{name}" for name in TESTS]
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files])
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *TESTS])
     sheet.true("tests marked gpu pass", done.returncode == 0)
