@@ -55,6 +55,7 @@ PRESETS: Mapping[str, LoopSettings] = {
     "memory-maze": LoopSettings(
         env="lssvwm/MemoryMaze-9x9-v0",
         model=ModelOptions(patch=16),
+        training=TrainingOptions(carry=0.95),
         collector="scripted",
         collect_episodes=20,
         world_steps=4000,
@@ -70,8 +71,12 @@ PRESETS: Mapping[str, LoopSettings] = {
     **{
         name: LoopSettings(env="lssvwm/MemoryMaze-9x9-v0", size=size.height, model=_options(size), training=training)
         for name, size, training in (
-            ("small", SIZES["small"], TrainingOptions(batch=16, length=64, precision="bfloat16", workers=8)),
-            ("base", SIZES["base"], TrainingOptions(batch=32, length=128, precision="bfloat16", workers=8)),
+            (
+                "small",
+                SIZES["small"],
+                TrainingOptions(batch=16, length=64, carry=0.95, precision="bfloat16", workers=8),
+            ),
+            ("base", SIZES["base"], TrainingOptions(batch=32, length=128, carry=0.9, precision="bfloat16", workers=8)),
             ("paper", SIZES["paper"], TrainingOptions(batch=32, length=400, precision="bfloat16", workers=8)),
         )
     },

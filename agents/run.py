@@ -197,6 +197,10 @@ class Learning(Run):
                 f"--retrace {settings.retrace} turns clips round, where only a pose says where the way back leads: add "
                 "--pose and the names of the extras that hold it"
             )
+        if settings.retrace and settings.training.carry:
+            raise InputError(
+                f"--retrace {settings.retrace} turns clips round, where no other can go on: add --training.carry 0"
+            )
         if settings.pose and self.episodes == self.own_episodes and not settings.extra_obs:
             raise InputError(f"--pose {' '.join(settings.pose)} is recorded only with --extra-obs: add it")
 

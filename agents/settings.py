@@ -193,8 +193,8 @@ class LearnSettings(WorldSettings):
     episodes: Path | None = None
     """Folder of recorded episodes to train on. Nothing is recorded then, and no environment is needed."""
     distill: Path | None = None
-    """Checkpoint folder of a finished world model to train on for --world-steps, so that it dreams in one step
-    (--model.shortcut). World, episodes and model are its own unless options say otherwise."""
+    """A finished world model: its checkpoint folder, to train on for world-steps so that it dreams in one step
+    (model.shortcut). World, episodes and model are its own unless options say otherwise."""
     pose: tuple[str, ...] = ()
     """Extras of the recordings that say where the agent is, such as agent_pos agent_dir; the model is then told them
     for every frame. Such a model continues recorded videos, for judging its memory; it is no environment."""

@@ -10,29 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.errors import InputError
+from worldmodel.statistics import Interval as Interval  # what agents and world models are judged with alike
 
 FloatArray = NDArray[np.float64]
 Statistic = Callable[[FloatArray], FloatArray]
 """From values (..., n) to what they come to (...)."""
 
 BLOCK = 1_000_000  # indices drawn at once: eight megabytes, however many episodes there are
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean of `count` values and the interval `low` to `high` around it, in the unit of the values.
-
-    Where another statistic than the mean was asked for, `mean` is that one.
-    """
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    def to_dict(self) -> dict[str, float | int]:
-        """The four fields as plain numbers, ready for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Steps per second of the Memory Maze: stock touch test against the fast one, in turns within one run.
+"""Steps per second of the Memory Maze: through dm_control and without it, in turns within one run.
 
 python -m benchmarks.memory_maze --size 15x15
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import statistics
-import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tyro
@@ -18,27 +19,35 @@ from envs.memory_maze import MemoryMaze
 
 def main(size: str = "9x9", blocks: int = 5, steps: int = 100) -> None:
     """Random actions, the same for both; the median over blocks of CPU time, which other load disturbs least."""
-    mazes = {"stock": MemoryMaze(size, fast_contacts=False), "fast": MemoryMaze(size)}
+    mazes = {"stock": MemoryMaze(size, stock=True), "fast": MemoryMaze(size)}
     actions = np.random.default_rng(0).integers(6, size=(blocks, steps))
-    cpu: dict[str, list[float]] = {name: [] for name in mazes}
-    wall: dict[str, list[float]] = {name: [] for name in mazes}
-    for maze in mazes.values():
-        maze.reset(seed=0)
-    for block in actions:
+    step: dict[str, list[float]] = {name: [] for name in mazes}
+    reset: dict[str, list[float]] = {name: [] for name in mazes}
+    for block, taken in enumerate(actions):
         for name, maze in mazes.items():
-            cpu_start, wall_start = time.process_time(), time.perf_counter()
-            for action in block:
-                maze.step(action)
-            cpu[name].append((time.process_time() - cpu_start) / steps)
-            wall[name].append((time.perf_counter() - wall_start) / steps)
-    renderer, cores = os.environ["MUJOCO_GL"], os.cpu_count()
-    print(f"Memory Maze {size}, {renderer}, 1 process with {threading.active_count()} Python threads, {cores} cores")
-    for name in mazes:
-        cpu_step, wall_step = statistics.median(cpu[name]), statistics.median(wall[name])
-        print(f"{name:5}  {1 / wall_step:6.0f} steps/s  {1000 * cpu_step:6.1f} ms CPU per step")
-    print(f"ratio  {statistics.median(cpu['stock']) / statistics.median(cpu['fast']):6.2f} (CPU time)")
-    for maze in mazes.values():
+            reset[name].append(_cpu(lambda maze=maze, block=block: maze.reset(seed=block)))
+            step[name].append(_cpu(lambda maze=maze, taken=taken: [maze.step(action) for action in taken]) / steps)
+    print(f"Memory Maze {size}, {os.environ['MUJOCO_GL']}, LP_NUM_THREADS={os.environ['LP_NUM_THREADS']}, {_machine()}")
+    for name, maze in mazes.items():
+        cpu, again = statistics.median(step[name]), statistics.median(reset[name])
+        print(f"{name:5}  {1000 * cpu:5.2f} ms CPU per step, {1 / cpu:4.0f} steps/s per core; reset {again:5.2f} s CPU")
         maze.close()
+    ratios = (statistics.median(cpu["stock"]) / statistics.median(cpu["fast"]) for cpu in (step, reset))
+    print("ratio  {:5.1f} per step, {:5.1f} per reset (CPU time)".format(*ratios))
+
+
+def _cpu(do: Callable[[], object]) -> float:
+    start = time.process_time()
+    do()
+    return time.process_time() - start
+
+
+def _machine() -> str:
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    fields = {key.strip(): value.strip() for key, _, value in lines}
+    vector = [flag for flag in ("sse4_2", "avx2", "avx512f") if flag in fields.get("flags", "").split()]
+    load = os.getloadavg()[0]
+    return f"{os.cpu_count()} cores {fields.get('model name', '?')} with {' '.join(vector)}, load {load:.1f}"
 
 
 if __name__ == "__main__":

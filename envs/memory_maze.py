@@ -20,6 +20,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from envs.policy import FrameArray
 from worldmodel.errors import InputError, require
@@ -57,12 +58,14 @@ class MemoryMaze(gym.Env[Any, np.int64]):
     without a seed continue from there, reproducibly, at about half the time.
 
     size: "9x9", "11x11", "13x13" or "15x15", with n = 3, 4, 5, 6 balls.
-    fast_contacts: find touched balls by one array comparison in place of a slow loop; same frames, rewards and
-        positions to the last bit, several times faster.
+    maze_seed: 0 to 2**32 - 1; walls and their colors follow from it alone, for every episode, whatever the seeds of
+        `reset`, from which starts and balls follow: one of each in every room, anywhere in it.
+    stock: play through dm_control, ten times slower, with the same frames, rewards and positions to the last bit.
 
     Rendering is by MuJoCo on the CPU through OSMesa, or EGL where only that is installed; the variable MUJOCO_GL
-    decides otherwise. Raises InputError for an unknown size or when no such library is installed, MissingExtraError
-    when the package `memory_maze` is not.
+    decides otherwise, and LP_NUM_THREADS how many threads each process draws with (0, in the one that steps, unless
+    set). Raises InputError for an unknown size or when no such library is installed, MissingExtraError when the package
+    `memory_maze` is not.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium declares it so)
@@ -73,7 +76,8 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         *,
         extra_obs: bool = False,
         camera_resolution: int = 64,
-        fast_contacts: bool = True,
+        maze_seed: int | None = None,
+        stock: bool = False,
         render_mode: str | None = None,
     ) -> None:
         if size not in _SIZES:
@@ -84,15 +88,19 @@ class MemoryMaze(gym.Env[Any, np.int64]):
             raise InputError(
                 f"Memory Maze has camera_resolution {camera_resolution}: give the side in pixels, 1 or more"
             )
+        if maze_seed is not None and not 0 <= maze_seed < 2**32:
+            raise InputError(f"Memory Maze has maze_seed {maze_seed}: give an integer from 0 to 2**32 - 1, or None")
         self._build = functools.partial(
             getattr(_tasks(), f"memory_maze_{size}"),
             camera_resolution=camera_resolution,
-            global_observables=extra_obs,
-            image_only_obs=not extra_obs,
+            global_observables=stock and extra_obs,
+            image_only_obs=not (stock and extra_obs),
         )
+        simulation = importlib.import_module("envs.maze_simulation")
+        self._world: Any = simulation.StockWorld() if stock else simulation.FastWorld(camera_resolution, extra_obs)
+        self._loaded = False
+        self._maze_seed = maze_seed
         self._extra_obs = extra_obs
-        self._fast_contacts = fast_contacts
-        self._world: Any = None
         self._frame: FrameArray | None = None
         self._over = True
         self.render_mode = render_mode
@@ -102,13 +110,16 @@ class MemoryMaze(gym.Env[Any, np.int64]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; with `seed` in a world that follows from it alone. No options, no info."""
         super().reset(seed=seed)
-        if seed is not None or self._world is None:
-            self._release()
+        if seed is not None or not self._loaded:
             # The layout generator takes its seed only when it is built.
-            self._world = self._build(seed=int(self.np_random.integers(2**32)))
-            if self._fast_contacts:
-                _speed_up(self._world)
-        observation = self._observation(self._world.reset().observation)
+            episodes = int(self.np_random.integers(2**32))
+            walls = episodes if self._maze_seed is None else self._maze_seed
+            self._world.load(functools.partial(self._build, seed=walls))
+            self._loaded = True
+            if self._maze_seed is not None:
+                self._world.environment._random_state = np.random.RandomState(episodes)
+                _keep_walls(self._world.environment.task, self._maze_seed)
+        observation = self._observation(self._world.reset())
         self._over = False
         return observation, {}
 
@@ -119,9 +130,9 @@ class MemoryMaze(gym.Env[Any, np.int64]):
             raise gym.error.ResetNeeded("this episode is over or never began: call reset() before step()")
         if not self.action_space.contains(action):
             raise gym.error.InvalidAction(f"Memory Maze has actions 0..5, got {action}")
-        time_step = self._world.step(int(action))
-        self._over = time_step.last()
-        return self._observation(time_step.observation), float(time_step.reward), False, self._over, {}
+        outcome = self._world.step(int(action))
+        self._over = outcome.over
+        return self._observation(outcome.observation), outcome.reward, False, self._over, {}
 
     def render(self) -> FrameArray | None:
         """The current frame (r, r, 3), or None without a render mode."""
@@ -133,21 +144,17 @@ class MemoryMaze(gym.Env[Any, np.int64]):
 
     def close(self) -> None:
         """Free the world and its OpenGL context."""
-        self._release()
+        self._world.close()
+        self._loaded, self._over = False, True
 
     def _observation(self, observation: Any) -> Any:
+        # `render` shows the frame as it was, whatever is written into the observation.
         if not self._extra_obs:
-            self._frame = observation
+            self._frame = observation.copy()
             return observation
-        self._frame = observation["image"]
+        self._frame = observation["image"].copy()
         # A unit vector may be longer than 1 by rounding, and so outside of its space.
         return {**observation, "agent_dir": np.clip(observation["agent_dir"], -1.0, 1.0)}
-
-    def _release(self) -> None:
-        if self._world is not None:
-            self._world.close()
-        self._world = None
-        self._over = True
 
 
 def _observation_space(size: _Size, resolution: int, extra_obs: bool) -> spaces.Space[Any]:
@@ -188,7 +195,8 @@ def _tasks() -> Any:
 
 
 def _choose_renderer() -> None:
-    # dm_control reads MUJOCO_GL once, when it is first imported.
+    # Both are read once: by dm_control when it is imported, by Mesa when it first draws.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     asked = os.environ.get("MUJOCO_GL")
     if asked is not None and asked not in _GL_LIBRARIES:
         return
@@ -223,21 +231,25 @@ def _gymnasium_as_gym() -> Iterator[None]:
                 sys.modules[name] = module
 
 
-def _speed_up(world: Any) -> None:
-    """Replace the touch test of every ball of this world by an equal one.
+def _keep_walls(task: Any, maze_seed: int) -> None:
+    """Let every episode of `task`, built with `maze_seed`, have the walls of the first, and draw starts and balls."""
+    arena = task._maze_arena
+    maze, regenerate = arena.maze, arena.regenerate
+    rooms: list[NDArray[np.int64]] = []
+    while len(rooms) < task.n_targets:  # each ball lies in a room of its own
+        maze.regenerate()
+        names = [str(name) for name in np.unique(np.asarray(maze.variations_layer)) if name not in " *."]
+        free = np.isin(maze.entity_layer, (" ", "P", "G"))
+        rooms = [np.argwhere(free & (maze.variations_layer == name)) for name in names]
+    walls = maze.entity_layer.copy()
+    walls[np.isin(walls, ("P", "G"))] = " "
 
-    dm_control loops over MuJoCo's contact list, which ends each loop by a C++ exception: 0.1 ms for a single contact,
-    for every ball in every physics step, about two thirds of the time of an environment step.
-    """
-    for ball in world.task._targets:
-        ball._update_activation = functools.partial(_update_activation, ball)
+    def furnish(random: np.random.RandomState) -> None:
+        maze.entity_layer[...] = walls
+        for cells in rooms:
+            start, ball = cells[random.choice(len(cells), 2, replace=False)]
+            maze.entity_layer[tuple(start)], maze.entity_layer[tuple(ball)] = "P", "G"
+        regenerate(np.random.RandomState(maze_seed))
 
-
-def _update_activation(ball: Any, physics: Any) -> None:
-    """As `TargetSphere._update_activation` for balls that anything may touch, which these are."""
-    if ball._activated:
-        return
-    data = physics.data.ptr
-    if (data.contact.geom[: data.ncon] == ball._geom_id).any():
-        ball._activated = True
-        physics.bind(ball._material).rgba[-1] = 0
+    maze.regenerate = lambda: None
+    arena.regenerate = furnish

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,8 +15,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 from envs.factory import EnvConfig, FrameVectorEnv, make_vec
+from envs.inverses import inverse_actions
 from envs.policy import FrameArray, Policy
 from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
+from worldmodel.episodes.data import INVERSE_KEY
 from worldmodel.errors import InputError
 from worldmodel.progress import Bar
 from worldmodel.stepping import deferred_interrupts
@@ -158,6 +160,8 @@ def record(
     returns, frames = _recorded(store, wanted)
     skipped, steps = len(returns), 0
     missing = [wish for wish in wanted if wish not in returns]
+    inverse = inverse_actions(config)
+    known = {} if inverse is None else {INVERSE_KEY: inverse}
     budget = float("inf") if max_frames is None else max_frames
     began = time.perf_counter()
     if missing and frames < budget:
@@ -175,7 +179,8 @@ def record(
             else:
                 bar = Bar(config.id, max_frames, "frame", initial=frames, scale=True, show=progress)
             with bar:
-                for episode in play(envs, policy, missing, extra_keys=keys, between_steps=interrupt):
+                for played in play(envs, policy, missing, extra_keys=keys, between_steps=interrupt):
+                    episode = replace(played, extras={**known, **played.extras})
                     store.append(episode)
                     returns[int(episode.extras[SEED_KEY])] = float(episode.reward.sum())
                     frames += len(episode.image)

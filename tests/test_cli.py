@@ -242,6 +242,12 @@ def test_a_damaged_episode_is_named_and_the_others_stay(
     assert sorted(int(store.read(name).extras["seed"]) for name in store.names) == list(range(4))
 
 
+def test_clips_that_turn_round_are_not_gone_on_with(refusal: Refusal, tmp_path: Path) -> None:
+    options = ("--out", tmp_path / "run", "--retrace", "0.5", "--pose", "agent_pos", "--training.carry", "0.9")
+    assert "add --training.carry 0" in refusal("train_wm.py", *options)
+    assert not (tmp_path / "run").exists()
+
+
 # World models and episodes that are given
 
 

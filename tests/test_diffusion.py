@@ -21,7 +21,7 @@ def latents(seed: int, *lead: int) -> Tensor:
 
 
 def drawn(batch: int = 4000, frames: int = 24, seed: int = 0, p: float = 0.5, **settings: Any) -> Draw:
-    config = small_config(context_prob=p, **settings)
+    config = small_config(forcing="diffusion", context_prob=p, **settings)
     return draw((batch, frames, 1, 1), generator(seed), torch.zeros(()), config)
 
 

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from runs import TINY_WORLD
-from together import BATCH, EXACT, exact, together
+from together import BATCH, CARRY, EXACT, carrying, exact, together
 from trainers import assert_same_state, trainer
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
@@ -103,6 +104,44 @@ def test_killed_they_go_on_as_if_they_had_not_been(store: EpisodeStore, two: Pat
     ours, theirs = (trainer(store, folder, BATCH) for folder in (tmp_path / "killed", two / "whole"))
     assert ours.step == 6
     assert_same_state(ours, theirs)
+
+
+def test_two_processes_carry_what_one_carries(tmp_path: Path) -> None:
+    """Losses, weights and every row's memory; any number of processes go on from what others saved."""
+    store = small_store(tmp_path / "episodes", shortest=17)
+    assert together("carried", store.root, tmp_path) == [0, 0]
+    for name, window in (("scan", 2), ("all frames", None)):
+        for accumulate in (1, 2):
+            both = tmp_path / f"{name}-{accumulate}"
+            config = replace(CARRY, accumulate=accumulate, muon_lr=0.0)
+            alone = carrying(store, tmp_path / f"one-{both.name}", config, window)
+            alone.train(5, progress=False)
+            found, expected = (torch.load(folder / STATE, weights_only=True) for folder in (both, alone.out))
+            assert_close(found["model"], expected["model"])
+            assert_close(losses(found), losses(expected))
+            ours, theirs = found["carried"], expected["carried"]
+            assert ours["places"] == theirs["places"]
+            unfinished = [frame < store.frames_of(episode) for episode, frame in ours["places"]]
+            assert any(unfinished)
+            for entry, tensor in theirs["memory"].items():
+                assert_close(ours["memory"][entry][unfinished], tensor[unfinished])
+            again = carrying(store, both, config, window)
+            for one in (alone, again):
+                one.train(7, progress=False)
+            assert_close(again.model.state_dict(), alone.model.state_dict())
+    assert_same_state(trainer(store, tmp_path / "parts", CARRY), trainer(store, tmp_path / "whole", CARRY))
+
+
+def losses(state: dict[str, Any]) -> torch.Tensor:
+    """By step."""
+    return torch.tensor([record["loss"] for record in state["recent"]], dtype=torch.float64)
+
+
+def test_one_that_fails_alone_does_not_wait_to_save(store: EpisodeStore, tmp_path: Path) -> None:
+    """What was saved before stays."""
+    assert -signal.SIGKILL in together("alone", store.root, tmp_path)
+    assert (tmp_path / "failed").read_text() == "False"
+    assert trainer(store, tmp_path / "alone", replace(CARRY, workers=0)).step == 2
 
 
 def test_torchrun_records_once_and_trains_in_two(tmp_path: Path) -> None:

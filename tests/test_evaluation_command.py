@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,21 @@ from PIL import Image
 from torch import nn
 
 from places import places_checkpoint, places_store
+from rings import of_places
 from runs import ROOT
 from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
-from worldmodel.evaluation.command import Options, clips_of, evaluate, trial_for
+from worldmodel.evaluation import command, running, trial_for
+from worldmodel.evaluation.clips import read_windows
+from worldmodel.evaluation.command import evaluate
 from worldmodel.evaluation.models import names_of
+from worldmodel.evaluation.options import Options
 from worldmodel.evaluation.rollout import rollout
+from worldmodel.evaluation.running import windows_of
+from worldmodel.evaluation.studies.memory_use import MemoryUse
+from worldmodel.evaluation.studies.recovery import Recovery
+from worldmodel.evaluation.studies.revisits import Revisits
 from worldmodel.model import WorldModel
 from worldmodel.video import BAR, MARGIN, REAL
 from worlds import small_config
@@ -79,7 +88,8 @@ def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 def test_everything_is_written(finished: Path) -> None:
     protocols = ("reasoning", "retrieval", "cold-start", "jumped")  # jumped is compared with reasoning
-    expected = {f"{kind}-{p}" for p in protocols for kind in ("drift", "grid", "strip")} | {"results"}
+    expected = {f"{kind}-{p}" for p in protocols for kind in ("drift", "grid", "strip")}
+    expected |= {"results", "report", "memory", "probes"}
     assert {path.stem for path in finished.iterdir()} == expected
     results = json.loads((finished / "results.json").read_text())
     assert results["options"]["seed"] == 0
@@ -95,6 +105,8 @@ def test_everything_is_written(finished: Path) -> None:
             for metric in ("psnr", "ssim"):
                 curve = figures[metric]["by_distance"]
                 assert [len(curve[part]) for part in ("mean", "low", "high")] == [HORIZON] * 3
+                assert list(figures[metric]["by_log_distance"]) == ["1", "2", "3-4", "5"]
+                assert figures[metric]["by_log_distance"]["3-4"]["mean"] == pytest.approx(np.mean(curve["mean"][2:4]))
                 assert figures[metric]["mean"] == pytest.approx(np.mean(curve["mean"]))
                 assert figures[metric]["low"] <= figures[metric]["mean"] <= figures[metric]["high"]
     clean, gap = (results["protocols"][name]["ours"] for name in ("reasoning", "jumped"))
@@ -111,12 +123,54 @@ def test_the_table_names_every_model_and_the_base_rates(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
     lines = [re.split(r"\s{2,}", line) for line in printed.splitlines()]
     figures = results["protocols"]["retrieval"]["window"]["psnr"]
-    ends = [f"{figures['by_distance']['mean'][at]:.2f}" for at in (0, -1)]
+    ends = [f"{each['mean']:.2f}" for each in figures["by_log_distance"].values()]
     interval = f"{figures['low']:.2f} to {figures['high']:.2f}"
-    expected = ["retrieval", "window", "psnr", f"{figures['mean']:.2f}", interval, *ends]
+    expected = ["retrieval", "window", "psnr", str(figures["episodes"]), "4", f"{figures['mean']:.2f}", interval, *ends]
     assert expected in lines
     assert "last frame held" in printed
     assert "base rate" in printed
+
+
+def test_the_page_says_what_every_table_is_of(finished: Path) -> None:
+    page = (finished / "report.md").read_text()
+    for words in (
+        "python -m worldmodel.evaluation ours/world_model",
+        "ours (step 0), window (step 0); 6 episodes of up to 30 frames",
+        f"Context {CONTEXT}, horizon {HORIZON} frames, 1 denoising steps",
+        "95 % intervals (Student's t) over the episodes",
+        "## Use of memory",
+        "2 model(s), 6 of 6 episodes",
+        "| ours | 26 |",
+        "three fifths of the episodes train the probe",
+    ):
+        assert words in page
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
+    assert set(pictures) == {path.name for path in finished.glob("*.png") if not path.name.startswith("strip")}
+
+
+def test_no_more_clips_are_held_than_are_computed_at_once(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def noted(store: EpisodeStore, windows: Any) -> Any:
+        sizes.append(len(windows.episodes))
+        return read_windows(store, windows)
+
+    for module in (running, command):
+        monkeypatch.setattr(module, "read_windows", noted)
+    protocols = ("one-step", "noised")
+    settings = {"protocols": protocols, "clips": 5, "studies": (), "fvd": None}
+    found = [
+        evaluate(options(world, tmp_path, "blind", shown=3, rows=rows, **settings))["protocols"] for rows in (2, 5)
+    ]
+    assert max(sizes[: len(sizes) // 2]) <= 3
+    for protocol in protocols:
+        for name in ("blind", "last frame held"):
+            few, many = (each[protocol][name] for each in found)
+            assert few["psnr"]["by_distance"]["mean"] == pytest.approx(many["psnr"]["by_distance"]["mean"], rel=1e-3)
+    heads = [each["one-step"]["blind"]["heads"]["reward_rmse"] for each in found]
+    assert heads[0] == pytest.approx(heads[1], rel=1e-3)
 
 
 def decoded(path: Path) -> np.ndarray[Any, Any]:
@@ -128,7 +182,7 @@ def decoded(path: Path) -> np.ndarray[Any, Any]:
 def test_the_video_shows_truth_and_models_and_marks_the_context(world: Path, finished: Path) -> None:
     asked = options(world, finished)
     store = EpisodeStore(world / "episodes", pose=("place",))
-    clips = clips_of(asked, "retrieval", store)
+    clips = read_windows(store, windows_of(asked, "retrieval", store))
     video = decoded(finished / "grid-retrieval.mp4")
     assert len(video) == CONTEXT + HORIZON
     columns = [clips.frames[:, [*range(CONTEXT), *range(CONTEXT - 2, CONTEXT - 2 - HORIZON, -1)]]]
@@ -213,6 +267,8 @@ def test_names_tell_checkpoints_apart() -> None:
         ({"lpips": Path("absent.pth")}, r"absent\.pth does not exist"),
         ({"fvd": Path("absent.pt")}, r"absent\.pt does not exist"),
         ({"probe": ("walls",)}, "no extra 'walls' to probe for"),
+        ({"probe_reads": 0}, "--probe-reads 0: give at least 1"),
+        ({"protocols": (), "memory": MemoryUse(ages=(90,))}, "--memory.ages 90"),
         ({"device": "abacus"}, "--device abacus: use cpu, cuda or auto"),
     ],
 )
@@ -240,3 +296,30 @@ def test_the_command_says_bad_input_in_one_line(world: Path) -> None:
     assert refused.stdout == ""
     assert refused.stderr.startswith("error: episode folder absent does not exist")
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_videos_without_actions_are_judged(tmp_path: Path) -> None:
+    """What free-form video can be asked: continuation by distance, use of memory, return to a view, recovery."""
+    store = EpisodeStore(tmp_path / "videos", create=True)
+    for places in ([*range(12), 2, 3, 20, 21, 22, 23], [*range(14, 2, -1), 12, 11, 24, 25, 26, 27]):
+        store.append(of_places(places))
+    places_checkpoint(tmp_path / "video", store, num_actions=0)
+    asked = options(
+        tmp_path,
+        tmp_path / "out",
+        "video",
+        episodes=tmp_path / "videos",
+        pose=(),
+        shown=1,
+        studies=("memory", "revisits", "recovery"),
+        memory=MemoryUse(last=4),
+        revisits=Revisits(last=4, alike=60),
+        recovery=Recovery(frames=2, last=4),
+    )
+    found = evaluate(asked)
+    assert list(found["protocols"]["reasoning"]["video"]) == ["psnr", "ssim", "heads"]
+    assert list(found["studies"]) == ["memory", "revisits", "recovery"]
+    assert found["studies"]["revisits"]["video"]["returned to"]["frames"] == 4
+    for study, message in (("actions", "no action only"), ("palindrome", "a model that is told one action per frame")):
+        with pytest.raises(InputError, match=message):
+            evaluate(replace(asked, studies=(study,), protocols=()))

@@ -16,8 +16,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from worldmodel.errors import InputError
 from worldmodel.evaluation.fvd import VideoFeatures, frechet_distance
-from worldmodel.evaluation.metrics import AT_ONCE, bootstrap, compare, psnr, ssim
+from worldmodel.evaluation.metrics import AT_ONCE, compare, psnr, ssim
 from worldmodel.evaluation.perceptual import ALEX, SMALLEST, VGG, load_lpips, torch_features
+from worldmodel.evaluation.report import LONG, distances, points_of
 
 
 def frames(*shape: int, seed: int = 0, size: tuple[int, int] = (16, 12)) -> Tensor:
@@ -70,33 +71,6 @@ def test_curves_are_per_frame_and_leave_out_what_does_not_exist() -> None:
 
 
 # Intervals
-
-
-def test_intervals_cover_the_mean_about_as_often_as_they_say() -> None:
-    generator = np.random.default_rng(0)
-    values = generator.normal(5, 2, size=(1, 40, 300))  # 300 experiments of 40 clips
-    band = bootstrap(values)
-    assert band.mean == pytest.approx(values[0].mean(0))
-    assert 0.89 < np.mean((band.low < 5) & (band.high > 5)) < 0.98
-    assert np.mean(band.high - band.low) == pytest.approx(2 * 1.96 * 2 / 40**0.5, rel=0.1)
-
-
-def test_intervals_over_models_are_wider_where_models_differ() -> None:
-    generator = np.random.default_rng(0)
-    clips = generator.normal(size=(1, 30))
-    same, different = np.repeat(clips, 4, 0), clips + np.array([[-2.0], [-1], [1], [2]])
-    narrow, wide = bootstrap(same), bootstrap(different)
-    assert bootstrap(clips).high == pytest.approx(narrow.high)
-    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
-
-
-def test_intervals_leave_out_nans_and_refuse_nothing() -> None:
-    band = bootstrap(np.array([[[1.0, np.nan], [np.nan, np.nan], [1.0, np.nan]]]))
-    assert (band.mean[0], band.low[0], band.high[0]) == (1, 1, 1)
-    assert np.isnan([band.mean[1], band.low[1], band.high[1]]).all()
-    for values, settings in ((np.zeros((1, 0)), {}), (np.zeros(3), {}), (np.zeros((1, 3)), {"level": 1.0})):
-        with pytest.raises(InputError):
-            bootstrap(values, **settings)  # type: ignore[arg-type]
 
 
 # LPIPS
@@ -209,3 +183,14 @@ def test_what_fvd_cannot_take_is_said(tmp_path: Path, moments: Path) -> None:
         VideoFeatures(moments)(frames(2, 9))
     with pytest.raises(InputError, match="at least 2 clips"):
         frechet_distance(torch.zeros(1, 3), torch.zeros(4, 3))
+
+
+def test_long_curves_are_drawn_by_groups_whose_ends_double() -> None:
+    assert [label for label, _, _ in distances(10)] == ["1", "2", "3-4", "5-8", "9-10"]
+    assert [first for _, first, _ in distances(1000)][1:] == [last + 1 for _, _, last in distances(1000)][:-1]
+    short, long = (np.arange(1.0, n + 1)[None] for n in (LONG, 128))
+    at, values = points_of(short)
+    assert at.tolist() == values[0].tolist() == short[0].tolist()
+    at, values = points_of(long)
+    assert values[0].tolist() == [1, 2, 3.5, 6.5, 12.5, 24.5, 48.5, 96.5]
+    assert at[2] == pytest.approx(12**0.5)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from places import LOOKS, Remembered, walk
+from rings import Ring
 from worldmodel.drawing import row_generators
 from worldmodel.episodes import Clips
 from worldmodel.errors import InputError
@@ -89,6 +91,21 @@ def test_a_long_context_is_shown_in_segments() -> None:
     assert model.shown == [56, 56, 28]
 
 
+def test_no_memory_is_kept_but_the_last() -> None:
+    class Counted(Ring):
+        made: ClassVar[list[weakref.ref[Any]]] = []
+
+        def imagine(self, *args: Any, **settings: Any) -> Any:
+            assert sum(ref() is not None for ref in self.made) <= 2
+            new = super().imagine(*args, **settings)
+            self.made.append(weakref.ref(new.memory))
+            return new
+
+    clips = Clips(*list(vars(walk(list(range(32)) * 4)).values())[:5])
+    found = rollout(Counted(), make_trial("reasoning", clips, context=8, horizon=120), steps=1)
+    assert found.frames.shape[1] == len(Counted.made) == 120
+
+
 def test_what_is_not_defined_is_refused() -> None:
     with pytest.raises(InputError, match="not told it: train one with --pose"):
         curve(Remembered(pose_size=0), "retrieval")
@@ -158,13 +175,14 @@ def test_a_cold_start_begins_from_empty_memory() -> None:
 
 def test_a_cold_start_is_judged_by_the_frames_of_other_clips() -> None:
     real = walk([1, 2, 3], [4, 5, 6])
-    judged = judge_cold_start(torch.stack([LOOKS[torch.tensor([4, 1, 6])], LOOKS[torch.tensor([1, 6, 2])]]), real)
+    shown = torch.stack([LOOKS[torch.tensor([4, 1, 6])], LOOKS[torch.tensor([1, 6, 2])]])
+    judged = judge_cold_start(shown, real, np.arange(2))
     assert judged.nearest is not None
     assert (judged.nearest == CAP).tolist() == [[True, False, True], [True, False, True]]
     nearest = min(float((LOOKS[1].double() - LOOKS[p].double()).square().mean()) for p in (4, 5, 6))
     assert judged.nearest[0, 1] == pytest.approx(10 * np.log10(255**2 / nearest))
     with pytest.raises(InputError, match="2 clips or more"):
-        judge_cold_start(LOOKS[None, :3], real.rows(slice(0, 1)))
+        judge_cold_start(LOOKS[None, :3], real.rows(slice(0, 1)), np.arange(1))
 
 
 # Heads
@@ -213,4 +231,6 @@ def test_heads_on_real_frames_are_those_of_observing_them() -> None:
     clips, model = clips_and_model()
     seen, _ = model.observe(clips.frames, clips.actions)
     expected = judge_heads(seen.reward, seen.termination, clips).to_dict()
-    assert judge_heads_on_real(model, clips, rows=2).to_dict() == pytest.approx(expected)
+    assert judge_heads_on_real(model, [clips.rows(slice(0, 2)), clips.rows(slice(2, 5))]).to_dict() == pytest.approx(
+        expected
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worldmodel.layers.fused import convolve_silu, gated_rms_norm, gelu, rms_norm, rotate
+from worldmodel.layers.fused import convolve, gated_rms_norm, gelu, rms_norm, rotate
 from worlds import generator
 
 
@@ -20,7 +20,7 @@ def drawn(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[
 
 def convolved(past: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     joined = torch.cat([past, x], 1).transpose(1, 2)
-    return functional.silu(functional.conv1d(joined, weight[:, None], bias, groups=len(weight)).transpose(1, 2))
+    return functional.conv1d(joined, weight[:, None], bias, groups=len(weight)).transpose(1, 2)
 
 
 def normed(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
@@ -34,9 +34,10 @@ def turned(x: Tensor, angles: Tensor) -> Tensor:
 
 CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "gelu": (gelu, lambda x: functional.gelu(x, approximate="tanh"), [(3, 5, 7)]),
-    "convolution": (convolve_silu, convolved, [(2, 3, 6), (2, 5, 6), (6, 4), (6,)]),
-    "convolution of one token": (convolve_silu, convolved, [(2, 3, 6), (2, 1, 6), (6, 4), (6,)]),
-    "narrow convolution": (convolve_silu, convolved, [(2, 1, 6), (2, 4, 6), (6, 2), (6,)]),
+    "convolution": (convolve, convolved, [(2, 3, 6), (2, 5, 6), (6, 4), (6,)]),
+    "convolution of one token": (convolve, convolved, [(2, 3, 6), (2, 1, 6), (6, 4), (6,)]),
+    "narrow convolution": (convolve, convolved, [(2, 1, 6), (2, 4, 6), (6, 2), (6,)]),
+    "convolution without a past": (convolve, convolved, [(2, 0, 6), (2, 1, 6), (6, 1), (6,)]),
     "norm": (
         lambda *v: rms_norm(*v, 1e-5),
         lambda x, weight: functional.rms_norm(x, weight.shape, weight, 1e-5),

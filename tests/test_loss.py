@@ -25,7 +25,7 @@ from worlds import (
 )
 
 FRAMES, LENGTHS = 9, (9, 9, 6, 4, 8, 1)
-CONFIG = small_config()
+CONFIG = small_config(forcing="diffusion")
 ALWAYS, NEVER = replace(CONFIG, context_prob=1.0), replace(CONFIG, context_prob=0.0)
 PARTS = ("total", "diffusion", "reward", "termination")
 
@@ -222,7 +222,7 @@ def test_parts_of_a_batch_add_up(cut: int) -> None:
 @pytest.mark.parametrize("weight", ["velocity", "x", "eps", "sigmoid"])
 def test_every_target_under_every_weight(target: str, weight: str) -> None:
     """Finite losses and gradients, and another loss for each: nothing is ignored."""
-    config = small_config(target=target, weight=weight, context_prob=0.5)
+    config = replace(CONFIG, target=target, weight=weight, context_prob=0.5)
     model, losses = loss(config, clips())
     assert all(bool(g.isfinite().all()) for g in gradients(model, losses.total).values())
     _, plain = loss(CONFIG, clips())

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worldmodel.mamba import BlockwiseMamba, ScanMemory, Scanned
+from worldmodel.config import MAMBA2, MixerConfig, WorldModelConfig
+from worldmodel.layers.fused import convolve
+from worldmodel.mamba import BlockwiseMamba, Quadratic, ScanMemory, Scanned
 from worldmodel.scan import scan_sequential
 from worlds import assert_close, assert_same, generator, randomised, small_config
 
@@ -19,8 +21,15 @@ CONFIG = small_config(height=16, width=32, tiles=((1, 1),))  # 4 x 8 tokens
 FRAMES = 7
 
 
-def mamba(tile: tuple[int, int]) -> BlockwiseMamba:
-    return randomised(lambda: BlockwiseMamba(CONFIG, tile), 0)
+MIXERS = {
+    "default": MixerConfig(),
+    "Mamba-2": MAMBA2,
+    "gate and squares": MixerConfig(gate=True, value_silu=True),
+}
+
+
+def mamba(tile: tuple[int, int], mixer: str = "default") -> BlockwiseMamba:
+    return randomised(lambda: BlockwiseMamba(replace(CONFIG, mixer=MIXERS[mixer]), tile), 0)
 
 
 def tokens(frames: int = FRAMES, rows: int = 2) -> Tensor:
@@ -44,9 +53,10 @@ def in_segments(module: BlockwiseMamba, x: Tensor, cuts: list[int]) -> Scanned:
 
 
 @pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("cuts", [[3], [1, 2], list(range(1, FRAMES))], ids=["two", "three", "frame-by-frame"])
-def test_whole_equals_segments(tile: tuple[int, int], cuts: list[int]) -> None:
-    module, x = mamba(tile), tokens()
+def test_whole_equals_segments(tile: tuple[int, int], mixer: str, cuts: list[int]) -> None:
+    module, x = mamba(tile, mixer), tokens()
     whole, parts = in_segments(module, x, []), in_segments(module, x, cuts)
     assert_close(parts.out, whole.out)
     assert_close(parts.recall, whole.recall)
@@ -95,22 +105,40 @@ def test_an_output_depends_on_the_past_of_its_tile_alone(tile: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("tile", TILES)
-def test_recall_is_what_the_state_answers(tile: tuple[int, int]) -> None:
-    """The mean over the tile's tokens of state times C, by hand: without D, which lets the token itself pass by."""
-    module, x = mamba(tile), tokens(2)
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_the_layer_by_hand(tile: tuple[int, int], mixer: str) -> None:
+    """Output and recall, which is the mean over the tile's tokens of state times C, without D."""
+    module, x, chosen, n = mamba(tile, mixer), tokens(2), MIXERS[mixer], CONFIG.state_size
     with torch.no_grad():
-        found = in_segments(module, x, []).recall
-        module.D.zero_()
+        found = in_segments(module, x, [])
         sequences = module.to_tiles(x)
-        mixed, dt = module.project_in(sequences)[..., module.inner :].split([module.channels, module.heads], -1)
+        widths = [module.inner * chosen.gate, module.channels, module.heads]
+        gate, mixed, dt = module.project_in(sequences).split(widths, -1)
         padded = functional.pad(mixed, (0, 0, CONFIG.conv - 1, 0))
         weighted = [module.conv_weight[:, 0, i] * padded[:, i : i + mixed.shape[1]] for i in range(CONFIG.conv)]
-        values, B, C = functional.silu(sum(weighted) + module.conv_bias).split([module.inner, 4, 4], -1)
+        values, *BC = (sum(weighted) + module.conv_bias).split([module.inner, n, n], -1)
+        values = functional.silu(values) if chosen.value_silu else values
+        B, C = (functional.silu(v) for v in BC)
+        if chosen.feature_map == "quadratic":  # all ordered pairs: the products of two equal those of all of them
+            B, C = ((v[..., :, None] * v[..., None, :]).flatten(-2) / n**0.25 for v in (B, C))
         values, steps = values.unflatten(-1, (module.heads, -1)), functional.softplus(dt + module.dt_bias)
-        start = module.empty(len(x), x).state.flatten(0, 1)
-        y = scan_sequential(values, steps, -module.log_A.exp(), B, C, module.D, start).y
-    answers = y.reshape(2, module.tiles, 2, -1, module.inner).mean(3)
-    assert_close(found, answers.transpose(1, 2))
+        start = x.new_zeros(len(sequences), B.shape[-1], module.heads, module.head_dim)
+        given = (values, steps, -module.log_A.exp(), B, C)
+        y = scan_sequential(*given, module.D, start).y.flatten(2)
+        y = y * functional.silu(gate) if chosen.gate else y
+        out = module.project_out(functional.rms_norm(y, y.shape[-1:], module.norm.weight, 1e-5))
+        answers = scan_sequential(*given, None, start).y.reshape(2, module.tiles, 2, -1, module.inner).mean(3)
+    atol = 1e-7  # the constants of the feature map have 32 bits at first
+    torch.testing.assert_close(found.recall, answers.transpose(1, 2), rtol=1e-6, atol=atol)
+    torch.testing.assert_close(found.out, module.from_tiles(out, 2, CONFIG.tokens), rtol=1e-6, atol=atol)
+
+
+@torch.no_grad()
+def test_products_of_two_match_by_the_square() -> None:
+    one, other = torch.randn(2, 7, 5, generator=generator(0))
+    expand = Quadratic(5)
+    assert expand(one).shape == (7, 15)
+    torch.testing.assert_close((expand(one) * expand(other)).sum(-1), (one * other).sum(-1).square() / 5**0.5)
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -129,7 +157,8 @@ def test_shapes_of_the_memory() -> None:
     module = mamba((2, 2))
     memory = module.empty(3, tokens())
     assert memory.conv.shape == (3, 8, CONFIG.conv - 1, 2 * CONFIG.dim + 2 * CONFIG.state_size)
-    assert memory.state.shape == (3, 8, CONFIG.state_size, 4, CONFIG.head_dim)
+    assert memory.state.shape == (3, 8, 10, 4, CONFIG.head_dim)  # all pairs of 4
+    assert mamba((2, 2), "Mamba-2").empty(3, tokens()).state.shape == (3, 8, CONFIG.state_size, 4, CONFIG.head_dim)
     assert memory.conv.dtype == torch.float64
     after = module(tokens(rows=3), memory)
     assert [v.shape for v in after.memory] == [v.shape for v in memory]
@@ -147,16 +176,23 @@ def test_convolution_tail_longer_or_shorter_than_a_frame(width: int) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("tile", [(1, 1), (2, 1)])
-def test_it_begins_with_a_memory_of_frames(tile: tuple[int, int]) -> None:
-    """Convolutions near the identity, strong writing, and memories that fade over 4 to 512 frames whatever the tile."""
+@pytest.mark.parametrize(("mixer", "skip", "shortest"), [("default", 0.0, 64.0), ("Mamba-2", 1.0, 4.0)])
+def test_it_begins_with_a_memory_of_frames(tile: tuple[int, int], mixer: str, skip: float, shortest: float) -> None:
+    """Convolutions near the identity, strong writing, and memories that fade over frames, whatever the tile."""
+    config: WorldModelConfig = small_config(dim=256, heads=4, mixer=MIXERS[mixer])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = BlockwiseMamba(small_config(dim=256, heads=4), tile)
-    assert bool((module.D == 1).all())
+        module = BlockwiseMamba(config, tile)
+    assert bool((skip == module.D).all())
     assert float((module.conv_weight[..., :-1]).abs().max()) <= 0.1
     assert float((module.conv_weight[..., -1] - 1).abs().max()) <= 0.1
     dt = torch.nn.functional.softplus(module.dt_bias)
     assert 0.099 < float(dt.min()) < float(dt.max()) < 1.001
     frames = 1 / (dt * module.log_A.exp()) / (tile[0] * tile[1])
-    torch.testing.assert_close(frames[[0, -1]], torch.tensor([4.0, 512.0]))
+    torch.testing.assert_close(frames[[0, -1]], torch.tensor([shortest, 512.0]))
     assert bool((frames.diff() > 0).all())
+    memory = module.empty(1, torch.zeros(()))
+    x = torch.randn(1, 1, config.tokens, 256, generator=generator(0))
+    _, mixed, _ = module.project_in(module.to_tiles(x)).split([module.blocks[0], module.channels, module.heads], -1)
+    _, B, C = module.parts(convolve(memory.conv.flatten(0, 1), mixed, module.conv_weight[:, 0], module.conv_bias))
+    assert torch.equal(B, C) == (mixer == "default")  # what is written is found again by what is like it

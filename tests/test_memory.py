@@ -123,6 +123,25 @@ def test_put(memories: tuple[Memory, Memory]) -> None:
     assert_rows(a.put(torch.tensor([], dtype=torch.int64), b.select(torch.zeros(4, dtype=torch.bool))), before)
 
 
+def test_cat(memories: tuple[Memory, Memory]) -> None:
+    """Histories of unequal length too."""
+    joined = Memory.cat(memories)
+    assert joined.rows == sum(memory.rows for memory in memories)
+    for memory, rows in zip(memories, (slice(memories[0].rows), slice(memories[0].rows, None)), strict=True):
+        assert_same(joined.select(rows), memory)
+    assert Memory.cat(memories[:1]) is memories[0]
+
+
+def test_emptied(memories: tuple[Memory, Memory]) -> None:
+    """Rows have seen nothing, even where what they held is no number."""
+    memory = memories[0]
+    rows = torch.arange(memory.rows) == 1
+    spoilt = memory.where(~rows, memory._map(lambda t: torch.full_like(t, torch.nan) if t.is_floating_point() else t))
+    emptied = spoilt.emptied(rows)
+    assert_same(emptied.select(~rows), memory.select(~rows))
+    assert not any(bool(tensor[rows].any()) for tensor in emptied.state_dict().values())
+
+
 def test_clone_shares_nothing(memories: tuple[Memory, Memory]) -> None:
     a, _ = memories
     before = rows_of(a.clone())
@@ -156,7 +175,7 @@ def test_to(memories: tuple[Memory, Memory]) -> None:
 def test_nbytes_counted_by_hand() -> None:
     """Per row: two layers of 4 and 8 tiles, a ring of 2 frames of 8 tokens, and the count of frames."""
     conv = BOTH.conv - 1
-    scan = (conv * (2 * 32 + 2 * 4) + 4 * 2 * 32) * (4 + 8)
+    scan = (conv * (2 * 32 + 2 * 4) + 10 * 2 * 32) * (4 + 8)  # 4 entries of B and C make 10 products
     window = 2 * 2 * (2 * 8 * 32)
     assert remembered(BOTH, 3, 4, 0).nbytes == 3 * (8 * (scan + window) + 8)
 

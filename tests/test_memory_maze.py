@@ -1,4 +1,4 @@
-"""The real Memory Maze: the contract of Gymnasium, seeds, and the fast touch test against the stock one."""
+"""The real Memory Maze: the contract of Gymnasium, seeds, and equality with the stock one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes.util
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -53,24 +55,101 @@ def test_passes_the_checker_of_stable_baselines() -> None:
     env.close()
 
 
-def test_fast_contacts_are_bit_identical_to_stock() -> None:
-    fast, stock = (MemoryMaze("9x9", extra_obs=True, fast_contacts=flag) for flag in (True, False))
-    observation, _ = fast.reset(seed=11)
-    expected, _ = stock.reset(seed=11)
-    touched = 0.0
-    for _ in range(160):
-        assert same(observation, expected)
-        action = oracle_action(expected)
-        expected, reward, *ends, _ = stock.step(action)
-        observation, fast_reward, *fast_ends, _ = fast.step(action)
-        assert (reward, ends) == (fast_reward, fast_ends)
-        touched += reward
-    assert touched >= 2  # so balls were touched, vanished and came back
-    # What was replaced belongs to these balls alone.
-    assert "_update_activation" in vars(fast._world.task._targets[0])
-    assert "_update_activation" not in vars(stock._world.task._targets[0])
+@pytest.mark.parametrize(
+    ("size", "steps", "options", "touches"),
+    [("9x9", 160, {}, 2), ("15x15", 30, {"camera_resolution": 96}, 0), ("9x9", 20, {"maze_seed": 3}, 0)],
+)
+def test_equals_stock_to_the_last_bit(size: str, steps: int, options: dict[str, Any], touches: int) -> None:
+    fast, stock = (MemoryMaze(size, extra_obs=True, stock=flag, **options) for flag in (False, True))
+    for seed in (11, None) if touches else (11,):  # a world of its own, then the next episode in it
+        observation, _ = fast.reset(seed=seed)
+        expected, _ = stock.reset(seed=seed)
+        touched = 0.0
+        for _ in range(steps if seed else steps // 4):
+            assert same(observation, expected)
+            action = oracle_action(expected)
+            expected, reward, *ends, _ = stock.step(action)
+            observation, fast_reward, *fast_ends, _ = fast.step(action)
+            assert (reward, ends) == (fast_reward, fast_ends)
+            touched += reward
+        assert touched >= touches or seed is None  # so balls were touched, vanished and came back
+        assert (fast._world.environment.physics.data.qpos == stock._world.environment.physics.data.qpos).all()
     fast.close()
     stock.close()
+
+
+def test_what_is_not_drawn_cannot_be_seen(maze: MemoryMaze) -> None:
+    observation = maze.reset(seed=3)[0]
+    rng = np.random.default_rng(0)
+    screen = maze._world._screen
+    hidden = total = 0
+    for _ in range(200):
+        action = oracle_action(observation) if rng.random() < 0.7 else np.int64(rng.integers(6))
+        observation = maze.step(action)[0]
+        frame, view = screen.frame(), screen._view
+        hidden += (screen._model.geom_group == 5).sum() - (screen._groups == 5).sum()
+        total += (screen._groups < 3).sum()
+        screen._view = SimpleNamespace(visible=lambda: True)
+        np.testing.assert_array_equal(screen.frame(), frame)
+        screen._view = view
+    assert hidden > 0.7 * total
+
+
+def test_maze_seed_keeps_the_walls() -> None:
+    env = MemoryMaze("9x9", extra_obs=True, maze_seed=5)
+    episodes = [env.reset(seed=seed)[0] for seed in (1, 2, None, 1)]
+    colors = [_textures(env)]
+    layouts, starts = ([episode[key].tobytes() for episode in episodes] for key in ("maze_layout", "agent_pos"))
+    balls = [episode["targets_pos"].tobytes() for episode in episodes]
+    assert len(set(layouts)) == 1
+    assert len(set(starts)) == len(set(balls)) == 3
+    assert same(episodes[0], episodes[3])
+    env.close()
+    other = MemoryMaze("9x9", extra_obs=True, maze_seed=6)
+    assert other.reset(seed=1)[0]["maze_layout"].tobytes() not in layouts
+    other.close()
+    again = MemoryMaze("9x9", extra_obs=True, maze_seed=5)
+    again.reset(seed=9)
+    assert colors == [_textures(again)]
+    again.close()
+    with pytest.raises(InputError, match="maze_seed -1"):
+        MemoryMaze(maze_seed=-1)
+
+
+def _textures(env: MemoryMaze) -> dict[str, str]:
+    arena = env._world.environment.task._maze_arena
+    return {wall: texture.name for wall, texture in arena._current_wall_texture.items()}
+
+
+def test_observations_are_the_callers_own(maze: MemoryMaze) -> None:
+    shown = MemoryMaze("9x9", render_mode="rgb_array")
+    for frame in (shown.reset(seed=1)[0], shown.step(np.int64(1))[0]):
+        before = shown.render()
+        assert before is not None
+        frame[:] = 0
+        np.testing.assert_array_equal(shown.render(), before)
+    shown.close()
+    observation = maze.reset(seed=1)[0]
+    layout = observation["maze_layout"].copy()
+    for value in observation.values():
+        value[...] = 0
+    np.testing.assert_array_equal(maze.step(np.int64(0))[0]["maze_layout"], layout)
+
+
+def test_threads_may_take_turns(maze: MemoryMaze) -> None:
+    maze.reset(seed=1)
+    expected = maze.step(np.int64(1))[0]
+    with ThreadPoolExecutor(1) as other:
+        other.submit(maze.reset, seed=1).result()
+        assert same(maze.step(np.int64(1))[0], expected)
+        assert other.submit(maze.step, np.int64(1)).result()[0]["image"].any()
+
+
+@pytest.mark.parametrize("ending", ["", "del env", "env = None; import gc; gc.collect()"])
+def test_forgetting_to_close_is_silent(ending: str) -> None:
+    program = f"import envs\nenv = envs.MemoryMaze('9x9')\nenv.reset(seed=0)\nenv.step(1)\n{ending}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_world_follows_from_the_seed(maze: MemoryMaze) -> None:

@@ -234,3 +234,43 @@ def test_an_untrained_memory_shows_the_frame_and_not_what_nobody_saw(store: Epis
         colors, home = results["colors", "features", kind], results["home", "features", kind]
         assert colors.score > 0.8 > colors.base + 0.2, colors
         assert home.score < 0.75, home
+
+
+def homes(store: EpisodeStore, windows: Any, times: list[int]) -> Tensor:
+    """The number of the episode's home at every read of every window."""
+    names = [store.names[number] for number in windows.episodes]
+    return torch.tensor([int(store.read(name).extras["home"]) for name in names for _ in times])
+
+
+def test_what_is_known_later_shows_by_age(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory that holds the home from frame 15 of 20 on: of the second half, reads at 15 and 20 know it."""
+    drawn = []
+
+    def noted(store: EpisodeStore, windows: Any) -> Any:
+        drawn.append(windows)
+        return windows
+
+    def knowing(model: Any, windows: Any, times: list[int], *args: Any, **settings: Any) -> dict[str, Tensor]:
+        known = torch.tensor([time + 1 >= 15 for time in times]).repeat(len(windows.episodes))
+        home = homes(store, windows, times)
+        noise = torch.randn(len(home), 3, generator=generator(1))
+        return {"features": torch.cat([noise, (known * (2 * home - 1))[:, None].float() * 3], 1)}
+
+    monkeypatch.setattr("worldmodel.evaluation.probing.read_windows", noted)
+    monkeypatch.setattr("worldmodel.evaluation.probing.read_memory", knowing)
+    model = random_model(small_config(), 0)
+    asked = {"context": 20, "clips": 300, "reads": 4, "whole": True, "config": QUICK}
+    linear, mlp = probe_memory(model, store, ["home"], **asked)
+    for found in (linear, mlp):
+        assert found.ages == (5, 10, 15, 20)
+        assert found.result.scores[2:] == (1.0, 1.0)
+        assert all(score < 0.9 for score in found.result.scores[:2])
+        assert found.result.score == 1.0  # the read at 10 is no part of the second half
+    assert all((windows.starts == 0).all() for windows in drawn)
+    told = probe_memory(model, store, ["home"], **{**asked, "given": ("home",)})
+    assert told[0].result.scores == (1.0, 1.0, 1.0, 1.0)
+
+
+def test_reads_over_the_whole_context_begin_with_it() -> None:
+    assert read_times(1000, 4, 1, whole=True) == [249, 499, 749, 999]
+    assert read_times(20, 4, 3, whole=True) == [2, 8, 14, 17]

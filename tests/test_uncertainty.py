@@ -16,10 +16,10 @@ from torch.distributions import Bernoulli, Categorical
 from dreams import actions_of, dream_folder, roll, vec
 from worldmodel.errors import InputError
 from worldmodel.evaluation.calibration import (
-    Observed,
+    Watched,
     at_fixed_step,
     banded,
-    judge,
+    calibrate,
     pearson,
     ranks,
     reliability,
@@ -275,8 +275,8 @@ def test_judging_finds_what_is_there() -> None:
     source = np.random.default_rng(0)
     error = source.uniform(0.001, 0.1, size=(20, 8))
     other = source.uniform(size=error.shape)
-    observed = Observed({"heads": other, "draws": error**2}, error, -20 * np.log10(error), other, other)
-    knows, guesses = judge(observed, "draws"), judge(observed, "heads")
+    observed = Watched({"heads": other, "draws": error**2}, error, -20 * np.log10(error), other, other)
+    knows, guesses = calibrate(observed, "draws"), calibrate(observed, "heads")
     assert knows["correlations"]["frame"]["spearman"]["value"] == pytest.approx(1)
     assert knows["wrong_frames"]["auroc"]["value"] == pytest.approx(1)
     assert knows["wrong_frames"]["auroc_so_far"]["value"] < 0.9

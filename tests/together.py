@@ -29,6 +29,7 @@ BATCH = replace(TRAINING, batch=4)
 # Muon makes small directions as large as others, where a last bit more or less shows.
 EXACT = replace(BATCH, muon_lr=0.0, curriculum="5:2,7:1")
 READING = replace(BATCH, workers=1, save_seconds=0.0)
+CARRY = replace(READING, carry=0.9, length=3)
 PATIENCE = 400
 """Seconds until a process that hangs says where."""
 
@@ -116,6 +117,38 @@ def resumed(source: EpisodeStore, out: Path) -> None:
     again.train(6, progress=False)
 
 
+def carrying(source: EpisodeStore, out: Path, config: TrainingConfig, window: int | None) -> Trainer:
+    """In float64."""
+    model = random_model(small_config(window=window), 0)
+    model.tokenizer.fitted.fill_(True)
+    return Trainer(model, source, config, out, world={})
+
+
+def carried(source: EpisodeStore, out: Path) -> None:
+    """Memory goes from clip to clip, and over a stop."""
+    for name, window in (("scan", 2), ("all frames", None)):
+        for accumulate in (1, 2):
+            config = replace(CARRY, accumulate=accumulate, muon_lr=0.0)
+            carrying(source, out / f"{name}-{accumulate}", config, window).train(5, progress=False)
+    trainer(source, out / "whole", CARRY).train(7, progress=False)
+    trainer(source, out / "parts", CARRY).train(4, progress=False)
+    trainer(source, out / "parts", CARRY, seed=1).train(7, progress=False)
+
+
+def alone(source: EpisodeStore, out: Path) -> None:
+    """One of the processes cannot read its clips: it says so, and the other one does not wait for it."""
+    trained = trainer(source, out / "alone", replace(CARRY, workers=0))
+    trained.train(2, progress=False)
+    if os.environ["RANK"] == "1":
+        trained.loader.clips = None  # type: ignore[assignment,method-assign]
+        try:
+            trained.train(4, progress=False)
+        except TypeError:
+            (out / "failed").write_text(str(trained.whole))
+            os.kill(os.getpid(), signal.SIGKILL)
+    trained.train(4, progress=False)
+
+
 def together(what: str, store: Path, out: Path, count: int = 2) -> list[int]:
     """Run `what` in `count` processes that know of each other as torchrun tells them; returns their exit codes."""
     with socket.socket() as found:
@@ -145,7 +178,8 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     torch.set_num_threads(1)
     _, name, folder, results = sys.argv
-    {"compare": compare, "killed": killed, "resumed": resumed}[name](EpisodeStore(folder), Path(results))
+    works = {"compare": compare, "killed": killed, "resumed": resumed, "carried": carried, "alone": alone}
+    works[name](EpisodeStore(folder), Path(results))
     processes().leave()
     threads = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
     assert not any("gloo" in thread for thread in threads), threads

@@ -143,11 +143,11 @@ def named(value: Any) -> Mapping[str, Tensor]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def small_store(root: Path, episodes: int = 4) -> EpisodeStore:
+def small_store(root: Path, episodes: int = 4, shortest: int = 6) -> EpisodeStore:
     """Episodes of 6 to 9 frames, written to `root`, the same ones every time; every other one terminates."""
     store, config = EpisodeStore(root, create=True), small_config()
     for number in range(episodes):
-        frames = 6 + number % 4
+        frames = shortest + number % 4
         source, last = generator(number), torch.arange(frames) == frames - 1
         actions = random_actions(config, 1, frames, source=source)[0]
         episode = Episode(

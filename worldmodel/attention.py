@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
+from worldmodel.layers.doubled import doubled, halves
 from worldmodel.layers.fused import rotate
 from worldmodel.runtime import AttentionChoice, Runtime, choose_attention
-from worldmodel.windows import Window, attend_flex, attend_sdpa
+from worldmodel.windows import Own, Window, attend_flex, attend_sdpa
 
 
 class WindowMemory(NamedTuple):
@@ -74,12 +75,14 @@ class FrameLocalAttention(nn.Module):
         turn: Turn | None = None,
         full: bool = False,
         advance: bool = True,
+        twice: bool = False,
     ) -> tuple[Tensor, WindowMemory | HistoryMemory]:
         """Attend from x (B, T, S, D) to itself and the window before it; `seen` (B,) counts the frames before x.
 
         `turn` is what `rotary(seen, ...)` gives, where it is known already; `full` tells that no row lacks a frame in
         any slot. `advance=False` looks ahead: same outputs, the memory unchanged. A memory may come without slots in
-        which no row has a frame. Both T (InputError) and `seen` must be whole chunks.
+        which no row has a frame. Both T (InputError) and `seen` must be whole chunks. `twice`: x has every frame twice
+        (`layers.doubled`), and so has `turn`.
         """
         b, frames, tokens, d = x.shape
         check_chunks(frames, self.chunk)
@@ -89,20 +92,27 @@ class FrameLocalAttention(nn.Module):
         q, key = rotate(turning, turn.cos, turn.sin).unbind(3)
         value = value.squeeze(3)
 
+        noised: tuple[Tensor, Own] | None = None
+        if twice:
+            (q_noised, q), (key_noised, key), (value_noised, value) = (halves(v, self.chunk) for v in (q, key, value))
+            noised = q_noised.to(value.dtype), Own(key_noised.to(value.dtype), value_noised)
+
+        past, window = memory.keys.shape[1], self.rule.window
         keys, values = torch.cat([memory.keys, key], 1), torch.cat([memory.values, value], 1)
         if advance:
             memory = type(memory)(*(self.remembered(v) for v in (keys, values)))
-
-        past, window = keys.shape[1] - frames, self.rule.window
         if window is not None and past > window:
             keys, values = keys[:, past - window :], values[:, past - window :]
         kind = choose_attention(self.choice, x.device.type, value.dtype, self.head_size)
         # Under autocast the projection has 16 bits; what was rotated or remembered has 32.
         q, keys, values = (v.to(value.dtype) for v in (q, keys, values))
-        if kind == "flex" and frames > self.chunk:
+        counts = None if full else seen
+        if kind == "flex" and q.shape[1] > self.chunk:
             out = attend_flex(q, keys, values, seen, self.rule)
         else:
-            out = attend_sdpa(q, keys, values, None if full else seen, self.rule)
+            out = attend_sdpa(q, keys, values, counts, self.rule)
+        if noised is not None:
+            out = doubled(attend_sdpa(noised[0], keys, values, counts, self.rule, own=noised[1]), out, self.chunk)
         return self.out(out.reshape(b, frames, tokens, d)), memory
 
     def remembered(self, frames: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from worldmodel.attention import FrameLocalAttention, Turn, check_chunks, rotary
 from worldmodel.conditioning import Condition, Place
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
+from worldmodel.layers.doubled import doubled
 from worldmodel.layers.fused import gelu
 from worldmodel.mamba import BlockwiseMamba
 from worldmodel.memory import LayerMemory, Memory
@@ -76,16 +77,18 @@ class Layer(nn.Module):
         full: bool,
         advance: bool,
         in_place: bool,
+        twice: bool,
     ) -> Mixed:
         """x (B, T, S, D), condition (B, T, D), seen (B,) frames before x; turn and full as in `FrameLocalAttention`."""
         parts = self.modulation(condition)[:, :, None].chunk(9, -1)  # 9 x (B, T, 1, D)
         scan, window, recall = memory.scan, memory.window, None
         if self.scan is not None and scan is not None:
-            mixed, recall, scan = self.scan(self.modulate(x, *parts[0:2]), scan, advance=advance, in_place=in_place)
+            how: dict[str, Any] = {"advance": advance, "in_place": in_place, "twice": twice}
+            mixed, recall, scan = self.scan(self.modulate(x, *parts[0:2]), scan, **how)
             x = torch.addcmul(x, parts[2], mixed)
         if self.attention is not None and window is not None:
             given = (self.modulate(x, *parts[3:5]), window, seen)
-            mixed, window = self.attention(*given, turn=turn, full=full, advance=advance)
+            mixed, window = self.attention(*given, turn=turn, full=full, advance=advance, twice=twice)
             x = torch.addcmul(x, parts[5], mixed)
         x = torch.addcmul(x, parts[8], self.mlp(self.modulate(x, *parts[6:8])))
         return Mixed(x, recall, LayerMemory(scan, window))
@@ -157,14 +160,17 @@ class Backbone(nn.Module):
         halvings: Tensor | None = None,
         advance: bool = True,
         in_place: bool = False,
+        twice: bool = False,
     ) -> Hidden:
         """Continue from `memory`: latents (B, T, S, C), noise levels in [0, 1] and actions (B, T), pose (B, T, P).
 
         `halvings` (B, T) are the steps that a model with `shortcut` is to take (None: the finest). Action -1 (or NaN)
         is "none". With `advance=False` the memory is returned as it was, which is cheaper. With `in_place`, for where
-        gradients are off, states are written over those of the memory that was given, which is then used up.
+        gradients are off, states are written over those of the memory that was given, which is then used up. `twice`:
+        every frame comes twice in all that is given, and the noised copies leave the memory alone (`layers.doubled`).
         """
-        start = self.checked(memory, latents.shape[1])
+        frames = latents.shape[1] // (1 + twice)
+        start = self.checked(memory, frames)
         x = self.patch_in(latents) + self.position
         if self.place is not None and pose is not None:
             x = x + self.place(pose)
@@ -172,10 +178,11 @@ class Backbone(nn.Module):
         turn, full = None, False
         slots = max(layer.slots for layer in start.layers)
         if any(layer.attention for layer in self._layers):
-            turn = rotary(memory.frames, latents.shape[1], self.grid, self.head_size, x.dtype)
+            turn = rotary(memory.frames, frames, self.grid, self.head_size, x.dtype)
+            turn = Turn(*(doubled(v, v, self.chunk) for v in turn)) if twice else turn
             # Asking another device would mean to wait for it.
             full = not slots or (x.device.type == "cpu" and int(memory.frames.min()) >= slots)
-        how: dict[str, Any] = {"full": full, "advance": advance, "in_place": in_place}
+        how: dict[str, Any] = {"full": full, "advance": advance, "in_place": in_place, "twice": twice}
         layers, recalls = [], []
         for layer, remembered in zip(self.layers, start.layers, strict=True):
             given = (x, condition, remembered, memory.frames, turn)
@@ -186,7 +193,7 @@ class Backbone(nn.Module):
             layers.append(after)
             if recall is not None:
                 recalls.append(recall)
-        after = Memory(tuple(layers), memory.frames + latents.shape[1]) if advance else memory
+        after = Memory(tuple(layers), memory.frames + frames) if advance else memory
         return Hidden(x, tuple(recalls), after)
 
     def checked(self, memory: Memory, frames: int) -> Memory:

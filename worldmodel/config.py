@@ -11,6 +11,8 @@ from worldmodel.errors import InputError, check_fields
 Scan = Literal["blockwise", "whole-frame", "none"]
 Target = Literal["x", "v", "eps"]
 Weight = Literal["velocity", "x", "eps", "sigmoid"]
+Forcing = Literal["teacher", "diffusion"]
+FeatureMap = Literal["identity", "quadratic"]
 TokenizerKind = Literal["patches", "autoencoder"]
 
 LARGEST, DEEPEST = 2**24, 1000
@@ -18,7 +20,7 @@ LARGEST, DEEPEST = 2**24, 1000
 must not fill the memory, nor build for hours."""
 
 
-def _check_sizes(config: WorldModelConfig | SmallAutoencoder, prefix: str = "") -> None:
+def _check_sizes(config: WorldModelConfig | SmallAutoencoder | MixerConfig, prefix: str = "") -> None:
     check_fields(config, prefix)
     for name, value in vars(config).items():
         limit = DEEPEST if name in ("layers", "blocks") else LARGEST
@@ -55,6 +57,41 @@ class SmallAutoencoder:
             raise InputError(f"small_autoencoder.downsampling={self.downsampling}: give a power of two, such as 4 or 8")
         if self.lr <= 0:
             raise InputError(f"small_autoencoder.lr={self.lr}: give a number above 0")
+
+
+@dataclass(frozen=True)
+class MixerConfig:
+    """What the scan makes of a token's B, C and x before its state reads and writes them, and how it begins.
+
+    The defaults learn to recall several times sooner than `MAMBA2`; docs/world_model.md takes each of them away once.
+    """
+
+    feature_map: FeatureMap = "quadratic"
+    """What becomes of B and C. `quadratic`: all products of two of their n entries, so that what they match by is
+    squared and keys are told apart more sharply; the state then has n (n + 1) / 2 rows. `identity`: nothing."""
+    shared_init: bool = True
+    """B and C begin with the same weights, so that a token at first reads what tokens like it have written."""
+    gate: bool = False
+    """Multiply what was read by a SiLU of the token itself."""
+    value_silu: bool = False
+    """Pass x, which is written, through a SiLU; B and C always are."""
+    skip: float = 0.0
+    """What D, by which a token's x passes by the state, begins with."""
+    shortest: float = 64.0
+    """Frames over which the shortest memory fades at first; in tokens times the size of the tile."""
+    longest: float = 512.0
+    """Likewise the longest; the heads' memories lie evenly in the logarithm between."""
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, "mixer.")
+        if not 0 < self.shortest <= self.longest:
+            raise InputError(
+                f"mixer.shortest={self.shortest}, mixer.longest={self.longest}: give frames above 0, in this order"
+            )
+
+
+MAMBA2 = MixerConfig("identity", shared_init=False, gate=True, value_silu=True, skip=1.0, shortest=4.0)
+"""The mixer of Mamba-2 (Dao & Gu 2024), as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +151,17 @@ class WorldModelConfig:
     """Frames that are denoised jointly and see each other in both directions. 1: an agent chooses every action. The
     paper's layout is chunk=5, window=5: the own chunk and the one before it."""
 
-    state_size: int = 32
-    """State of the scan per channel."""
+    state_size: int = 8
+    """Entries of B and C: what a token writes its x under, and what it reads by. The scan's state has as many rows, or
+    state_size (state_size + 1) / 2 with the quadratic feature map."""
     head_dim: int = 64
     """Channels per head of the scan."""
     expand: int = 2
     """Inner width of the scan, in units of `dim`."""
     conv: int = 4
     """Tokens that the scan's convolution reaches over."""
+
+    mixer: MixerConfig = MixerConfig()
 
     features: int = 256
     """Width of the features that heads and policies read."""
@@ -136,8 +176,16 @@ class WorldModelConfig:
     weight: Weight = "velocity"
     """Whose squared error the loss counts, whatever the target: that of the velocity, of the clean frame, of the
     noise, or of the noise times sigmoid(-1 - log SNR) as in DFoT."""
+    forcing: Forcing = "teacher"
+    """What a frame is denoised from in training. `teacher`: from a memory of clean frames, as in a dream; a noised copy
+    of every frame reads the memory before it and is not remembered. `diffusion` (paper, section 3.2): one stream, in
+    which the frames before are noised themselves, or belong to a clean prefix."""
     context_prob: float = 0.5
-    """Share of training clips whose prefix, longer than half, stays clean (paper, long-context training)."""
+    """With `diffusion`: share of training clips whose prefix, longer than half, stays clean (paper, long-context
+    training)."""
+    context_noise: float = 0.0
+    """Each clip enters memory noised to a level drawn up to this one, and declared to be: memory that is not quite to
+    be trusted, as that of a long dream is. 0: as it was recorded. With `diffusion` where memory is carried on."""
     noise_mean: float = 0.3
     """Training noise levels are sigmoid(normal(noise_mean, noise_std))."""
     noise_std: float = 1.2
@@ -173,6 +221,8 @@ class WorldModelConfig:
         for name in ("action_dropout", "context_prob", "shortcut_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 1")
+        if not 0 <= self.context_noise < 1:
+            raise InputError(f"context_noise={self.context_noise}: give a noise level from 0 to below 1")
         if self.shortcut and (self.shortcut < 2 or self.shortcut.bit_count() != 1):
             raise InputError(f"shortcut={self.shortcut}: give a power of two, such as 4 or 8, or 0 for none")
         if self.shortcut and self.target == "eps":
@@ -223,6 +273,12 @@ class WorldModelConfig:
         """Denoising steps per dreamt frame where none are asked for."""
         return 1 if self.shortcut else 2
 
+    @property
+    def state_rows(self) -> int:
+        """Rows of the scan's state."""
+        n = self.state_size
+        return n * (n + 1) // 2 if self.mixer.feature_map == "quadratic" else n
+
     def tile(self, layer: int) -> tuple[int, int]:
         """Tile of one layer; with `scan="whole-frame"` the whole grid."""
         return self.grid if self.scan == "whole-frame" else self.tiles[layer % len(self.tiles)]
@@ -235,16 +291,25 @@ class WorldModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`. An unknown key is an `InputError` that names it."""
         _check_keys(cls, values, "world model config")
-        values = dict(values)
+        values = {**OLDER, **values}
         if isinstance(tiles := values.get("tiles"), list | tuple):
             values["tiles"] = tuple(tuple(tile) if isinstance(tile, list) else tile for tile in tiles)
         if isinstance(small := values.get("small_autoencoder"), Mapping):
             _check_keys(SmallAutoencoder, small, "small_autoencoder of the world model config")
             values["small_autoencoder"] = SmallAutoencoder(**small)
+        if isinstance(mixer := values["mixer"], Mapping):
+            _check_keys(MixerConfig, mixer, "mixer of the world model config")
+            values["mixer"] = MixerConfig(**mixer)
         return cls(**values)
 
 
-def _check_keys(kind: type[WorldModelConfig | SmallAutoencoder], values: Mapping[str, Any], what: str) -> None:
+OLDER: Mapping[str, Any] = {"mixer": MAMBA2, "forcing": "diffusion"}
+"""What a config that was saved before these could be chosen stands for."""
+
+
+def _check_keys(
+    kind: type[WorldModelConfig | SmallAutoencoder | MixerConfig], values: Mapping[str, Any], what: str
+) -> None:
     unknown = sorted(set(values) - {f.name for f in fields(kind)})
     if unknown:
         raise InputError(f"{what} has unknown keys {unknown}; it was written by another version")

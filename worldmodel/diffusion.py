@@ -25,18 +25,19 @@ class Draw:
     """What chance decides about a batch of clips in training."""
 
     level: Tensor  # (B, T) noise level, 0 in the clean context
-    clean: Tensor  # (B, T) bool, the clean context
+    clean: Tensor  # (B, T) bool, the clean context; none with teacher forcing, where every frame has a clean copy
     noise: Tensor  # (B, T, S, C)
     withheld: Tensor  # (B, T) bool, frames whose action is not told
     halvings: Tensor | None = None  # (B, T) int64, the size of every frame's step (`worldmodel.shortcut`)
+    context: Tensor | None = None  # (B,) noise level at which the clip enters the memory that is carried on
 
 
 def draw(shape: tuple[int, ...], generators: Generators, like: Tensor, config: WorldModelConfig) -> Draw:
     """What a training step draws for latents of `shape` (B, T, S, C), on the device and in the dtype of `like`.
 
-    Levels are sigmoid(normal(mean, std)), independent per frame (diffusion forcing).
-    With probability `context_prob` a prefix longer than half of the clip stays clean, so that gradients reach through a
-    long memory (paper, long-context training); otherwise all frames are noised. In chunks the prefix ends with one.
+    Levels are sigmoid(normal(mean, std)), independent per frame. With teacher forcing all frames are noised. With
+    diffusion forcing, in a share `context_prob` of the clips, a prefix longer than half stays clean, so that gradients
+    reach through a long memory (paper, long-context training); in chunks the prefix ends with one.
     """
     batch, frames = shape[:2]
     level = torch.sigmoid(normal((batch, frames), generators, like) * config.noise_std + config.noise_mean)
@@ -46,10 +47,12 @@ def draw(shape: tuple[int, ...], generators: Generators, like: Tensor, config: W
     shortest, longest = frames // 2 + 1, max(frames - 1, frames // 2 + 1)
     cut = shortest + (chosen[:, 1] * (longest - shortest + 1)).floor()
     cut = (cut / config.chunk).ceil() * config.chunk
-    clean = (chosen[:, :1] < config.context_prob) & (torch.arange(frames, device=like.device) < cut[:, None])
+    share = config.context_prob if config.forcing == "diffusion" else 0.0
+    clean = (chosen[:, :1] < share) & (torch.arange(frames, device=like.device) < cut[:, None])
     withheld = uniform((batch, frames), generators, like) < config.action_dropout
     noise = normal(shape, generators, like)
-    return Draw(level.masked_fill(clean, 0.0), clean, noise, withheld)
+    context = uniform((batch,), generators, like) * config.context_noise if config.context_noise else None
+    return Draw(level.masked_fill(clean, 0.0), clean, noise, withheld, context=context)
 
 
 def add_noise(latents: Tensor, level: Tensor, noise: Tensor) -> Tensor:

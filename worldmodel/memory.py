@@ -66,9 +66,22 @@ class Memory:
         """Bytes held by all tensors."""
         return sum(t.nbytes for t in self.state_dict().values())
 
-    def select(self, rows: Tensor) -> Memory:
-        """The memory of some rows: `rows` is an index (any length, repeats allowed) or a bool mask (B,)."""
+    @staticmethod
+    def cat(parts: Sequence[Memory]) -> Memory:
+        """The rows of all parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        slots = max(layer.slots for part in parts for layer in part.layers)
+        first, *rest = (part.with_histories(slots) for part in parts)
+        return first._map(lambda *tensors: torch.cat(tensors), *rest)
+
+    def select(self, rows: Tensor | slice) -> Memory:
+        """The memory of some rows: `rows` is an index (any length, repeats allowed), a bool mask (B,) or a slice."""
         return self._map(lambda t: t[rows])._fitted()
+
+    def emptied(self, mask: Tensor) -> Memory:
+        """The same memory, but rows where `mask` (B,) is True have seen nothing, whatever was in them."""
+        return self._map(lambda t: t.masked_fill(mask.view(-1, *[1] * (t.ndim - 1)), 0))._fitted()
 
     def where(self, mask: Tensor, other: Memory) -> Memory:
         """Rows of this memory where `mask` (B,) is True, rows of `other` elsewhere, bit for bit."""
@@ -83,7 +96,7 @@ class Memory:
 
     def existing(self) -> Memory:
         """The same memory without slots of keys and values in which no row has a frame: less to attend to."""
-        longest = self._longest()
+        longest = self.longest
         return Memory(tuple(layer.in_slots(min(longest, layer.slots)) for layer in self.layers), self.frames)
 
     def clone(self) -> Memory:
@@ -107,7 +120,7 @@ class Memory:
         """A memory of this structure with the tensors of `state_dict()`; its number of rows may differ."""
         own = self.state_dict()
         if "frames" in tensors and tensors["frames"].dtype == torch.int64:
-            own = self._histories_in(int(max(tensors["frames"].tolist(), default=0))).state_dict()
+            own = self.with_histories(int(max(tensors["frames"].tolist(), default=0))).state_dict()
         if set(own) != set(tensors):
             raise InputError(f"memory snapshot has entries {sorted(set(own) ^ set(tensors))} too many or too few")
         rows = len(tensors["frames"])
@@ -124,21 +137,24 @@ class Memory:
         )
         return Memory(layers, tensors["frames"])
 
-    def _longest(self) -> int:
+    @property
+    def longest(self) -> int:
+        """Most frames that a row has seen."""
         return int(self.frames.max()) if self.rows else 0
 
-    def _histories_in(self, slots: int) -> Memory:
+    def with_histories(self, slots: int) -> Memory:
+        """Keys and values of all frames (`window=None`), if there are any, in so many slots."""
         kept = (v.in_slots(slots) if isinstance(v.window, HistoryMemory) else v for v in self.layers)
         return Memory(tuple(kept), self.frames)
 
     def _fitted(self) -> Memory:
         # Asking for the longest row waits for the device, so only where there is something to fit.
         grows = any(isinstance(layer.window, HistoryMemory) for layer in self.layers)
-        return self._histories_in(self._longest()) if grows else self
+        return self.with_histories(self.longest) if grows else self
 
     def _aligned(self, other: Memory) -> tuple[Memory, Memory]:
         slots = max((layer.slots for memory in (self, other) for layer in memory.layers), default=0)
-        return self._histories_in(slots), other._histories_in(slots)
+        return self.with_histories(slots), other.with_histories(slots)
 
     def _map(self, function: Callable[..., Tensor], *others: Memory) -> Memory:
         layers = tuple(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,51 +20,12 @@ from worldmodel.episodes.retrace import led_here
 from worldmodel.heads import Readout, TwoHot, future_rewards, mlp
 from worldmodel.memory import Memory
 from worldmodel.precision import Full
+from worldmodel.results import Counts, Features, Imagined, Losses
 from worldmodel.shortcut import finest, halvings_of, two_half_steps, with_steps
+from worldmodel.streams import Past, remembered, streams
 from worldmodel.tokenizer import completed, make_tokenizer
 
-
-@dataclass(frozen=True)
-class Losses:
-    """Scalar training losses; `total` is what to minimise."""
-
-    total: Tensor
-    diffusion: Tensor
-    reward: Tensor
-    termination: Tensor
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many frames carry each loss: what the sums are divided by. Scalars, which add up over parts of a batch."""
-
-    diffusion: Tensor
-    reward: Tensor
-    termination: Tensor
-
-
-@dataclass(frozen=True)
-class Features:
-    """What committed frames tell: features (B, T, F), reward (B, T) and termination probability (B, T) of each.
-
-    `inputs` (B, T, I) is what the features are mixed from.
-    """
-
-    features: Tensor
-    reward: Tensor
-    termination: Tensor
-    inputs: Tensor
-
-
-@dataclass(frozen=True)
-class Imagined:
-    """One new frame per row, and what came with it. A model of chunks gives c frames: (B, c) instead of (B,)."""
-
-    frame: Tensor  # (B, h, w, 3) uint8
-    reward: Tensor  # (B,)
-    termination: Tensor  # (B,) probability that the episode ended in this frame
-    features: Tensor  # (B, F)
-    memory: Memory
+__all__ = ["Counts", "Features", "Imagined", "Losses", "WorldModel", "masked_sum", "weights_from"]
 
 
 class WorldModel(nn.Module):
@@ -125,34 +85,43 @@ class WorldModel(nn.Module):
 
     def counts(self, clips: Clips, drawn: Draw) -> Counts:
         """What `forward` divides by, unless told otherwise."""
-        read = clips.mask & drawn.clean
+        read = self._read(clips, drawn)
         ahead = future_rewards(clips.rewards, clips.mask & led_here(clips.actions), self.config.reward_horizon)
         parts = (clips.mask & ~drawn.clean, read[..., None] & ahead.exists, read)
         return Counts(*(part.sum() for part in parts))
 
-    def forward(self, clips: Clips, drawn: Draw, counts: Counts | None = None) -> Losses:
-        """`loss` of what was drawn.
+    def forward(
+        self,
+        clips: Clips,
+        drawn: Draw,
+        counts: Counts | None = None,
+        memory: Memory | None = None,
+        carry: bool = False,
+    ) -> Losses:
+        """`loss` of what was drawn, in clips that go on from `memory` (None: from an empty one).
 
-        `counts` of a batch that these clips are a part of makes their losses parts of its losses, which add up.
+        `counts` of a batch that these clips are a part of makes their losses parts of its losses, which add up. With
+        `carry` the losses bring the memory after the clips' clean frames along, for the clips that follow them; of rows
+        that were masked it holds what lay behind the mask too.
         """
         config, mask, counts = self.config, clips.mask, counts or self.counts(clips, drawn)
         with torch.autocast(mask.device.type, enabled=False):  # half precision would be noise in what is to be learnt
             latents = self.encode(clips.frames)
         noised = add_noise(latents, drawn.level, drawn.noise)
         actions = withhold(clips.actions, drawn.withheld)
-        start = self.empty(len(mask))
-        how = {"pose": clips.pose, "halvings": drawn.halvings, "advance": False}
-        hidden = self.backbone(noised, drawn.level, actions, start, **how)
-
-        predicted = clean_from(self.denoise(hidden.tokens), noised, drawn.level, config.target)
+        start = self.empty(len(mask)) if memory is None else memory
+        past = Past(*self._committed(latents, drawn), actions, clips.pose, start)
+        found = streams(self.backbone, config, noised, drawn.level, drawn.halvings, past, carry=carry)
+        predicted = clean_from(self.denoise(found.noised), noised, drawn.level, config.target)
         # After the pass that learns, so that the weights that autocast keeps are those it cast for that one.
-        wanted = self._wanted(latents, noised, actions, clips.pose, drawn)
+        wanted = self._wanted(latents, noised, drawn, past)
+        after = remembered(self.backbone, past) if carry and found.memory is None else found.memory
         weight = loss_weight(drawn.level, config.weight, config.min_noise)
         error = (predicted - wanted).square().mean((-1, -2)) * weight
         diffusion = masked_sum(error, mask & ~drawn.clean) / counts.diffusion.clamp(min=1)
 
-        read = mask & drawn.clean
-        features = self.readout(hidden.tokens, hidden.recall, read if self.training else None)
+        read = self._read(clips, drawn)
+        features = self.readout(found.clean, found.recall, read if self.training else None)
         ahead = future_rewards(clips.rewards, clips.mask & led_here(clips.actions), config.reward_horizon)
         logits = self.reward_head(features).unflatten(-1, (config.reward_horizon, -1))
         losses = self.twohot.loss(logits, ahead.rewards)
@@ -163,9 +132,21 @@ class WorldModel(nn.Module):
         )
         termination = masked_sum(losses, read) / counts.termination.clamp(min=1)
         total = diffusion + config.reward_weight * reward + termination
-        return Losses(total, diffusion, reward, termination)
+        return Losses(total, diffusion, reward, termination, after)
 
-    def _wanted(self, latents: Tensor, noised: Tensor, actions: Tensor, pose: Tensor | None, drawn: Draw) -> Tensor:
+    def _read(self, clips: Clips, drawn: Draw) -> Tensor:
+        """The frames (B, T) bool that carry the losses of the heads: those that enter memory in this pass."""
+        return clips.mask if self.config.forcing == "teacher" else clips.mask & drawn.clean
+
+    def _committed(self, latents: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
+        """The latents (B, T, S, C) as they enter memory, and the level (B, T) that they are declared to have there."""
+        level = latents.new_zeros(latents.shape[:2])
+        if drawn.context is None:
+            return latents, level
+        level = level + drawn.context[:, None]
+        return add_noise(latents, level, drawn.noise), level
+
+    def _wanted(self, latents: Tensor, noised: Tensor, drawn: Draw, past: Past) -> Tensor:
         """The latents (B, T, S, C) to predict: those of the frames, or of steps larger than the finest what two of half
         the size make of them.
         """
@@ -175,11 +156,11 @@ class WorldModel(nn.Module):
         rows = big.any(1).nonzero()[:, 0]
         if not len(rows):
             return latents
-        told, place, start = actions[rows], None if pose is None else pose[rows], self.empty(len(rows))
+        before = past.rows(rows)
 
         def denoise(x: Tensor, level: Tensor, halvings: Tensor) -> Tensor:
-            hidden = self.backbone(x, level, told, start, pose=place, halvings=halvings, advance=False)
-            return clean_from(self.denoise(hidden.tokens), x, level, self.config.target)
+            found = streams(self.backbone, self.config, x, level, halvings, before)
+            return clean_from(self.denoise(found.noised), x, level, self.config.target)
 
         # Compiled layers would be compiled again for every number of rows.
         with torch.compiler.set_stance("force_eager"):

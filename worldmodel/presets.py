@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import torch
 
-from worldmodel.config import SmallAutoencoder, WorldModelConfig
+from worldmodel.config import MAMBA2, SmallAutoencoder, WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
 
@@ -44,7 +44,7 @@ SIZES: Mapping[str, WorldModelConfig] = MappingProxyType(
             heads=6,
             tiles=((1, 1), (4, 4), (2, 2)),
             window=10,
-            state_size=64,
+            state_size=11,
         ),
         # Meant for days on a few GPUs: 128x128.
         "base": WorldModelConfig(
@@ -58,11 +58,12 @@ SIZES: Mapping[str, WorldModelConfig] = MappingProxyType(
             heads=8,
             tiles=((1, 1), (8, 8), (2, 2), (4, 4)),
             window=10,
-            state_size=128,
+            state_size=11,
             features=512,
         ),
         # 200 million parameters, the size of every model in the paper; Mamba-2's defaults inside (state 128, expand 2,
-        # head 64). 256x256 pixels through an autoencoder of 8x and 4 channels, 2x2 latents per token: 256 tokens.
+        # head 64) and its forcing. 256x256 pixels through an autoencoder of 8x and 4 channels, 2x2 latents per token:
+        # 256 tokens.
         "paper": WorldModelConfig(
             height=256,
             width=256,
@@ -77,24 +78,32 @@ SIZES: Mapping[str, WorldModelConfig] = MappingProxyType(
             tiles=((1, 1), (16, 16), (2, 2), (8, 8), (4, 4)),
             window=10,
             state_size=128,
+            mixer=MAMBA2,
+            forcing="diffusion",
             features=512,
         ),
     }
 )
 """World models by size. Frames and actions are the environment's; the ones here are what the size was made for."""
 
+_MAMBA2: Mapping[str, object] = {"mixer": MAMBA2}
+
 VARIANTS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "lssvwm": {},
         "causal-window": {"scan": "none", "window": 16},
-        "mamba2": {"scan": "whole-frame", "window": 0},
-        "mamba2-local": {"scan": "whole-frame"},
+        "mamba2": {"scan": "whole-frame", "window": 0, **_MAMBA2},
+        "mamba2-local": {"scan": "whole-frame", **_MAMBA2},
         "causal-full": {"scan": "none", "window": None},
+        "one-tile": {"scan": "whole-frame"},
         "tiles-1x1": {"tiles": ((1, 1),)},
-        "no-clean-prefix": {"context_prob": 0.0},
+        "paper-mixer": _MAMBA2,
+        "diffusion-forcing": {"forcing": "diffusion"},
+        "paper-mixer-and-forcing": {"forcing": "diffusion", **_MAMBA2},
+        "no-clean-prefix": {"forcing": "diffusion", "context_prob": 0.0},
     }
 )
-"""What the paper compares. Its ablation "one tile" is `mamba2-local`: scan over whole frames, then local attention."""
+"""What the paper compares, and what of ours it did without."""
 
 
 def variant(config: WorldModelConfig, name: str, *, window: int | None = None) -> WorldModelConfig:
@@ -109,7 +118,7 @@ def variant(config: WorldModelConfig, name: str, *, window: int | None = None) -
     if name == "causal-window" and window is not None:
         changes["window"] = window
     changed = replace(config, **changes)  # type: ignore[arg-type]
-    return matched(changed, parameters(config)) if {"scan", "window"} & set(changes) else changed
+    return matched(changed, parameters(config)) if {"scan", "window", "mixer"} & set(changes) else changed
 
 
 def parameters(config: WorldModelConfig) -> int:

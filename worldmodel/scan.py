@@ -88,12 +88,7 @@ def scan_one_chunk(
     log_decay = (dt * A).cumsum(1)  # (b, l, h)
     inputs = x * dt[..., None]
     answers = read(columns, C).unflatten(-1, (h, p))
-    products = C @ B.mT  # (b, l, s)
-    if x.shape[1] == 1:
-        y = torch.addcmul(inputs * products[..., None], answers, log_decay.exp()[..., None])
-    else:
-        within = decayed(products[:, None], log_decay.transpose(1, 2)) @ inputs.transpose(1, 2)  # (b, h, l, p)
-        y = torch.addcmul(within.transpose(1, 2), answers, log_decay.exp()[..., None])
+    y = torch.addcmul(among(inputs, log_decay, B, C), answers, log_decay.exp()[..., None])
     if advance:
         whole = log_decay[:, -1:]  # (b, 1, h)
         added = (inputs * (whole - log_decay).exp()[..., None]).flatten(2)  # (b, l, h * p)
@@ -106,6 +101,17 @@ def scan_one_chunk(
             columns = columns.baddbmm_(B.mT.to(columns.dtype), added.to(columns.dtype))
         state = columns.unflatten(-1, (h, p))
     return Scanned(y if D is None else torch.addcmul(y, D[:, None], x), state)
+
+
+def among(inputs: Tensor, log_decay: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """What the tokens of one chunk answer each other, without what was there before: (b, l, h, p).
+
+    Inputs dt * x (b, l, h, p), log_decay (b, l, h) summed from the first token on.
+    """
+    products = C @ B.mT  # (b, l, s)
+    if inputs.shape[1] == 1:
+        return inputs * products[..., None]
+    return (decayed(products[:, None], log_decay.transpose(1, 2)) @ inputs.transpose(1, 2)).transpose(1, 2)
 
 
 def read(columns: Tensor, C: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Stepwise(Protocol):
         ...
 
     def save(self) -> None:
-        """Write everything that is needed to continue."""
+        """Write everything that is needed to continue; called in all of the processes at the same step."""
         ...
 
 
@@ -103,7 +103,7 @@ def run_steps(
                     for key, value in means.items() if writer else ():
                         assert writer is not None
                         writer.add_scalar(f"{name}/{key}", value, work.step)
-                if (begin := time.monotonic()) - saved > pause:
+                if work.agree((begin := time.monotonic()) - saved > pause):
                     settle()
                     work.save()
                     saved = time.monotonic()

@@ -62,24 +62,42 @@ def missing(seen: Tensor, past: int) -> Tensor:
     return (past - seen).clamp(min=0)
 
 
+class Own(NamedTuple):
+    """Keys and values (B, T, S, h, d) of the queries' own frames, where these are not what others see of them."""
+
+    keys: Tensor
+    values: Tensor
+
+
 def attend_sdpa(
-    q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, rule: Window, *, block: int | None = None
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    seen: Tensor | None,
+    rule: Window,
+    *,
+    own: Own | None = None,
+    block: int | None = None,
 ) -> Tensor:
     """Blocks of `block` frames (whole chunks; None: about BLOCK tokens), each against the slots that any of it sees.
 
     Linear in T for a given window. A single chunk takes one call under no mask but that of missing frames. With `seen`
-    None no row lacks a frame in any slot.
+    None no row lacks a frame in any slot. With `own` a frame sees its own chunk there, and in `keys` and `values` only
+    what lies before it.
     """
     _, frames, tokens, _, _ = q.shape
     past = keys.shape[1] - frames
     absent = None if seen is None or not past else missing(seen, past)
     queries, keys, values = (v.flatten(1, 2).transpose(1, 2) for v in (q, keys, values))  # (B, h, tokens, d)
+    own = None if own is None else Own(*(v.flatten(1, 2).transpose(1, 2) for v in own))
     short = rule.window is not None and 2 * rule.window * tokens <= BLOCK
     block = block or max(1, BLOCK // (1 + short) // (tokens * rule.chunk)) * rule.chunk
     if frames <= block:
         low = 0 if rule.window is None else max(0, past - rule.window)
         near, values_near = (v[:, :, low * tokens :] for v in (keys, values))
-        mask = _mask(rule, past - low, frames, tokens, low, absent, q.device)
+        mask = _mask(rule, past - low, frames, tokens, low, absent, own is not None, q.device)
+        if own is not None:
+            near, values_near = (torch.cat([v, w], 2) for v, w in zip((near, values_near), own, strict=True))
         out = functional.scaled_dot_product_attention(queries, near, values_near, attn_mask=mask)
         return out.transpose(1, 2).reshape(q.shape)
 
@@ -87,6 +105,7 @@ def attend_sdpa(
     starts = [*([0] if past else []), *range(past, past + frames, block)]
     sizes = [end - begin for begin, end in zip(starts, [*starts[1:], past + frames], strict=True)]
     pieces = [v.split([size * tokens for size in sizes], 2) for v in (keys, values)]
+    owns = None if own is None else [v.split(block * tokens, 2) for v in own]
     outputs = []
     for number, part in enumerate(queries.split(block * tokens, 2)):
         begin = number * block
@@ -95,31 +114,37 @@ def attend_sdpa(
         first_piece, last_piece = sum(start <= low for start in starts) - 1, number + (past > 0)
         skip = (low - starts[first_piece]) * tokens
         near, values_near = (torch.cat(piece[first_piece : last_piece + 1], 2)[:, :, skip:] for piece in pieces)
-        mask = _mask(rule, past + begin - low, end - begin, tokens, low, absent, q.device)
+        mask = _mask(rule, past + begin - low, end - begin, tokens, low, absent, owns is not None, q.device)
+        if owns is not None:
+            near, values_near = (torch.cat([v, w[number]], 2) for v, w in zip((near, values_near), owns, strict=True))
         outputs.append(functional.scaled_dot_product_attention(part, near, values_near, attn_mask=mask))
     return torch.cat(outputs, 2).transpose(1, 2).reshape(q.shape)
 
 
 def _mask(
-    rule: Window, past: int, frames: int, tokens: int, low: int, absent: Tensor | None, device: torch.device
+    rule: Window, past: int, frames: int, tokens: int, low: int, absent: Tensor | None, own: bool, device: torch.device
 ) -> Tensor | None:
     """What `frames` frames see of `past` slots before them and of their own: bool (B or 1, 1, queries or 1, keys), or
     None where it is all. The first of these slots has number `low`; of all slots the first `absent` (B,) are empty.
+    With `own` as many slots follow once more, and those are where a frame sees its chunk.
     """
-    mask = _inside(rule, past, frames, tokens, device) if frames > rule.chunk else None
+    mask = _inside(rule, past, frames, tokens, own, device) if own or frames > rule.chunk else None
     if absent is None:
         return mask
-    there = torch.arange(low, low + past + frames, device=device) >= absent[:, None]  # (B, slots)
+    there = torch.arange(low, low + past + frames * (1 + own), device=device) >= absent[:, None]  # (B, slots)
     there = there.repeat_interleave(tokens, 1)[:, None, None]
     return there if mask is None else there & mask
 
 
 @functools.lru_cache(maxsize=64)
-def _inside(rule: Window, past: int, frames: int, tokens: int, device: torch.device) -> Tensor:
-    """The rule by tokens, (1, 1, queries, keys)."""
+def _inside(rule: Window, past: int, frames: int, tokens: int, own: bool, device: torch.device) -> Tensor:
+    """The rule by tokens, (1, 1, queries, keys), and by those of their own behind them."""
     first, end = (v[:, None] for v in visible(rule, past, frames, device))
     slots = torch.arange(past + frames, device=device)
     inside = (slots >= first) & (slots < end)
+    if own:
+        chunk = slots >= end - rule.chunk
+        inside = torch.cat([inside & ~chunk, (inside & chunk)[:, past:]], 1)
     return inside.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)[None, None]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -76,17 +77,19 @@ def unseen_clips(out: Path) -> Clips:
     return store.sample_contexts(UNSEEN, CONTEXT + HORIZON, np.random.default_rng(0))
 
 
-def run(out: Path, name: str, seed: int, steps: int) -> None:
-    """Train and judge one model."""
+def run(out: Path, name: str, seed: int, steps: int, runs: str = "runs") -> None:
+    """Train and judge one model; an interrupted training goes on where it stood."""
     torch.set_num_threads(1)
-    folder = out / "runs" / f"{name}-{seed}"
+    folder = out / runs / f"{name}-{seed}"
     store = Retraced(EpisodeStore(out / "episodes", pose=POSE))
     training = replace(TRAINING, steps=steps, seed=seed)
     begin = time.process_time()
     with SummaryWriter(str(folder / "tensorboard")) as writer:
         trainer = Trainer(build(name, seed), store, training, folder / "world_model", world={}, writer=writer)
+        begun = trainer.step
         losses = trainer.train(steps, progress=False)
-    spent = time.process_time() - begin
+    # A run that was interrupted is timed since it went on, and not at all where nothing was left to do.
+    spent = (time.process_time() - begin) * steps / (steps - begun) if begun < steps else math.nan
     model, clips = load_checkpoint(folder / "world_model").model, unseen_clips(out)
     figures = {"variant": name, "seed": seed, "steps": steps, "cpu_seconds": spent, "losses": losses}
     figures |= {"parameters": parameters(model.config), "config": model.config.to_dict(), "training": asdict(training)}

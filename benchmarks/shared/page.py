@@ -11,15 +11,13 @@ from PIL import Image, ImageDraw
 
 from worldmodel.atomic import replace as write_atomically
 from worldmodel.errors import InputError
-
-STUDENT = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""0.975 quantile of Student's t for so many seeds."""
+from worldmodel.statistics import mean_interval
 
 
 def interval(by_seed: NDArray[np.float64], digits: int) -> str:
-    """Mean ± half of the 95 % interval."""
-    half = STUDENT[len(by_seed)] * by_seed.std(ddof=1) / len(by_seed) ** 0.5 if len(by_seed) > 1 else float("nan")
-    return f"{by_seed.mean():.{digits}f} ± {half:.{digits}f}"
+    """Mean ± half of the 95 % interval, Student's t over seeds."""
+    found = mean_interval(by_seed)
+    return f"{found.mean:.{digits}f} ± {found.high - found.mean:.{digits}f}"
 
 
 def markers(name: str) -> tuple[str, str]:

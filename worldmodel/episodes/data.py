@@ -17,6 +17,9 @@ NO_ACTION = -1
 """The action of frame 0: nothing led to it. The action of every frame, where none is known."""
 
 
+INVERSE_KEY = "inverse_actions"
+"""Extra of an episode, int64 (1, A, n): the actions that undo each of A actions, filled up with -1; all -1: none."""
+
 KEYS = ("image", "action", "reward", "terminated", "truncated")
 """The arrays of every episode; all other keys are extras."""
 

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from worldmodel.episodes.data import Clips
+from worldmodel.episodes.stream import StreamClips
 from worldmodel.errors import InputError
 
 AHEAD = 2
@@ -54,7 +55,7 @@ class StepClips(Dataset[Clips | InputError]):
 class ClipLoader:
     """The clips of one step after the other, in pinned memory where `pin` is True, ready for a GPU."""
 
-    def __init__(self, dataset: StepClips, workers: int, *, pin: bool) -> None:
+    def __init__(self, dataset: StepClips | StreamClips, workers: int, *, pin: bool) -> None:
         self.dataset, self.workers, self.pin = dataset, workers, pin
         self._ahead: Iterator[Clips | InputError] | None = None
         self._next = -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.utils.data import get_worker_info
 
 from worldmodel.episodes.data import Clips, Episode, check_episode
 from worldmodel.episodes.files import SUFFIX, Header, header_of, read_array, read_episode, read_header, write_episode
+from worldmodel.episodes.stream import Place
 from worldmodel.errors import InputError
 
 _RECORD = "record some (python train_wm.py --env ID --out RUN) or name another folder"
@@ -155,13 +157,36 @@ class EpisodeStore:
         frame 0 begin there; so the first and the last frame come up at about half the rate of the frames between, and
         not `1 / length` of it. The same generator state and the same files give the same clips.
         """
+        return self.gather(*self._windows(batch, length, generator), length)
+
+    def _windows(
+        self, batch: int, length: int, generator: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         self._require_episodes()
         _check_counts(batch, length)
         rows = np.searchsorted(self._ends, generator.integers(self._ends[-1], size=batch), side="right")
         frames = self._lengths[rows]
         half = length // 2
-        starts = np.clip(generator.integers(-half, frames - length + half, endpoint=True), 0, frames - 2)
-        return self.gather(rows, starts, length)
+        return rows, np.clip(generator.integers(-half, frames - length + half, endpoint=True), 0, frames - 2)
+
+    def anywhere(self, length: int, generator: np.random.Generator) -> Place:
+        """Draw where a window of `length` frames begins, as `sample` does."""
+        rows, starts = self._windows(1, length, generator)
+        return Place(self._names[rows[0]], int(starts[0]))
+
+    def beginning(self, generator: np.random.Generator) -> Place:
+        """Draw an episode's first frame, of each with equal probability."""
+        self._require_episodes()
+        return Place(self._names[generator.integers(len(self._names))], 0)
+
+    def frames_of(self, episode: str) -> int:
+        """Frames of the episode in file `episode`; 0 where there is none."""
+        return self._index[episode].frames if episode in self._index else 0
+
+    def clip(self, place: Place, length: int) -> Clips:
+        """The window of `length` frames that begins at `place`, a batch of one."""
+        row = bisect_left(self._names, place.episode)
+        return self.gather(np.array([row]), np.array([place.frame]), length)
 
     def sample_contexts(
         self, batch: int, length: int, generator: np.random.Generator, *, start: Literal["any", "episode"] = "any"

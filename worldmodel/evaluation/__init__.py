@@ -4,14 +4,13 @@ from worldmodel.evaluation.along import Dreamt, dream_along
 from worldmodel.evaluation.clips import Windows, draw_windows, read_windows
 from worldmodel.evaluation.heads import HeadFigures, judge_heads, judge_heads_on_real
 from worldmodel.evaluation.judging import Judged, evaluate_clips, judge, judge_cold_start, trial_for
-from worldmodel.evaluation.metrics import Band, Curve, bootstrap, compare
+from worldmodel.evaluation.metrics import Curve, compare
 from worldmodel.evaluation.probes import ProbeConfig, ProbeResult, fit_probe
 from worldmodel.evaluation.probing import Probed, probe_memory
 from worldmodel.evaluation.rollout import Rollout, rollout
 from worldmodel.evaluation.trials import Corruption, Protocol, Trial, make_trial
 
 __all__ = [
-    "Band",
     "Corruption",
     "Curve",
     "Dreamt",
@@ -24,7 +23,6 @@ __all__ = [
     "Rollout",
     "Trial",
     "Windows",
-    "bootstrap",
     "compare",
     "draw_windows",
     "dream_along",

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldmodel.episodes import Episode
+from worldmodel.episodes import Clips, Episode
+from worldmodel.evaluation.metrics import psnr
+from worldmodel.evaluation.rollout import rollout
+from worldmodel.evaluation.trials import Trial, window
 from worldmodel.model import WorldModel
 
 
@@ -21,20 +24,12 @@ class Dreamt:
     psnr: tuple[float, ...]  # of every dreamt frame against the real one, in dB
 
 
-@torch.no_grad()
 def dream_along(model: WorldModel, episode: Episode, *, context: int, steps: int | None, seed: int = 0) -> Dreamt:
     """Observe the first `context` frames, at most half of the episode, then dream on under its recorded actions."""
     context = max(1, min(context, len(episode.image) // 2))
-    frames = torch.tensor(episode.image, device=model.device)[None]
-    actions = torch.tensor(episode.action, device=model.device)[None]
-    generator = torch.Generator(model.device).manual_seed(seed)
-    _, memory = model.observe(frames[:, :context], actions[:, :context])
-    dreamt, psnr = [], []
-    for t in range(context, frames.shape[1]):
-        imagined = model.imagine(actions[:, t], memory, steps=steps, generator=generator)
-        memory = imagined.memory
-        dreamt.append(imagined.frame[0])
-        error = (imagined.frame[0].double() - frames[0, t].double()).square().mean().item()
-        psnr.append(float(10 * np.log10(255**2 / max(error, 1e-3))))
-    everything = torch.cat([frames[0, :context], torch.stack(dreamt)])
-    return Dreamt(everything.cpu().numpy(), context, tuple(psnr))
+    arrays = (episode.image, episode.action, episode.reward, episode.terminated, np.ones(len(episode.image), np.bool_))
+    clips = Clips(*(torch.tensor(array)[None] for array in arrays))
+    trial = Trial(window(clips, 0, context), window(clips, context, len(episode.image)))
+    frames = rollout(model, trial, steps=steps, seed=seed).frames
+    everything = torch.cat([trial.context.frames, frames], 1)[0]
+    return Dreamt(everything.numpy(), context, tuple(psnr(frames, trial.ahead.frames)[0].tolist()))

@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from worldmodel.drawing import row_generators
 from worldmodel.evaluation.heads import auroc
-from worldmodel.evaluation.metrics import FloatArray, psnr
+from worldmodel.evaluation.metrics import psnr
 from worldmodel.evaluation.rollout import observe
 from worldmodel.evaluation.trials import Trial, window
 from worldmodel.sampling import Sampler
+from worldmodel.statistics import FloatArray
 from worldmodel.uncertainty import DRAWS, Uncertainty, uncertainty
 
 KINDS: tuple[Uncertainty, ...] = get_args(Uncertainty)
@@ -25,7 +26,7 @@ CUTS = (0.05, 0.1, 0.25, 0.5)
 
 
 @dataclass(frozen=True)
-class Observed:
+class Watched:
     """What a model said of the frames it dreamt, and how wrong these were: all (clips, horizon)."""
 
     scores: Mapping[Uncertainty, FloatArray]
@@ -43,7 +44,7 @@ class Observed:
 @torch.no_grad()
 def watch(
     sampler: Sampler, trial: Trial, *, draws: int = DRAWS, seed: int = 0, rows: int = 16, progress: bool = False
-) -> Observed:
+) -> Watched:
     """Let the model dream along `trial`, and note every kind of uncertainty beside the errors of the same frames."""
     model, found = sampler.model, []
     count, horizon, chunk = *trial.ahead.mask.shape, sampler.model.config.chunk
@@ -71,10 +72,10 @@ def watch(
                 bar.update(here * chunk)
             found.append(torch.cat(columns, 2))
     parts = [part.numpy() for part in torch.cat(found, 1)]
-    return Observed(dict(zip(KINDS, parts, strict=False)), *parts[len(KINDS) :])
+    return Watched(dict(zip(KINDS, parts, strict=False)), *parts[len(KINDS) :])
 
 
-def judge(observed: Observed, kind: Uncertainty, *, wrong_below: float = 30.0, seed: int = 0) -> dict[str, Any]:
+def calibrate(observed: Watched, kind: Uncertainty, *, wrong_below: float = 30.0, seed: int = 0) -> dict[str, Any]:
     """Every figure of one kind: correlations, how well it finds wrong frames, reliability, and thresholds."""
     score, wrong = observed.scores[kind], observed.psnr < wrong_below
     correlations = {

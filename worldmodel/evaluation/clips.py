@@ -20,6 +20,10 @@ class Windows(NamedTuple):
     starts: IntArray
     length: int
 
+    def rows(self, part: slice) -> Windows:
+        """Some of them."""
+        return Windows(self.episodes[part], self.starts[part], self.length)
+
 
 def draw_windows(
     store: EpisodeStore,

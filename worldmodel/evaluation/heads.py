@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,15 +61,24 @@ def judge_heads(rewards: Tensor, terminations: Tensor, truth: Clips) -> HeadFigu
 
 
 @torch.no_grad()
-def judge_heads_on_real(model: WorldModel, clips: Clips, *, rows: int = 16) -> HeadFigures:
-    """The heads on real frames, where they are trained: every frame is observed after all those before it."""
-    rewards, terminations = [], []
-    for begin in range(0, len(clips.mask), rows):
-        part = clips.rows(slice(begin, begin + rows)).to(model.device)
-        seen, _ = observe(model, part, model.empty(len(part.mask)))
+def judge_heads_on_real(model: WorldModel, batches: Iterable[Clips]) -> HeadFigures:
+    """The heads on real frames, where they are trained: every frame is observed after all those before it.
+
+    Clips come in batches of one length, of whose frames no more than one batch is held at a time.
+    """
+    rewards, terminations, truths = [], [], []
+    for clips in batches:
+        here = clips.to(model.device)
+        seen, _ = observe(model, here, model.empty(len(here.mask)))
         rewards.append(torch.cat([each.reward for each in seen], 1).cpu())
         terminations.append(torch.cat([each.termination for each in seen], 1).cpu())
-    return judge_heads(torch.cat(rewards), torch.cat(terminations), clips)
+        truths.append(without_frames(clips))
+    return judge_heads(torch.cat(rewards), torch.cat(terminations), Clips.cat(truths))
+
+
+def without_frames(clips: Clips) -> Clips:
+    """The same clips with frames of no pixels."""
+    return replace(clips, frames=clips.frames.new_empty(*clips.mask.shape, 0, 0, 3))
 
 
 def auroc(scores: Tensor, positive: Tensor) -> float | None:

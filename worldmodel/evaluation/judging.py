@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,18 +10,22 @@ from torch import Tensor
 
 from worldmodel.episodes import Clips
 from worldmodel.errors import InputError
+from worldmodel.evaluation.clips import IntArray
 from worldmodel.evaluation.fvd import VideoFeatures, frechet_distance
-from worldmodel.evaluation.heads import HeadFigures, judge_heads
-from worldmodel.evaluation.metrics import Curve, FloatArray, compare, nearest_psnr, per_frame
+from worldmodel.evaluation.heads import HeadFigures, judge_heads, without_frames
+from worldmodel.evaluation.metrics import Curve, compare, nearest_psnr, per_frame
 from worldmodel.evaluation.rollout import Rollout, rollout
 from worldmodel.evaluation.trials import Corruption, Protocol, Trial, make_trial
 from worldmodel.model import WorldModel
+from worldmodel.statistics import FloatArray
 
 
 @dataclass(frozen=True)
 class Judged:
     """Every figure of one model in one protocol. None: not asked for, or not defined there."""
 
+    episodes: IntArray
+    """(clips,): the episode that each clip is from, which is what intervals are over."""
     curve: Curve | None
     """Against the true frames; None for a cold start, which has none."""
     nearest: FloatArray | None = None
@@ -66,39 +70,57 @@ def trial_for(
     horizon: int,
     corruption: Corruption | None = None,
     seed: int = 0,
+    first: int = 0,
 ) -> Trial:
-    """The trial of a protocol for this model. Retrieval with a model that is not told the pose is an `InputError`."""
+    """The trial of a protocol for this model, as `make_trial`.
+
+    Retrieval with a model that is not told the pose is an `InputError`.
+    """
     if protocol == "retrieval" and not model.config.pose_size:
         raise InputError(
             "retrieval plays a path backwards, where only the agent's pose says where it goes, and this model is not "
             "told it: train one with --pose agent_pos,agent_dir"
         )
-    chunk = model.config.chunk
-    return make_trial(protocol, clips, context=context, horizon=horizon, chunk=chunk, corruption=corruption, seed=seed)
+    asked = {"context": context, "horizon": horizon, "chunk": model.config.chunk}
+    return make_trial(protocol, clips, **asked, corruption=corruption, seed=seed, first=first)
 
 
 def judge(
-    trial: Trial,
-    imagined: Rollout,
+    batches: Iterable[tuple[Trial, Rollout]],
+    episodes: IntArray,
     *,
     heads: bool = False,
     lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
     fvd: VideoFeatures | None = None,
 ) -> Judged:
-    """All figures of a trial with a truth. `lpips`: distance of frames (n, h, w, 3) uint8 x 2 -> (n,)."""
-    truth = trial.ahead
-    distances: FloatArray | None = None
-    if lpips is not None:
-        distances = per_frame(lpips, imagined.frames, truth.frames).masked_fill(~truth.mask, torch.nan).numpy()
+    """All figures of trials with a truth, of whose frames no more than one batch is held at a time.
+
+    `episodes` (clips,): which one each clip is from. `lpips`: distance of frames (n, h, w, 3) uint8 x 2 -> (n,).
+    """
+    curves: list[Curve] = []
+    distances: list[Tensor] = []
+    videos: list[tuple[Tensor, Tensor]] = []
+    told: list[tuple[Tensor, Tensor, Clips]] = []
+    for trial, imagined in batches:
+        truth = trial.ahead
+        curves.append(compare(imagined.frames, truth.frames, truth.mask))
+        if lpips is not None:
+            found = per_frame(lpips, imagined.frames, truth.frames)
+            distances.append(found.masked_fill(~truth.mask, torch.nan))
+        if fvd is not None:
+            videos.append((fvd(truth.frames), fvd(imagined.frames)))
+        told.append((imagined.rewards, imagined.terminations, without_frames(truth)))
+    rewards, terminations, truths = zip(*told, strict=True)
     return Judged(
-        compare(imagined.frames, truth.frames, truth.mask),
-        lpips=distances,
-        fvd=None if fvd is None else frechet_distance(fvd(truth.frames), fvd(imagined.frames)),
-        heads=judge_heads(imagined.rewards, imagined.terminations, truth) if heads else None,
+        episodes,
+        Curve.cat(curves),
+        lpips=torch.cat(distances).numpy() if distances else None,
+        fvd=frechet_distance(*map(torch.cat, zip(*videos, strict=True))) if videos else None,
+        heads=judge_heads(torch.cat(rewards), torch.cat(terminations), Clips.cat(truths)) if heads else None,
     )
 
 
-def judge_cold_start(frames: Tensor, real: Clips) -> Judged:
+def judge_cold_start(frames: Tensor, real: Clips, episodes: IntArray) -> Judged:
     """How near frames (B, T, h, w, 3) from no context lie to real ones: PSNR to the nearest frame of other clips.
 
     What is near is looked for among the frames of `real` (B, T) but those of the same row. So the real frames can be
@@ -109,4 +131,4 @@ def judge_cold_start(frames: Tensor, real: Clips) -> Judged:
     bank = real.frames.flatten(0, 1)
     owner = torch.arange(len(frames)).repeat_interleave(real.mask.shape[1])
     nearest: FloatArray = nearest_psnr(frames, bank, owner == torch.arange(len(frames))[:, None]).numpy()
-    return Judged(None, nearest=nearest)
+    return Judged(episodes, None, nearest=nearest)

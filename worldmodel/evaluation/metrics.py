@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldmodel.errors import InputError, require
-
-FloatArray = NDArray[np.float64]
+from worldmodel.statistics import FloatArray, student_band
 
 MSE_FLOOR = 1e-3
 """Least mean squared error counted, in squared grey levels of 255: equal frames get 78.1 dB instead of infinity."""
@@ -30,21 +28,17 @@ class Curve:
     @property
     def psnr(self) -> FloatArray:
         """Mean over the clips, (horizon,), dB: the drift curve. A mean of decibels, as the paper's tables."""
-        return mean_over_clips(self.psnr_by_clip)
+        return student_band(self.psnr_by_clip).mean
 
     @property
     def ssim(self) -> FloatArray:
         """Mean over the clips, (horizon,)."""
-        return mean_over_clips(self.ssim_by_clip)
+        return student_band(self.ssim_by_clip).mean
 
-
-@dataclass(frozen=True)
-class Band:
-    """Means and the intervals around them, all of one shape."""
-
-    mean: FloatArray
-    low: FloatArray
-    high: FloatArray
+    @staticmethod
+    def cat(curves: Sequence[Curve]) -> Curve:
+        """The clips of several, all with the same horizon, as one."""
+        return Curve(*(np.concatenate([getattr(each, item.name) for each in curves]) for item in fields(Curve)))
 
 
 def compare(frames: Tensor, truth: Tensor, mask: Tensor) -> Curve:
@@ -95,38 +89,3 @@ def nearest_psnr(frames: Tensor, real: Tensor, own: Tensor) -> Tensor:
         distance = (squares - 2 * flat @ bank.T).masked_fill(excluded, torch.inf)
         results.append(psnr(row, real[distance.argmin(1)]))  # measured exactly: the product is good for the order only
     return torch.stack(results)
-
-
-def mean_over_clips(values: FloatArray) -> FloatArray:
-    """Mean over rows of what is not NaN: (clips, ...) -> (...)."""
-    exists = ~np.isnan(values)
-    total = np.where(exists, values, 0.0).sum(0)
-    count = exists.sum(0)
-    mean: FloatArray = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return mean
-
-
-def bootstrap(values: FloatArray, *, seed: int = 0, level: float = 0.95, resamples: int = 2000) -> Band:
-    """Percentile intervals of the mean over models and clips: values (models, clips, ...) -> bands (...).
-
-    Models (trained with different seeds) and clips are both drawn anew, each resample the same clips for all models
-    (Owen 2007, the pigeonhole bootstrap), so that the interval covers other seeds and other clips. With a single model
-    it covers other clips only; with two or three it is too narrow. NaNs are left out.
-    """
-    if values.ndim < 2 or 0 in values.shape:
-        raise InputError(f"intervals need values (models, clips, ...), got shape {values.shape}")
-    if not 0 < level < 1 or resamples < 1:
-        raise InputError(f"level={level} must lie between 0 and 1, resamples={resamples} be 1 or more")
-    generator = np.random.default_rng(seed)
-    models, clips, *rest = values.shape
-    flat = values.reshape(models, clips, -1)
-    exists = ~np.isnan(flat)
-    known = np.where(exists, flat, 0.0)
-    drawn = [generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64) for n in (models, clips)]
-    total, count = (np.einsum("rm,rc,mcx->rx", *drawn, each, optimize=True) for each in (known, exists.astype(float)))
-    means = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    mean = mean_over_clips(flat.reshape(models * clips, -1))
-    low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    known_at = ~np.isnan(mean)
-    low[known_at], high[known_at] = np.nanquantile(means[:, known_at], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Band(*(each.reshape(rest) for each in (mean, low, high)))

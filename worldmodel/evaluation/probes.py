@@ -64,14 +64,24 @@ class ProbeResult:
     base: float
     train_examples: int
     test_examples: int
+    scores: tuple[float, ...] = ()
+    """The score of every group of held-out examples, where groups were asked for."""
+    bases: tuple[float, ...] = ()
 
 
 def fit_probe(
-    kind: ProbeKind, train: Examples, validation: Examples, test: Examples, config: ProbeConfig | None = None
+    kind: ProbeKind,
+    train: Examples,
+    validation: Examples,
+    test: Examples,
+    config: ProbeConfig | None = None,
+    *,
+    groups: Sequence[Tensor] = (),
 ) -> ProbeResult:
     """Fit a probe on `train`, choose its penalty or its best step on `validation`, and judge it on `test`.
 
-    The three should come from different episodes. An `InputError` says why targets cannot be probed for.
+    The three should come from different episodes. `groups`: indices of examples of `test` that are judged by
+    themselves too. An `InputError` says why targets cannot be probed for.
     """
     config = config or ProbeConfig()
     task = classes_of(train.targets) if not train.targets.is_floating_point() else Regression(train.targets)
@@ -86,6 +96,8 @@ def fit_probe(
         task.base(train.targets, test.targets),
         len(train.inputs),
         len(test.inputs),
+        tuple(task.score(outputs[group], test.targets[group]) for group in groups),
+        tuple(task.base(train.targets, test.targets[group]) for group in groups),
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -40,10 +40,12 @@ class Probed:
     target: str
     reading: str
     result: ProbeResult
+    ages: tuple[int, ...]
+    """Frames that the model had seen at each of `result.scores`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {"target": self.target, "reading": self.reading, **asdict(self.result)}
+        return {"target": self.target, "reading": self.reading, "ages": list(self.ages), **asdict(self.result)}
 
 
 class Split(NamedTuple):
@@ -62,6 +64,8 @@ def probe_memory(
     context: int,
     clips: int,
     reads: int = 4,
+    whole: bool = False,
+    given: Sequence[str] = (),
     config: ProbeConfig | None = None,
     seed: int = 0,
     rows: int = 16,
@@ -70,15 +74,18 @@ def probe_memory(
     """Probe for each of `targets`, extras of the episodes: whole numbers or booleans are classified, floats regressed.
 
     The model watches `clips` windows of `context` frames; its memory is read `reads` times over their second half.
-    Three fifths of the episodes train, one fifth validates, one is held out for the figures. An `InputError` names
-    extras that are missing or no numbers.
+    Three fifths of the episodes train, one fifth validates, one is held out for the figures. `whole`: windows begin
+    with their episodes and are read over all of their length, so that scores show how knowledge grows; the score as a
+    whole is still that of the second half. Extras `given` are told to the probe beside the reading. An `InputError`
+    names extras that are missing or no numbers.
     """
     generator = np.random.default_rng(seed)
     split = split_episodes(len(store), generator)
-    times = read_times(context, reads, model.config.chunk)
+    times = read_times(context, reads, model.config.chunk, whole=whole)
+    start: Literal["any", "episode"] = "episode" if whole else "any"
     shares = (0.6, 0.2, 0.2)
     drawn = [
-        draw_windows(store, max(1, round(share * clips)), context, generator, among=part)
+        draw_windows(store, max(1, round(share * clips)), context, generator, start=start, among=part)
         for share, part in zip(shares, split, strict=True)
     ]
     wanted = {key: [targets_of(store, each, times, key) for each in drawn] for key in targets}
@@ -86,13 +93,28 @@ def probe_memory(
     readings = [
         read_memory(model, read_windows(store, each), times, sketch, rows=rows, progress=progress) for each in drawn
     ]
-    results = []
+    beside = [numbers_of(store, each, times, given) for each in drawn]
+    groups = [torch.arange(at, len(beside[2]), len(times)) for at in range(len(times))]
+    late = torch.cat([group for group, time in zip(groups, times, strict=True) if 2 * (time + 1) > context])
+    ages, results = tuple(time + 1 for time in times), []
     for key, of in wanted.items():
         for reading in readings[0]:
-            train, validation, test = (Examples(r[reading], t) for r, t in zip(readings, of, strict=True))
+            inputs = [torch.cat([r[reading], told], 1) for r, told in zip(readings, beside, strict=True)]
+            train, validation, test = (Examples(i, t) for i, t in zip(inputs, of, strict=True))
             for kind in get_args(ProbeKind):
-                results.append(Probed(key, reading, fit_probe(kind, train, validation, test, config)))
+                found = fit_probe(kind, train, validation, test, config, groups=[late, *groups])
+                score, *scores = found.scores
+                base, *bases = found.bases
+                found = replace(found, score=score, base=base, scores=tuple(scores), bases=tuple(bases))
+                results.append(Probed(key, reading, found, ages))
     return results
+
+
+def numbers_of(store: EpisodeStore, windows: Windows, times: Sequence[int], keys: Sequence[str]) -> Tensor:
+    """Extras `keys` at every read of every window, side by side: (windows * reads, n) float32, n may be 0."""
+    parts = (targets_of(store, windows, times, key) for key in keys)
+    flat = [part.reshape(len(part), -1).float() for part in parts]
+    return torch.cat(flat, 1) if flat else torch.zeros(len(windows.episodes) * len(times), 0)
 
 
 def split_episodes(count: int, generator: np.random.Generator) -> Split:
@@ -103,9 +125,11 @@ def split_episodes(count: int, generator: np.random.Generator) -> Split:
     return Split(order[2 * part :], order[part : 2 * part], order[:part])
 
 
-def read_times(context: int, reads: int, chunk: int) -> list[int]:
-    """Frames after which memory is read: the last ones of `reads` equal parts of the second half, in whole chunks."""
-    ends = np.linspace(context / 2, context, reads + 1)[1:]
+def read_times(context: int, reads: int, chunk: int, *, whole: bool = False) -> list[int]:
+    """Frames after which memory is read: the last ones of `reads` equal parts of the second half, or of the `whole`
+    context, in whole chunks.
+    """
+    ends = np.linspace(0 if whole else context / 2, context, reads + 1)[1:]
     times = sorted({int(end // chunk) * chunk - 1 for end in ends})
     if times[0] < 0:
         raise InputError(f"a context of {context} frames is too short to probe: use at least {2 * chunk}")

@@ -13,17 +13,22 @@ from torch import Tensor
 
 from worldmodel.atomic import replace
 from worldmodel.errors import require
+from worldmodel.evaluation.clips import IntArray
 from worldmodel.evaluation.judging import Judged
-from worldmodel.evaluation.metrics import Band, FloatArray, bootstrap
 from worldmodel.evaluation.trials import Trial
+from worldmodel.statistics import Band, FloatArray, by_unit, student_band
 from worldmodel.video import Panel, filmstrip, marked, montage, write_mp4, write_png
 
 COLORS = ("#3b82f6", "#e8833a", "#2fa67a", "#a06cd5", "#d9536f", "#8a6d3b", "#17a2b8")
 REFERENCE = "#80848f"
 METRICS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "nearest": "PSNR to the nearest real frame (dB)"}
 FPS = 8
+Table = tuple[tuple[str, ...], ...]
+"""Lines of cells, the titles first."""
 STILLS = 12
 """Frames of a clip in a strip of stills, about."""
+LONG = 100
+"""Frames from which on a drift curve has a logarithmic axis."""
 
 
 def metrics_of(judged: Judged) -> dict[str, FloatArray]:
@@ -38,10 +43,17 @@ def metrics_of(judged: Judged) -> dict[str, FloatArray]:
     return {name: values for name, values in found.items() if values is not None}
 
 
-def figures_of(judged: Judged, seed: int) -> dict[str, Any]:
-    """All figures of one model in one protocol: means over clips with 95 % intervals, as a whole and by distance."""
+def figures_of(judged: Judged) -> dict[str, Any]:
+    """All figures of one model in one protocol: means with 95 % intervals over episodes, as a whole and by distance."""
     figures: dict[str, Any] = {
-        name: {**summary(values, seed), "by_distance": summary(values, seed, by_distance=True)}
+        name: {
+            **summary(values, judged.episodes),
+            "by_distance": interval_of(values, judged.episodes),
+            "by_log_distance": {
+                label: interval_of(over_time(values[:, first - 1 : last]), judged.episodes)
+                for label, first, last in distances(values.shape[1])
+            },
+        }
         for name, values in metrics_of(judged).items()
     }
     if judged.fvd is not None:
@@ -51,24 +63,37 @@ def figures_of(judged: Judged, seed: int) -> dict[str, Any]:
     return figures
 
 
-def summary(values: FloatArray, seed: int, *, by_distance: bool = False) -> dict[str, Any]:
-    """Mean and interval of (clips, horizon) over clips; by distance as lists over the horizon."""
-    band = bootstrap(values[None] if by_distance else over_time(values)[None], seed=seed)
-    return {name: plain(getattr(band, name)) for name in ("mean", "low", "high")}
+def summary(values: FloatArray, episodes: IntArray) -> dict[str, Any]:
+    """Mean of (clips, horizon) over all steps, with its interval and the number of clips and episodes."""
+    return {**interval_of(over_time(values), episodes), "clips": len(values)}
+
+
+def interval_of(values: FloatArray, episodes: IntArray) -> dict[str, Any]:
+    """Mean and Student's t interval of values (clips, ...) over the episodes that the clips are from."""
+    band = student_band(by_unit(values, episodes))
+    return {"mean": plain(band.mean), "low": plain(band.low), "high": plain(band.high), "episodes": plain(band.count)}
+
+
+def distances(horizon: int) -> list[tuple[str, int, int]]:
+    """Frames 1 to `horizon` in groups whose ends double: 1, 2, 3-4, 5-8, ... as (label, first, last)."""
+    found, first = [], 1
+    while first <= horizon:
+        last = min(horizon, max(1, 2 * (first - 1)))
+        found.append((str(first) if first == last else f"{first}-{last}", first, last))
+        first = last + 1
+    return found
 
 
 def over_time(values: FloatArray) -> FloatArray:
-    """Mean of every clip over its steps: (clips, horizon) -> (clips,)."""
-    counts = (~np.isnan(values)).sum(1)
-    mean: FloatArray = np.divide(np.nansum(values, 1), counts, out=np.full(len(values), np.nan), where=counts > 0)
-    return mean
+    """Mean of every clip over its steps, NaNs left out: (clips, horizon) -> (clips,)."""
+    return student_band(values.T).mean
 
 
 def plain(value: Any) -> Any:
     """Numbers and arrays as JSON has them; what is not defined as None."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
@@ -83,31 +108,31 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def table(protocols: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Figures by protocol and model as aligned text: mean [95 % interval], and the first and last step."""
-    lines = [("protocol", "model", "metric", "mean", "95% interval", "first", "last")]
+def table(protocols: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """Figures by protocol and model: mean [95 % interval], and means by distance from the context."""
+    found = [each for models in protocols.values() for figures in models.values() for each in figures.values()]
+    widest: Mapping[str, Any] = max((each["by_log_distance"] for each in found if has_curve(each)), key=len, default={})
+    lines = [("protocol", "model", "metric", "episodes", "clips", "mean", "95% interval", *widest)]
     for protocol, models in protocols.items():
         for model, figures in models.items():
-            for metric in METRICS:
-                if metric in figures:
-                    f, curve = figures[metric], figures[metric]["by_distance"]["mean"]
-                    interval = f"{number(f['low'])} to {number(f['high'])}"
-                    ends = (number(curve[0]), number(curve[-1]))
-                    lines.append((protocol, model, metric, number(f["mean"]), interval, *ends))
+            for metric, f in figures.items():
+                if has_curve(f):
+                    near = (f["by_log_distance"].get(label, {"mean": None})["mean"] for label in widest)
+                    sizes = (str(f["episodes"]), str(f["clips"]))
+                    lines.append((protocol, model, metric, *sizes, number(f["mean"]), spread(f), *map(number, near)))
             if "fvd" in figures:
-                lines.append((protocol, model, "fvd", number(figures["fvd"]), "", "", ""))
-    return aligned(lines)
+                lines.append((protocol, model, "fvd", "", "", number(figures["fvd"]), "", *[""] * len(widest)))
+    return tuple(lines)
 
 
-def probe_table(probes: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Probes of every model as aligned text, beside their base rates."""
-    lines = [("target", "reading", "probe", "model", "measure", "score", "base rate")]
-    lines += [
-        (p["target"], p["reading"], p["kind"], model, p["measure"], number(p["score"]), number(p["base"]))
-        for model, found in probes.items()
-        for p in found
-    ]
-    return aligned(lines)
+def has_curve(figures: Any) -> bool:
+    """Whether figures are those of a metric by distance."""
+    return isinstance(figures, Mapping) and "by_log_distance" in figures
+
+
+def spread(figures: Mapping[str, Any]) -> str:
+    """Where an interval begins and ends."""
+    return f"{number(figures['low'])} to {number(figures['high'])}"
 
 
 def aligned(lines: Sequence[tuple[str, ...]]) -> str:
@@ -121,8 +146,8 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
-def plot_drift(path: Path, title: str, models: Mapping[str, Judged], seed: int, references: Sequence[str]) -> None:
-    """Write a PNG: every metric over the distance from the context, one line per model with its 95 % interval.
+def plot_drift(path: Path, title: str, models: Mapping[str, Judged], references: Sequence[str]) -> None:
+    """Write a PNG: every metric over the distance from the context, one line per model with its interval over episodes.
 
     `references` are drawn dashed and grey.
     """
@@ -135,8 +160,11 @@ def plot_drift(path: Path, title: str, models: Mapping[str, Judged], seed: int, 
     for axes, metric in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         for name, found in metrics.items():
             if metric in found:
-                draw_band(axes, bootstrap(found[metric][None], seed=seed), name, *styles[name])
+                at, values = points_of(found[metric])
+                draw_band(axes, at, student_band(by_unit(values, models[name].episodes)), name, *styles[name])
         axes.set_xlabel("frames after the context")
+        if horizon_of(metrics) > LONG:
+            axes.set_xscale("log")
         axes.set_ylabel(METRICS[metric])
         axes.grid(alpha=0.2)
         axes.spines[["top", "right"]].set_visible(False)
@@ -146,12 +174,26 @@ def plot_drift(path: Path, title: str, models: Mapping[str, Judged], seed: int, 
     replace(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
-def draw_band(axes: Any, band: Band, label: str, color: str, style: str) -> None:
-    """One curve over steps 1, 2, ... with its interval, which a reference goes without."""
-    steps = np.arange(1, len(band.mean) + 1)
+def horizon_of(metrics: Mapping[str, Mapping[str, FloatArray]]) -> int:
+    """The steps of the longest curve."""
+    return max(int(values.shape[1]) for found in metrics.values() for values in found.values())
+
+
+def points_of(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Where a curve (clips, horizon) has points, and their values: every step, or groups where there are many."""
+    horizon = values.shape[1]
+    if horizon <= LONG:
+        return np.arange(1.0, horizon + 1), values
+    groups = [(first, last) for _, first, last in distances(horizon)]
+    means = [over_time(values[:, first - 1 : last]) for first, last in groups]
+    return np.array([(first * last) ** 0.5 for first, last in groups]), np.stack(means, 1)
+
+
+def draw_band(axes: Any, steps: FloatArray, band: Band, label: str, color: str, style: str) -> None:
+    """One curve with its interval, which a reference goes without."""
     if color != REFERENCE:
         axes.fill_between(steps, band.low, band.high, color=color, alpha=0.15, linewidth=0)
-    marker = "o" if len(steps) <= 8 else ""
+    marker = "o" if len(steps) <= 12 else ""
     axes.plot(steps, band.mean, color=color, linestyle=style, linewidth=1.5, marker=marker, markersize=3, label=label)
 
 

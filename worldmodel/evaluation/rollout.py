@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ class Rollout:
 
 
 class Observed(NamedTuple):
-    """What the frames of every segment told, in order, and the memory after the last one."""
+    """What the frames of every segment told, in order and without `inputs`, and the memory after the last one."""
 
     segments: list[Features]
     memory: Memory
@@ -41,12 +41,20 @@ class Observed(NamedTuple):
 
 @torch.no_grad()
 def rollout(
-    model: WorldModel, trial: Trial, *, steps: int, seed: int = 0, rows: int = 16, progress: bool = False
+    model: WorldModel,
+    trial: Trial,
+    *,
+    steps: int | None,
+    seed: int = 0,
+    rows: int = 16,
+    first: int = 0,
+    progress: bool = False,
 ) -> Rollout:
     """Show `model` the context of every row, then let it imagine the horizon with `steps` denoising steps per frame.
 
-    What a row imagines follows from `seed` and its number alone: `rows`, how many are computed at once, is a matter of
-    memory and speed. A model of chunks wants horizons of whole chunks.
+    What a row imagines follows from `seed` and its number alone, which is `first` for the first one here: `rows`, how
+    many are computed at once, is a matter of memory and speed. A model of chunks wants horizons of whole chunks.
+    `steps` None: as many as the model usually takes.
     """
     count, horizon, chunk = *trial.ahead.mask.shape, model.config.chunk
     if horizon % chunk:
@@ -56,13 +64,15 @@ def rollout(
         for begin in range(0, count, rows):
             part = trial.rows(begin, begin + rows).to(model.device)
             here = len(part.ahead.mask)
-            generators = row_generators(seed, 0, range(begin, begin + here), model.device)
+            generators = row_generators(seed, 0, range(first + begin, first + begin + here), model.device)
             memory = observe(model, part.context, model.empty(here)).memory
-            chunks: list[Rollout] = []
+            chunks, nothing = list[Rollout](), model.empty(0)
             for t in range(0, horizon, chunk):
                 ahead = window(part.ahead, t, t + chunk)
-                chunks.append(continue_clip(model, ahead, memory, steps=steps, generators=generators))
-                memory = observe(model, ahead, memory).memory if trial.teacher else chunks[-1].memory
+                told = ahead if part.told is None else replace(ahead, actions=part.told[:, t : t + chunk])
+                new = continue_clip(model, told, memory, steps=steps, generators=generators)
+                memory = observe(model, ahead, memory).memory if trial.teacher else new.memory
+                chunks.append(_joined([new], nothing, 0))  # no memory but the last one is kept
                 bar.update(here * chunk)
             parts.append(_joined(chunks, memory.to("cpu"), 1))
     memories = [part.memory.state_dict() for part in parts]
@@ -76,12 +86,12 @@ def observe(model: WorldModel, clips: Clips, memory: Memory) -> Observed:
     for t in range(0, clips.mask.shape[1], length):
         part = window(clips, t, t + length)
         features, memory = model.observe(part.frames, part.actions, memory, pose=_pose(model, part.pose))
-        seen.append(features)
+        seen.append(replace(features, inputs=features.inputs.new_empty(0)))  # many times larger than all the rest
     return Observed(seen, memory)
 
 
 def continue_clip(
-    model: WorldModel, told: Clips, memory: Memory, *, steps: int, generators: Sequence[torch.Generator]
+    model: WorldModel, told: Clips, memory: Memory, *, steps: int | None, generators: Sequence[torch.Generator]
 ) -> Rollout:
     """Imagine the frames of one chunk, `told` (B, c), of which only actions and poses are looked at."""
     one = model.config.chunk == 1

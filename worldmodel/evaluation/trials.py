@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from worldmodel.drawing import Generators, normal, row_generators, uniform
 from worldmodel.episodes import Clips
 from worldmodel.episodes.retrace import cleared, mapped, without_actions
 from worldmodel.errors import InputError
@@ -23,21 +24,25 @@ CORRUPTED: tuple[Protocol, ...] = ("dropped", "noised", "jumped")
 @dataclass(frozen=True)
 class Trial:
     """One question per row. The model is shown `context` and told the actions and poses of `ahead`, whose frames,
-    rewards and ends are the truth. `teacher`: every true frame is shown once it has been predicted.
+    rewards and ends are the truth. `teacher`: every true frame is shown once it has been predicted. `told` replaces the
+    actions under which frames are imagined; those that enter memory with true frames are the true ones.
     """
 
     context: Clips  # (B, n, ...), n may be 0
     ahead: Clips  # (B, horizon, ...)
     teacher: bool = False
+    told: Tensor | None = None  # (B, horizon) int64, or (B, horizon, A)
 
     def rows(self, begin: int, end: int) -> Trial:
         """Rows `begin` to `end` alone."""
         part = slice(begin, end)
-        return Trial(self.context.rows(part), self.ahead.rows(part), self.teacher)
+        told = None if self.told is None else self.told[part]
+        return Trial(self.context.rows(part), self.ahead.rows(part), self.teacher, told)
 
     def to(self, device: torch.device | str) -> Trial:
         """The same on `device`."""
-        return Trial(self.context.to(device), self.ahead.to(device), self.teacher)
+        told = None if self.told is None else self.told.to(device)
+        return Trial(self.context.to(device), self.ahead.to(device), self.teacher, told)
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,13 @@ def make_trial(
     chunk: int = 1,
     corruption: Corruption | None = None,
     seed: int = 0,
+    first: int = 0,
 ) -> Trial:
     """The trial of a protocol on recorded clips (B, T); every row must have the frames that it needs.
 
     `chunk`: frames that the model denoises jointly; context and horizon are whole chunks. What a corruption takes away
-    is drawn from `seed`. An `InputError` says which frames are lacking.
+    follows from `seed` and the number of the row, which is `first` for the first one here. An `InputError` says which
+    frames are lacking.
     """
     if horizon < 1 or horizon % chunk or context % chunk:
         raise InputError(
@@ -86,8 +93,8 @@ def make_trial(
     trial = reasoning(clips, context, horizon)
     if protocol not in CORRUPTED:
         return replace(trial, teacher=protocol == "one-step")
-    generator = torch.Generator().manual_seed(seed)
-    return replace(trial, context=corrupted(protocol, trial.context, corruption or Corruption(), chunk, generator))
+    generators = row_generators(seed, 1, range(first, first + len(clips.mask)), clips.mask.device)
+    return replace(trial, context=corrupted(protocol, trial.context, corruption or Corruption(), chunk, generators))
 
 
 def reasoning(clips: Clips, context: int, horizon: int) -> Trial:
@@ -118,23 +125,21 @@ def retrieval(clips: Clips, context: int, horizon: int) -> Trial:
     return Trial(shown, ahead)
 
 
-def corrupted(
-    protocol: Protocol, shown: Clips, corruption: Corruption, chunk: int, generator: torch.Generator
-) -> Clips:
+def corrupted(protocol: Protocol, shown: Clips, corruption: Corruption, chunk: int, generators: Generators) -> Clips:
     """A context with something wrong in it; what is missing is whole chunks, at least one, and leaves one."""
     if protocol == "noised":
-        return noised(shown, corruption.noise, generator)
+        return noised(shown, corruption.noise, generators)
     frames = shown.mask.shape[1]
     count = max(1, round((corruption.drop if protocol == "dropped" else corruption.gap) * frames / chunk)) * chunk
     if count > frames - chunk:
         raise InputError(f"a context of {frames} frames is too short to take {count} away: use a longer one")
-    return dropped(shown, count, generator) if protocol == "dropped" else jumped(shown, count)
+    return dropped(shown, count, generators) if protocol == "dropped" else jumped(shown, count)
 
 
-def dropped(clips: Clips, count: int, generator: torch.Generator) -> Clips:
+def dropped(clips: Clips, count: int, generators: Generators) -> Clips:
     """The clips without `count` frames each, drawn anew for every row; the last frame stays."""
     rows, frames = clips.mask.shape
-    ranks = torch.rand(rows, frames - 1, generator=generator).argsort(1)
+    ranks = uniform((rows, frames - 1), generators, clips.rewards).argsort(1)
     kept = torch.cat([ranks[:, count:].sort(1).values, torch.full((rows, 1), frames - 1)], 1)
     return select(clips, kept)
 
@@ -147,9 +152,9 @@ def jumped(clips: Clips, count: int) -> Clips:
     return select(clips, kept.expand(rows, -1))
 
 
-def noised(clips: Clips, strength: float, generator: torch.Generator) -> Clips:
+def noised(clips: Clips, strength: float, generators: Generators) -> Clips:
     """The clips with Gaussian noise of deviation 255 * `strength` on every pixel, rounded and clamped."""
-    noise = torch.randn(clips.frames.shape, generator=generator) * (255 * strength)
+    noise = normal(tuple(clips.frames.shape), generators, clips.rewards) * (255 * strength)
     return replace(clips, frames=(clips.frames + noise).round().clamp(0, 255).to(torch.uint8))
 
 

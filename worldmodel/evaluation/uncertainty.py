@@ -19,7 +19,7 @@ import tyro
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import device_of
 from worldmodel.errors import InputError, MissingExtraError, require
-from worldmodel.evaluation.calibration import KINDS, Observed, judge, watch
+from worldmodel.evaluation.calibration import KINDS, Watched, calibrate, watch
 from worldmodel.evaluation.clips import draw_windows, read_windows
 from worldmodel.evaluation.judging import trial_for
 from worldmodel.evaluation.models import Model, describe, load_models, versions
@@ -29,7 +29,7 @@ from worldmodel.sampling import Sampler, Sampling
 from worldmodel.uncertainty import DRAWS
 
 Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""What `judge` found, by protocol and kind of uncertainty."""
+"""What `calibrate` found, by protocol and kind of uncertainty."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     seen = {protocol: watched(options, protocol, model) for protocol in options.protocols}
     judged: Figures = {
         protocol: {
-            kind: judge(observed, kind, wrong_below=options.wrong_below, seed=options.seed) for kind in observed.scores
+            kind: calibrate(observed, kind, wrong_below=options.wrong_below, seed=options.seed)
+            for kind in observed.scores
         }
         for protocol, observed in seen.items()
     }
@@ -92,7 +93,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     return results
 
 
-def watched(options: Options, protocol: Protocol, model: Model) -> Observed:
+def watched(options: Options, protocol: Protocol, model: Model) -> Watched:
     """`watch` the clips that the options ask for."""
     length = options.context + options.horizon
     windows = draw_windows(model.store, options.clips, length, np.random.default_rng(options.seed))

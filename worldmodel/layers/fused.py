@@ -61,47 +61,43 @@ class _Gelu(torch.autograd.Function):
         return torch.addcmul(share, share - share * share, slope).mul_(gradient)
 
 
-def convolve_silu(past: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """SiLU of a causal convolution of each channel: x (b, l, c) after past (b, w - 1, c), weight (c, w), bias (c,).
+def convolve(past: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A causal convolution of each channel: x (b, l, c) after past (b, w - 1, c), weight (c, w), bias (c,).
 
     A sum of w shifted products: convolutions with a group per channel take several times as long.
     """
     if not _here(x):
         joined = torch.cat([past, x], 1).transpose(1, 2)
-        convolved = functional.conv1d(joined, weight[:, None], bias, groups=len(weight))
-        return functional.silu(convolved.transpose(1, 2))
+        return functional.conv1d(joined, weight[:, None], bias, groups=len(weight)).transpose(1, 2)
     taps = weight.T.contiguous()  # (w, c)
     if x.shape[1] == 1 and not torch.is_grad_enabled():
         total = torch.addcmul(bias, x, taps[-1])
-        for tap, before in zip(taps[:-1], past.split(1, 1), strict=True):
-            total.addcmul_(before, tap)
-        return functional.silu(total, inplace=True)
-    return _applied(_ConvolveSilu, torch.cat([past, x], 1), taps, bias)
+        for before, tap in enumerate(taps[:-1]):
+            total.addcmul_(past[:, before : before + 1], tap)
+        return total
+    return _applied(_Convolve, torch.cat([past, x], 1), taps, bias)
 
 
-class _ConvolveSilu(torch.autograd.Function):
+class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, joined: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
-        width = len(taps)
-        length = joined.shape[1] - width + 1
+        length = joined.shape[1] - len(taps) + 1
         total = torch.addcmul(bias, joined[:, :length], taps[0])
-        for shift in range(1, width):
+        for shift in range(1, len(taps)):
             total.addcmul_(joined[:, shift : shift + length], taps[shift])
-        share = total.sigmoid()
-        ctx.save_for_backward(joined, taps, total, share)
-        return total * share
+        ctx.save_for_backward(joined, taps)
+        return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        joined, taps, total, share = ctx.saved_tensors
-        inner = torch.addcmul(share, total, share - share * share).mul_(gradient)
-        length, of_joined, of_taps = inner.shape[1], torch.zeros_like(joined), []
+        joined, taps = ctx.saved_tensors
+        length, of_joined, of_taps = gradient.shape[1], torch.zeros_like(joined), []
         for shift, tap in enumerate(taps):
             window = slice(shift, shift + length)
-            of_joined[:, window].addcmul_(inner, tap)
-            of_taps.append((joined[:, window] * inner).sum((0, 1)))
-        return of_joined, torch.stack(of_taps), inner.sum((0, 1))
+            of_joined[:, window].addcmul_(gradient, tap)
+            of_taps.append((joined[:, window] * gradient).sum((0, 1)))
+        return of_joined, torch.stack(of_taps), gradient.sum((0, 1))
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:

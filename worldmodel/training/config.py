@@ -28,6 +28,9 @@ class TrainingConfig:
     """Frames per clip: how far back gradients reach."""
     curriculum: str = ""
     """Lengths in stages instead, each with its number of steps: 64:20k,128:20k. The last length stays."""
+    carry: float = 0.0
+    """Share of clips that go on where the clip before of their row ended, from the memory it left (truncated
+    backpropagation through time); the others begin anew, anywhere, from empty memory, as all do at 0."""
     muon_lr: float = 0.01
     """Learning rate of Muon, for the matrices of the layers."""
     adam_lr: float = 1e-3
@@ -71,6 +74,8 @@ class TrainingConfig:
         for name in ("warmup", "workers", "steps", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)}: give 0 or more")
+        if not 0 <= self.carry <= 1:
+            raise InputError(f"carry={self.carry}: give a share of the clips from 0 to 1")
         if not 0 <= self.decay <= 1:
             raise InputError(f"decay={self.decay}: give a share of the steps from 0 to 1")
         self.stages  # noqa: B018 - raises what is wrong with it

@@ -15,7 +15,7 @@ STEP = "backbone.condition.step.weight"
 """What a plain model lacks: the embedding of the step sizes, which begins at zero."""
 
 MAY_DIFFER = (
-    *("shortcut", "shortcut_share", "context_prob", "action_dropout", "reward_weight"),
+    *("shortcut", "shortcut_share", "context_prob", "context_noise", "action_dropout", "reward_weight"),
     *("noise_mean", "noise_std", "min_noise", "weight"),
 )
 """Settings that say how a model is trained, not what its weights compute."""

@@ -61,8 +61,7 @@ def blocks_of(model: WorldModel) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     """
     for module in model.modules():
         if isinstance(module, BlockwiseMamba):
-            sizes = (module.inner, module.inner, module.state_size, module.state_size, module.heads)
-            yield module.project_in.weight, sizes
+            yield module.project_in.weight, tuple(size for size in module.blocks if size)
         if isinstance(module, FrameLocalAttention):
             yield module.qkv.weight, (module.qkv.in_features,) * 3
 

@@ -100,6 +100,23 @@ class Processes:
             return flag
         return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
 
+    def largest(self, number: int) -> int:
+        """The largest number of all processes'."""
+        if self.count == 1:
+            return number
+        return int(self.accelerator.gather(torch.tensor([number], device=self.device)).max())
+
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, of one shape, joined along their rows: on the CPU of the main one.
+
+        The others are given back their own.
+        """
+        if self.count == 1:
+            return tensor.cpu()
+        parts = [torch.empty_like(tensor) for _ in range(self.count)] if self.main else None
+        torch.distributed.gather(tensor.contiguous(), parts)
+        return torch.cat([part.cpu() for part in parts]) if parts else tensor
+
     def same(self, module: nn.Module) -> None:
         """Give every process the main one's state of `module`."""
         if self.count > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.atomic import replace
+from worldmodel.atomic import replace as write_atomically
 from worldmodel.checkpoint import read_state, save_checkpoint, taking_up
 from worldmodel.diffusion import Draw
 from worldmodel.drawing import row_generators
@@ -22,8 +22,10 @@ from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
 from worldmodel.errors import InputError
 from worldmodel.gradients import Skipping
+from worldmodel.memory import Memory
 from worldmodel.model import Counts, Losses, WorldModel
 from worldmodel.stepping import Figures, deferred_interrupts, run_steps, settled
+from worldmodel.training.carried import Carried
 from worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
 from worldmodel.training.curriculum import Curriculum
 from worldmodel.training.heads import HeadsConfig, fit_heads
@@ -39,6 +41,7 @@ class Part:
 
     clips: Clips
     drawn: Draw
+    memory: Memory | None = None  # that the clips begin from; None: an empty one
 
 
 class Trainer:
@@ -78,7 +81,9 @@ class Trainer:
         self.fitted: dict[str, float] = {}  # when the heads were fitted last, and how well
         self.recent: list[dict[str, float]] = []
         self.skipping = Skipping("resume to try others, or train anew with lower muon_lr and adam_lr, or in float32")
-        clips = StepClips(source, config.seed, self.rows, config.stages.length)
+        self.carried = Carried(model, source, config, self.rows, self.processes) if config.carry else None
+        each = StepClips(source, config.seed, self.rows, config.stages.length)
+        clips = self.carried.clips if self.carried else each
         self.loader = ClipLoader(clips, config.workers, pin=model.device.type == "cuda")
         if (out / STATE).exists():
             self.load()
@@ -124,13 +129,13 @@ class Trainer:
                 ours.load_state_dict(best.state_dict())
             self.fitted = {**figures, "heads_step": float(self.step)}
             self.save()
-            self.processes.wait()
         return dict(self.fitted)
 
     def train_step(self) -> Figures:
         """One optimiser step; returns its losses and gradient norm, unless it was skipped as that is not finite."""
         self.skipping.check()
         self.model.train()
+        self.whole = self.processes.count == 1  # where one fails alone, the others do not come to save with it
         parts = self.parts()
         self.whole = False
         losses = self.backward(parts)
@@ -144,6 +149,9 @@ class Trainer:
             if usable:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if self.carried:
+            # What had no finite gradient is nothing to go on from.
+            self.carried.memory = losses.memory if usable else None
         if usable:
             self.model.readout.standardise.update(self.processes.total)
         else:
@@ -169,27 +177,35 @@ class Trainer:
         device, size = self.model.device, len(self.rows) // self.config.accumulate
         clips = self.loader.clips(self.step).to(device)
         generators = row_generators(self.config.seed, self.step, self.rows, device)
-        slices = (slice(begin, begin + size) for begin in range(0, len(self.rows), size))
-        shares = ((clips.rows(rows), generators[rows]) for rows in slices)
-        return [Part(share, self.model.draw(share, own)) for share, own in shares]
+        memory = self.carried.start(self.step) if self.carried else None
+        found = []
+        for begin in range(0, len(self.rows), size):
+            rows = slice(begin, begin + size)
+            share = clips.rows(rows)
+            start = None if memory is None else memory.select(rows)
+            found.append(Part(share, self.model.draw(share, generators[rows]), start))
+        return found
 
     def backward(self, parts: list[Part]) -> Losses:
         """Leave the gradient of the whole step's loss in the weights, and return that loss, over all processes."""
         counts = [stacked(self.model.counts(part.clips, part.drawn)) for part in parts]
         whole = Counts(*self.processes.total(torch.stack(counts).sum(0)))
         half = self.config.precision == "bfloat16"
-        found = []
+        carry = self.carried is not None and self.carried.clips.carries(self.step)
+        found, memories = [], []
         for part in parts:
             last = part is parts[-1]
             with (
                 nullcontext() if last else self.processes.apart(self.parallel),
                 torch.autocast(self.model.device.type, torch.bfloat16, enabled=half),
             ):
-                losses = self.parallel(part.clips, part.drawn, whole)
+                losses = self.parallel(part.clips, part.drawn, whole, part.memory, carry)
                 # Every process has its part of the sum, and their gradients are averaged.
                 torch.autograd.backward(losses.total * self.processes.count)
             found.append(stacked(losses).detach())
-        return Losses(*self.processes.total(torch.stack(found).sum(0)))
+            memories.append(losses.memory)
+        memory = Memory.cat(memories) if carry else None
+        return replace(Losses(*self.processes.total(torch.stack(found).sum(0))), memory=memory)
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -203,6 +219,7 @@ class Trainer:
         """Fit the tokenizer to a sample of real frames."""
         if bool(self.model.tokenizer.fitted):
             return
+        self.whole = self.processes.count == 1
         if self.processes.main:
             length = self.config.stages.length(0)
             generator = np.random.default_rng((self.config.seed, 0, 0, 1))  # no row of any step draws from this one
@@ -211,15 +228,21 @@ class Trainer:
             self.model.tokenizer.fit(frames, seed=self.config.seed, progress=self.progress)
         self.processes.same(self.model.tokenizer)
         self.average.tokenizer.load_state_dict(self.model.tokenizer.state_dict())
+        self.whole = True
 
     def agree(self, flag: bool) -> bool:
         """Whether any of the processes says so."""
         return self.processes.any(flag)
 
     def save(self) -> None:
-        """Write the averaged weights and the state to resume from; in the main process only."""
-        if not self.processes.main:
-            return
+        """Write the averaged weights and the state to resume from, in the main process; all others wait for it."""
+        carried = self.carried.state_dict(self.step) if self.carried else None
+        if self.processes.main:
+            self.write(carried)
+        self.processes.wait()
+
+    def write(self, carried: Mapping[str, Any] | None) -> None:
+        """Write what `save` does, with what the rows of all processes carry."""
         save_checkpoint(self.out, self.average, world=self.world, step=self.step)
         state = {
             "step": self.step,
@@ -230,13 +253,14 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "carried": carried,
         }
-        replace(self.out / STATE, lambda path: torch.save(state, path))
+        write_atomically(self.out / STATE, lambda path: torch.save(state, path))
 
     def load(self) -> None:
         """Continue from `training.pt`; refuses one of another configuration, naming what differs."""
         path = self.out / STATE
-        state = read_state(path, self.model.device)
+        state = read_state(path, torch.device("cpu"))  # there is room for the memory of all processes' rows
         with taking_up(path):
             check_same(path, state["model_config"], self.model.config)
             but = MAY_CHANGE
@@ -249,6 +273,8 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
+            if self.carried:
+                self.carried.load_state_dict(self.step, state["carried"])
 
 
 def compile_layers(model: WorldModel) -> None:
@@ -261,4 +287,4 @@ def compile_layers(model: WorldModel) -> None:
 
 def stacked(scalars: Counts | Losses) -> Tensor:
     """All of them in one vector."""
-    return torch.stack([getattr(scalars, item.name) for item in fields(scalars)])
+    return torch.stack([getattr(scalars, item.name) for item in fields(scalars) if item.name != "memory"])

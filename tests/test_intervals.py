@@ -1,0 +1,71 @@
+"""Intervals against textbook values, and how often they cover."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from worldmodel.errors import InputError
+from worldmodel.statistics import by_unit, mean_interval, rate_interval, student_band, student_quantile
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (9, 2.2622), (30, 2.0423), (1000, 1.9623)]
+)
+def test_quantiles_of_students_t(degrees: int, quantile: float) -> None:
+    assert student_quantile(0.975, degrees) == pytest.approx(quantile, abs=1e-4)
+
+
+def test_quantiles_reach_from_cauchy_to_normal() -> None:
+    assert student_quantile(0.95, 1) == pytest.approx(math.tan(math.pi * 0.45))
+    assert student_quantile(0.95, 2) == pytest.approx(0.9 / math.sqrt(2 * 0.95 * 0.05))
+    assert student_quantile(0.975, 200_001) == pytest.approx(1.95997, abs=1e-4)
+
+
+def test_mean_of_two_by_hand() -> None:
+    found = mean_interval(np.array([1.0, 3.0]))
+    assert (found.mean, found.count) == (2.0, 2)
+    assert found.high - found.mean == pytest.approx(12.7062, abs=1e-4)  # deviation sqrt(2), over sqrt(2)
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+
+
+def test_columns_leave_out_what_is_not_known() -> None:
+    found = student_band(np.array([[1.0, NAN, NAN], [3.0, 5.0, NAN], [NAN, 7.0, 4.0], [NAN, NAN, NAN]]))
+    assert found.count.tolist() == [2, 2, 1]
+    assert found.mean.tolist() == [2.0, 6.0, 4.0]
+    np.testing.assert_allclose(found.high - found.mean, [12.7062, 12.7062, NAN], atol=1e-4)
+    nothing = mean_interval(np.array([NAN]))
+    assert nothing.count == 0
+    assert math.isnan(nothing.mean)
+
+
+def test_the_mean_is_covered_as_often_as_is_said() -> None:
+    generator = np.random.default_rng(0)
+    band = student_band(generator.normal(5.0, 2.0, (4, 4000)))
+    assert np.mean((band.low <= 5) & (band.high >= 5)) == pytest.approx(0.95, abs=0.012)
+
+
+def test_clips_of_an_episode_count_once() -> None:
+    values, episodes = np.array([[1.0, NAN], [3.0, 4.0], [10.0, 20.0]]), np.array([7, 7, 2])
+    assert by_unit(values, episodes).tolist() == [[10.0, 20.0], [2.0, 4.0]]
+
+
+def test_rates_by_wilson() -> None:
+    found = rate_interval(8, 10)  # Agresti & Coull (1998) give (.490, .943)
+    assert (found.low, found.high) == (pytest.approx(0.490, abs=1e-3), pytest.approx(0.943, abs=1e-3))
+    none, all_ = rate_interval(0, 10), rate_interval(10, 10)
+    assert (none.low, all_.high) == (0.0, 1.0)
+    assert none.high == pytest.approx(1 - all_.low) == pytest.approx(0.2775, abs=1e-4)
+    assert found.low < rate_interval(8.5, 10).low < rate_interval(9, 10).low
+
+
+def test_what_has_no_interval_is_refused() -> None:
+    for asked in (lambda: rate_interval(1, 0), lambda: rate_interval(3, 2), lambda: student_quantile(0.975, 0)):
+        with pytest.raises(InputError):
+            asked()
+    with pytest.raises(InputError, match="level is 1"):
+        mean_interval(np.array([1.0]), level=1.0)

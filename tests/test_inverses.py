@@ -1,0 +1,54 @@
+"""What a recording says of its actions holds in the world itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.policies import RandomPolicy
+from envs.factory import EnvConfig, make
+from envs.inverses import inverse_actions
+from envs.recording import record
+from worldmodel.episodes import EpisodeStore
+from worldmodel.evaluation.studies.palindrome import inverse_of
+
+
+@pytest.mark.parametrize("actions", [(0, 1, 2), (2, 1, 0), None])
+def test_what_was_recorded_undoes_every_step(tmp_path: Path, actions: tuple[int, ...] | None) -> None:
+    pytest.importorskip("minigrid")
+    config = EnvConfig("lssvwm/MiniGrid-Carpet-v0", actions=actions, max_episode_steps=200)
+    store = EpisodeStore(tmp_path, create=True)
+    record(config, store, RandomPolicy(len(actions or range(7))), episodes=1, num_envs=1, processes=False, seed=3)
+    inverse, env, moved = inverse_of(store), make(config), 0
+    frame, _ = env.reset(seed=3)
+    generator = np.random.default_rng(0)
+    for action in generator.choice(sorted(inverse), size=60).tolist():
+        before = frame
+        frame = env.step(np.int64(action))[0]
+        if (frame == before).all():
+            continue  # a wall: nothing was done
+        moved += 1
+        for undo in inverse[action]:
+            back = env.step(np.int64(undo))[0]
+        assert (back == before).all()
+        frame = env.step(np.int64(action))[0]
+    assert moved > 30
+    assert len(inverse) == 3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [EnvConfig("lssvwm/MemoryMaze-9x9-v0"), EnvConfig("MiniGrid-Dynamic-Obstacles-5x5-v0")],
+)
+def test_where_nothing_is_exact_nothing_is_said(config: EnvConfig) -> None:
+    assert inverse_actions(config) is None
+
+
+def test_only_what_is_offered_can_undo() -> None:
+    table = inverse_actions(EnvConfig("MiniGrid-Empty-5x5-v0", actions=(0, 2)))
+    assert table is None
+    table = inverse_actions(EnvConfig("MiniGrid-Empty-5x5-v0", actions=(1, 0)))
+    assert table is not None
+    assert table.tolist() == [[[1], [0]]]

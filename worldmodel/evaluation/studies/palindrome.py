@@ -1,0 +1,239 @@
+"""A palindrome walk: actions out and back in inverse order. Frame t of the way out must come again on the way back.
+
+Which action undoes which is the world's own affair: `1:2,2:1` for turns, `0:1,1:0,2:1+1+2+1+1` where a step is undone
+by turning round, stepping and turning round again. Recordings may carry it as the extra `inverse_actions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldmodel.episodes import Clips, EpisodeStore
+from worldmodel.episodes.data import INVERSE_KEY
+from worldmodel.errors import InputError
+from worldmodel.evaluation.clips import Windows, read_windows
+from worldmodel.evaluation.metrics import psnr
+from worldmodel.evaluation.models import Model
+from worldmodel.evaluation.rollout import observe
+from worldmodel.evaluation.studies.study import Line, Settings, Study, cell, generators_of, plain_band
+from worldmodel.evaluation.trials import window
+from worldmodel.memory import Memory
+from worldmodel.model import WorldModel
+from worldmodel.statistics import FloatArray, by_unit, student_band
+
+Inverse = Mapping[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Palindrome:
+    """Walks out and back."""
+
+    inverse: str = ""
+    """Which actions undo which, such as 1:2,2:1 or 2:1+1+2+1+1; by default what the recording says."""
+    steps: int = 16
+    """Recorded actions on the way out; walks are taken where all of them can be undone."""
+
+
+@dataclass(frozen=True)
+class Back:
+    """What a batch of rows is told on the way back, and where it must then be: all (B, L), rows filled up."""
+
+    actions: Tensor  # int64
+    active: Tensor  # bool: the row still acts
+    reached: Tensor  # int64: the step of the way out that this frame undoes down to (0: its start), or -1
+
+
+def palindrome(models: Sequence[Model], config: Palindrome, settings: Settings) -> Study:
+    """The study: PSNR by steps undone, after a real way out and after a dreamt one."""
+    if config.steps < 1:
+        raise InputError(f"--palindrome.steps {config.steps}: give at least 1")
+    table = [("model", "way out", "all steps, dB", *(f"{n} back" for n in shown(config.steps)), "walks", "episodes")]
+    figures: dict[str, Any] = {}
+    lines: list[Line] = []
+    store, windows = models[0].store, None
+    for model in models:
+        world = model.checkpoint.model
+        if not world.config.num_actions or world.config.pose_size or world.config.chunk > 1:
+            raise InputError(
+                f"{model.name}: a palindrome walk takes a model that is told one action per frame and no pose; "
+                "where a pose is told, --protocols retrieval walks back"
+            )
+        inverse = parse_inverse(config.inverse, world.config.num_actions) or inverse_of(store)
+        windows = windows or walks(store, inverse, config.steps, settings)
+        found = walk_back(world, model.store, windows, inverse, config.steps, settings, model.name)
+        figures[model.name] = {}
+        for way, values in zip(("real", "dreamt", "held"), found, strict=True):
+            if way == "held":
+                continue
+            by_episode = by_unit(values, windows.episodes)
+            figures[model.name][way] = plain_band(student_band(by_episode))
+            table.append(line_of(model.name, way, values, windows, config.steps))
+            lines.append(Line(f"{model.name}, {way} way out", range(1, config.steps + 1), student_band(by_episode)))
+    assert windows is not None
+    table.append(line_of("last frame of the way out, held", "real", found[2], windows, config.steps))
+    held = student_band(by_unit(found[2], windows.episodes))
+    lines.append(Line("last frame of the way out, held", range(1, config.steps + 1), held, reference=True))
+    about = (
+        f"After {settings.context} real frames, {config.steps} recorded actions out and their inverses in inverse "
+        f"order; PSNR of the frame that undoes n steps against the frame before them: the recorded one, or the dreamt "
+        f"one where the way out was dreamt too. Inverse: {told(inverse)}; a recorded step that changed no pixel did "
+        f"nothing and is not undone. {settings.steps} denoising steps. {len(models)} model(s), "
+        f"{len(windows.episodes)} walks from {len(np.unique(windows.episodes))} of {len(store)} episodes; means and "
+        "95 % intervals (Student's t) over episodes."
+    )
+    axes = ("steps undone", "PSNR of the frame that comes again, dB")
+    return Study("palindrome", "Palindrome walk", about, tuple(table), figures, tuple(lines), axes)
+
+
+def line_of(name: str, way: str, values: FloatArray, windows: Windows, steps: int) -> tuple[str, ...]:
+    """One line of the table: (walks, steps) PSNR as a whole and after some steps."""
+    whole = student_band(by_unit(student_band(values.T).mean, windows.episodes))
+    each = student_band(by_unit(values, windows.episodes))
+    near = (cell(each, n - 1) for n in shown(steps))
+    return (name, way, cell(whole), *near, str(len(values)), str(int(whole.count)))
+
+
+def shown(steps: int) -> list[int]:
+    """Numbers of steps that the table shows: 1, 2, 4, ... and the last."""
+    return sorted({2**n for n in range(steps.bit_length()) if 2**n <= steps} | {steps})
+
+
+def parse_inverse(text: str, actions: int) -> Inverse:
+    """`1:2,2:1+1` as a mapping; empty for an empty text. An InputError for anything else, or an unknown action."""
+    found: dict[int, tuple[int, ...]] = {}
+    for item in filter(None, text.split(",")):
+        try:
+            done, undo = item.split(":")
+            found[int(done)] = tuple(map(int, undo.split("+")))
+        except ValueError as error:
+            raise InputError(
+                f"--palindrome.inverse {text!r}: {item!r} is not ACTION:ACTION or ACTION:ACTION+ACTION, such as 1:2,2:1"
+            ) from error
+        if unknown := [a for a in (int(done), *found[int(done)]) if not 0 <= a < actions]:
+            raise InputError(f"--palindrome.inverse {text!r}: there is no action {unknown[0]}, only 0 to {actions - 1}")
+    return found
+
+
+def inverse_of(store: EpisodeStore) -> Inverse:
+    """What the recording says; an InputError where it says nothing."""
+    rows = store.read_array(store.names[0], INVERSE_KEY)
+    if rows is None:
+        raise InputError(
+            f"{store.root / store.names[0]} does not say which actions undo which (extra '{INVERSE_KEY}'): give "
+            "--palindrome.inverse, such as 1:2,2:1 where 1 and 2 are turns to either side"
+        )
+    return {action: tuple(row[row >= 0].tolist()) for action, row in enumerate(rows[0]) if (row >= 0).any()}
+
+
+def told(inverse: Inverse) -> str:
+    """A mapping as it is given on the command line."""
+    return ",".join(f"{done}:{'+'.join(map(str, undo))}" for done, undo in sorted(inverse.items()))
+
+
+def walks(store: EpisodeStore, inverse: Inverse, steps: int, settings: Settings) -> Windows:
+    """Windows of `context` frames and `steps` actions that can all be undone, from as many episodes as it takes.
+
+    Each is drawn once, episodes in random order and about as many from each, so that not all have to be read.
+    """
+    if settings.context < 1:
+        raise InputError("--context 0: a walk begins after at least 1 real frame")
+    length, found = settings.context + steps, list[tuple[int, int]]()
+    generator, each = np.random.default_rng(settings.seed), -(-settings.clips // len(store))
+    for number in generator.permutation(len(store)).tolist():
+        action = store.read(store.names[number]).action
+        undone = np.isin(action, list(inverse)).astype(int) if action.ndim == 1 else np.zeros(len(action), int)
+        ends = np.concatenate([[0], undone.cumsum()])
+        starts = np.arange(max(0, len(action) - length + 1))
+        able = starts[ends[starts + length] - ends[starts + settings.context] == steps]
+        found += [(number, start) for start in generator.permutation(able)[:each].tolist()]
+        if len(found) >= settings.clips:
+            break
+    if not found:
+        raise InputError(
+            f"{store.root}: nowhere {steps} actions in a row after {settings.context} frames are of {sorted(inverse)}, "
+            "the ones that can be undone: give --palindrome.inverse for more of them, or fewer --palindrome.steps"
+        )
+    episodes, starts = np.array(found[: settings.clips], np.int64).T
+    return Windows(episodes, starts, length)
+
+
+def way_back(out: Clips, inverse: Inverse) -> Back:
+    """The way back from `out` (B, steps + 1): the frame at which the walk begins, and the walk."""
+    plans: list[list[tuple[int, int]]] = []
+    moved = (out.frames[:, 1:] != out.frames[:, :-1]).flatten(2).any(2)
+    for actions, changed in zip(out.actions.tolist(), moved.tolist(), strict=True):
+        plan: list[tuple[int, int]] = []
+        for step in range(len(changed), 0, -1):
+            undo = inverse[actions[step]] if changed[step - 1] else ()
+            plan += [(action, step - 1 if n == len(undo) - 1 else -1) for n, action in enumerate(undo)]
+        plans.append(plan)
+    shape = (len(plans), max(1, *map(len, plans)))
+    actions, reached = torch.zeros(shape, dtype=torch.int64), torch.full(shape, -1)
+    for row, plan in enumerate(plans):
+        for at, (action, step) in enumerate(plan):
+            actions[row, at], reached[row, at] = action, step
+    active = torch.arange(shape[1]) < torch.tensor([len(plan) for plan in plans])[:, None]
+    return Back(actions, active, reached)
+
+
+@torch.no_grad()
+def walk_back(
+    model: WorldModel,
+    store: EpisodeStore,
+    windows: Windows,
+    inverse: Inverse,
+    steps: int,
+    settings: Settings,
+    name: str = "",
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """PSNR by steps undone, (walks, steps) each: real way out, dreamt way out, and the last real frame held.
+
+    NaN where a step did nothing: no frame undoes it.
+    """
+    count = len(windows.episodes)
+    found = np.full((3, count, steps), np.nan)
+    for begin in tqdm(range(0, count, settings.rows), desc=f"palindrome: {name}", disable=not settings.progress):
+        part = slice(begin, min(begin + settings.rows, count))
+        clips = read_windows(store, windows.rows(part))
+        back, rows = (
+            way_back(window(clips, settings.context - 1, windows.length), inverse),
+            range(part.start, part.stop),
+        )
+        clips, context = clips.to(model.device), settings.context
+        out, begun = clips.frames[:, context - 1 :], observe(model, window(clips, 0, context), model.empty(len(rows)))
+        real = observe(model, window(clips, context, windows.length), begun.memory).memory
+        found[0, part] = undone(model, real, back, out, settings, rows)
+        generators, memory, dreamt = generators_of(settings.seed, 1, rows, model.device), begun.memory, [out[:, 0]]
+        for t in range(context, windows.length):
+            new = model.imagine(clips.actions[:, t], memory, steps=settings.steps, generator=generators)
+            memory = new.memory
+            dreamt.append(new.frame)
+        found[1, part] = undone(model, memory, back, torch.stack(dreamt, 1), settings, rows)
+        held = psnr(out[:, -1:].expand_as(out[:, :-1]), out[:, :-1]).flip(1).cpu().numpy()
+        found[2, part] = np.where(np.isnan(found[0, part]), np.nan, held)
+    return found[0], found[1], found[2]
+
+
+def undone(
+    model: WorldModel, memory: Memory, back: Back, out: Tensor, settings: Settings, rows: Sequence[int]
+) -> FloatArray:
+    """Dream the way back from `memory`: PSNR against `out` (B, steps + 1, h, w, 3) by steps undone, (B, steps)."""
+    generators = generators_of(settings.seed, 2, rows, model.device)
+    found = np.full((len(out), out.shape[1] - 1), np.nan)
+    for at in range(back.actions.shape[1]):
+        active = back.active[:, at].to(model.device)
+        new = model.imagine(
+            back.actions[:, at].to(model.device), memory, steps=settings.steps, generator=generators, active=active
+        )
+        memory = new.memory
+        for row, step in enumerate(back.reached[:, at].tolist()):
+            if step >= 0:
+                found[row, found.shape[1] - step - 1] = psnr(new.frame[row], out[row, step]).item()
+    return found

@@ -1,0 +1,137 @@
+"""Do actions count? The error of frames predicted under wrong actions over that under the right ones.
+
+1.0: actions are ignored. Genie (Bruce et al. 2024, section 3) measures the same as a difference of PSNR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.episodes import EpisodeStore
+from worldmodel.episodes.retrace import led_here
+from worldmodel.errors import InputError
+from worldmodel.evaluation.clips import Windows, draw_windows, read_windows
+from worldmodel.evaluation.metrics import per_frame, psnr
+from worldmodel.evaluation.models import Model
+from worldmodel.evaluation.report import number
+from worldmodel.evaluation.rollout import rollout
+from worldmodel.evaluation.studies.study import Line, Settings, Study, plain_band
+from worldmodel.evaluation.trials import Trial, make_trial
+from worldmodel.statistics import Band, FloatArray, by_unit, student_band
+
+KINDS = ("next frame", "dream")
+
+
+def wrong_actions(models: Sequence[Model], settings: Settings) -> Study:
+    """The study: next frames after true ones, and dreams, both under right and wrong actions."""
+    table = [("model", "frames", "error, right", "error, wrong", "wrong / right", "clips", "episodes")]
+    figures: dict[str, Any] = {}
+    lines: list[Line] = []
+    for model in models:
+        windows = draw_windows(
+            model.store, settings.clips, settings.context + settings.horizon, np.random.default_rng(settings.seed)
+        )
+        wrong = shuffled(actions_of(model.store, windows), torch.Generator().manual_seed(settings.seed), model.name)
+        figures[model.name] = {}
+        for kind in KINDS:
+            right, other = errors(model, windows, wrong, kind == "next frame", settings)
+            ratio, by_step = ratio_of(right, other, windows), ratio_of(right, other, windows, by_step=True)
+            values = (f"{right.mean():.1f}", f"{other.mean():.1f}", told(ratio))
+            table.append((model.name, kind, *values, str(len(right)), str(int(ratio.count))))
+            figures[model.name][kind] = {"ratio": plain_band(ratio), "by_distance": plain_band(by_step)}
+            lines.append(Line(f"{model.name}, {kind}", range(1, settings.horizon + 1), by_step))
+    one = np.ones(settings.horizon)
+    ignored = Band(one, one, one, one.astype(np.int64))
+    lines.append(Line("actions ignored", range(1, settings.horizon + 1), ignored, reference=True))
+    about = (
+        "Mean squared error (grey levels of 255) of frames under the recorded actions and under others, each drawn "
+        "from all recorded ones that differ from it; the same noise for both. Next frame: after all true frames and "
+        f"true actions before it; dream: {settings.horizon} frames on, after {settings.context} real ones. 1.0: "
+        f"actions are ignored. {settings.steps} denoising steps, {len(models)} model(s). The ratio is the geometric "
+        "mean over episodes of the ratio of mean errors, with its 95 % interval (Student's t on logarithms)."
+    )
+    axes = ("frames after the context", "error under wrong / right actions")
+    return Study("actions", "Action-shuffle ratio", about, tuple(table), figures, tuple(lines), axes)
+
+
+def actions_of(store: EpisodeStore, windows: Windows) -> Tensor:
+    """The recorded actions of all windows, without their frames: what wrong ones are drawn from."""
+    recorded = (store.read(store.names[episode]).action for episode in windows.episodes)
+    spans = (slice(start, start + windows.length) for start in windows.starts)
+    return torch.from_numpy(np.stack([action[span] for action, span in zip(recorded, spans, strict=True)]))
+
+
+def shuffled(actions: Tensor, generator: torch.Generator, name: str = "") -> Tensor:
+    """For every action (B, T) or (B, T, A) another one that was recorded, never the same; none stays none."""
+    known = led_here(actions)
+    pool = actions[known]
+    kinds, which = torch.unique(pool, dim=0, return_inverse=True)
+    if len(kinds) < 2:
+        raise InputError(
+            f"{name}: the clips have {'one action' if len(kinds) else 'no action'} only, so there is no wrong one: "
+            "name episodes with more, or leave --studies actions out"
+        )
+    order = which.argsort(stable=True)
+    counts = torch.bincount(which)
+    # From the pool sorted by kind, a draw that skips the kind's own block.
+    begin = counts.cumsum(0) - counts
+    drawn = (torch.rand(len(which), generator=generator) * (len(which) - counts[which])).long()
+    drawn = torch.minimum(drawn, len(which) - counts[which] - 1)
+    drawn = drawn + torch.where(drawn >= begin[which], counts[which], 0)
+    other = actions.clone()
+    other[known] = pool[order[drawn]]
+    return other
+
+
+def errors(
+    model: Model, windows: Windows, wrong: Tensor, teacher: bool, settings: Settings
+) -> tuple[FloatArray, FloatArray]:
+    """Mean squared errors (clips, horizon), at least `metrics.MSE_FLOOR`, under right and under wrong actions."""
+    world, found = model.checkpoint.model, []
+    for begin in range(0, len(windows.episodes), settings.rows):
+        part = slice(begin, begin + settings.rows)
+        clips = read_windows(model.store, windows.rows(part))
+        trial = make_trial(
+            "one-step" if teacher else "reasoning",
+            clips,
+            context=settings.context,
+            horizon=settings.horizon,
+            chunk=world.config.chunk,
+        )
+        other = replace(trial, told=wrong[part, settings.context :])
+        found.append(torch.stack([_errors(model, each, begin, settings) for each in (trial, other)]))
+    right, misled = torch.cat(found, 1).numpy()
+    return right, misled
+
+
+def _errors(model: Model, trial: Trial, first: int, settings: Settings) -> Tensor:
+    rolled = rollout(
+        model.checkpoint.model,
+        trial,
+        steps=settings.steps,
+        seed=settings.seed,
+        rows=settings.rows,
+        first=first,
+        progress=settings.progress,
+    )
+    return 255**2 / 10 ** (per_frame(psnr, rolled.frames, trial.ahead.frames) / 10)
+
+
+def ratio_of(right: FloatArray, wrong: FloatArray, windows: Windows, *, by_step: bool = False) -> Band:
+    """Geometric mean over episodes of the ratio of mean errors, as a whole or by step, with its interval."""
+    both = [each if by_step else each.mean(1) for each in (right, wrong)]
+    mean_right, mean_wrong = (by_unit(each, windows.episodes) for each in both)
+    band = student_band(np.log(mean_wrong / mean_right))
+    return Band(np.exp(band.mean), np.exp(band.low), np.exp(band.high), band.count)
+
+
+def told(ratio: Band) -> str:
+    """A ratio and its interval as text."""
+    mean, low, high = (number(float(part)) for part in (ratio.mean, ratio.low, ratio.high))
+    return mean if np.isnan(ratio.low) else f"{mean} [{low}, {high}]"

@@ -1,0 +1,80 @@
+"""What a clip's noised frames are denoised from in training, by the two kinds of forcing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldmodel.backbone import Backbone
+from worldmodel.config import WorldModelConfig
+from worldmodel.layers.doubled import doubled, halves
+from worldmodel.memory import Memory
+from worldmodel.shortcut import finest
+
+
+@dataclass(frozen=True)
+class Past:
+    """The frames of B clips as they enter memory, what leads to them, and the memory before the first of them."""
+
+    latents: Tensor  # (B, T, S, C)
+    level: Tensor  # (B, T), the noise level they are declared to have
+    actions: Tensor  # (B, T) or (B, T, A)
+    pose: Tensor | None  # (B, T, P)
+    memory: Memory
+
+    def rows(self, rows: Tensor) -> Past:
+        """Those of some clips, by index."""
+        pose = None if self.pose is None else self.pose[rows]
+        return Past(self.latents[rows], self.level[rows], self.actions[rows], pose, self.memory.select(rows))
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What the layers make of a clip: tokens (B, T, S, D) of the noised frames, tokens and recall of those that heads
+    read. With diffusion forcing the two are one. `memory` is the one after the clip, where it was asked for.
+    """
+
+    noised: Tensor
+    clean: Tensor
+    recall: tuple[Tensor, ...]
+    memory: Memory | None
+
+
+def streams(
+    backbone: Backbone,
+    config: WorldModelConfig,
+    x: Tensor,
+    level: Tensor,
+    halvings: Tensor | None,
+    past: Past,
+    *,
+    carry: bool = False,
+) -> Streams:
+    """Pass noised latents x (B, T, S, C) at `level` (B, T) through the layers; `halvings` (B, T) as in `Backbone`.
+
+    With teacher forcing each frame is denoised from the frames of `past` before it, as in a dream, and with `carry` the
+    memory after them comes along. With diffusion forcing it is denoised from the noised ones, and another pass has to
+    find that memory (`remembered`).
+    """
+    if config.forcing == "diffusion":
+        hidden = backbone(x, level, past.actions, past.memory, pose=past.pose, halvings=halvings, advance=False)
+        return Streams(hidden.tokens, hidden.tokens, hidden.recall, None)
+    chunk, how = config.chunk, {}
+    if past.pose is not None:
+        how["pose"] = doubled(past.pose, past.pose, chunk)
+    if halvings is not None:
+        how["halvings"] = doubled(halvings, torch.full_like(halvings, finest(config.shortcut)), chunk)
+    latents, levels = doubled(x, past.latents, chunk), doubled(level, past.level, chunk)
+    actions = doubled(past.actions, past.actions, chunk)
+    hidden = backbone(latents, levels, actions, past.memory, **how, advance=carry, twice=True)
+    recall = tuple(halves(part, chunk).clean for part in hidden.recall)
+    return Streams(*halves(hidden.tokens, chunk), recall, hidden.memory.detach() if carry else None)
+
+
+@torch.no_grad()
+def remembered(backbone: Backbone, past: Past) -> Memory:
+    """The memory after the frames of `past`."""
+    memory: Memory = backbone(past.latents, past.level, past.actions, past.memory, pose=past.pose).memory
+    return memory
