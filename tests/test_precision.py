@@ -57,7 +57,16 @@ def test_losses_predictions_and_features_keep_32_bits(model: WorldModel) -> None
         seen, memory = model.eval().observe(given.frames, given.actions)
         imagined = model.imagine(given.actions[:, 1], memory, steps=2, generator=generator(1))
         predicted = model.denoise(torch.randn(2, 3, model.config.dim).bfloat16())
-    told = [*vars(losses).values(), seen.features, seen.reward, seen.termination, predicted]
+    told = [
+        losses.total,
+        losses.diffusion,
+        losses.reward,
+        losses.termination,
+        seen.features,
+        seen.reward,
+        seen.termination,
+        predicted,
+    ]
     told += [imagined.features, imagined.reward, imagined.termination]
     told += [p.grad for p in model.parameters() if p.grad is not None]
     assert {v.dtype for v in told} == {torch.float32}

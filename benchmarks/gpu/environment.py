@@ -16,14 +16,7 @@ from benchmarks.gpu.timing import product_rate
 from worldmodel.precision import POLICY
 
 PACKAGES = ("torch", "triton", "numpy", "gymnasium", "tyro", "mamba-ssm", "einops", "mujoco", "dm_control", "av")
-TESTS = (
-    "test_windows.py",
-    "test_attention.py",
-    "test_dream_gpu.py",
-    "test_precision.py",
-    "test_graphs.py",
-    "test_counted.py",
-)
+TESTS = [f"tests/test_{name}.py" for name in ("windows", "attention", "dream_gpu", "precision", "graphs", "counted")]
 
 
 def look(setting: Setting, sheet: Sheet) -> None:

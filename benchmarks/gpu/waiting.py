@@ -42,7 +42,7 @@ DREAM = {
 TRAINING = {
     "worldmodel/conditioning.py:check": "whether actions are in range",
     "worldmodel/episodes/data.py:to": "taking clips to the device",
-    "worldmodel/memory.py:_longest": "whether any row remembers anything",
+    "worldmodel/memory.py:longest": "whether any row remembers anything",
     "worldmodel/heads.py:forward": "frames whose figures are noted",
     "worldmodel/heads.py:update": "how much was noted",
     "worldmodel/gradients.py:usable": "whether the gradient is finite",
