@@ -16,6 +16,9 @@ from worldmodel.heads import TwoHot, mlp
 MIN_STD, MAX_STD = 0.1, 1.0
 """Limits of a continuous action's standard deviation, where its box runs from -1 to 1 (DreamerV3, `actor.minstd`)."""
 
+SCALE_RATE = 0.01
+"""How fast the spread of returns follows, per batch (DreamerV3)."""
+
 
 @dataclass(frozen=True)
 class ActorCriticConfig:
@@ -55,6 +58,7 @@ class ActorCritic(nn.Module):
     """An actor, discrete or continuous, and a two-hot critic with a slow copy, all on features (..., F)."""
 
     return_scale: Tensor
+    return_updates: Tensor
     low: Tensor
     high: Tensor
 
@@ -67,6 +71,7 @@ class ActorCritic(nn.Module):
         self.critic = mlp(config.features, config.hidden, self.twohot.count, layers=config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer("return_scale", torch.ones(()))
+        self.register_buffer("return_updates", torch.zeros((), dtype=torch.int64))
         for name, values in Bounds(config.low, config.high)._asdict().items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
@@ -95,12 +100,16 @@ class ActorCritic(nn.Module):
     def update_scale(self, returns: Tensor, weights: Tensor) -> None:
         """Track the spread of returns between their 5th and 95th percentile (DreamerV3, section "Actor learning").
 
-        Each return counts by its weight, both (B, H), so that what a dream shows past its end does not.
+        Each return counts by its weight, both (B, H), so that what a dream shows past its end does not. The moving
+        average is debiased as Adam's are (Kingma and Ba 2015, section 3): at first it is nearly a plain mean.
         """
         ordered, order = returns.flatten().sort()
         share = weights.flatten()[order].cumsum(0)
         low, high = ordered[torch.searchsorted(share, share[-1] * share.new_tensor([0.05, 0.95]))]
-        self.return_scale.lerp_(high - low, 0.01)
+        self.return_updates += 1
+        self.return_scale += (
+            SCALE_RATE / (1 - (1 - SCALE_RATE) ** self.return_updates) * (high - low - self.return_scale)
+        )
 
     def normalise(self, advantages: Tensor) -> Tensor:
         """Divide by the spread of returns, but never enlarge small ones."""

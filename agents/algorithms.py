@@ -21,7 +21,7 @@ from agents.ppo import STATE as PPO_STATE
 from agents.recurrent import RecurrentPolicy, load_net
 from agents.sb3_config import Name, SB3Config
 from agents.world_model_policy import WorldModelPolicy, load_agent
-from envs.dream import DreamVectorEnv
+from envs.dream import ContextLength, DreamOptions, DreamVectorEnv
 from envs.factory import make_vec
 from envs.policy import Policy
 from worldmodel.checkpoint import Checkpoint
@@ -69,6 +69,8 @@ def check_algorithm(settings: LoopSettings) -> None:
         raise InputError(f"--in {s.place}: choose dream or real")
     if s.place == "real" and s.algo not in IN_ENVIRONMENTS:
         raise InputError(f"--algo {s.algo} needs a world model to learn in: leave out --in real, or choose --algo ppo")
+    if s.place == "dream" and s.algo in IN_ENVIRONMENTS:
+        DreamOptions(context_length=_context_length(s), start=s.dream_start, max_episode_steps=s.dream_steps)
     if s.place == "real" and s.world_model is not None:
         raise InputError("--in real learns without a world model: leave out --world-model")
     if s.clone and s.algo != "dreamer":
@@ -184,10 +186,16 @@ def _environments(
         rows,
         checkpoint=checkpoint,
         contexts=contexts.root,
-        context_length=s.dream_context,
+        context_length=_context_length(s),
+        start=s.dream_start,
         max_episode_steps=s.dream_steps,
         steps=s.dreamer.steps,
         autoreset_mode=mode,
         context_info=s.algo == "ppo",
         device=str(checkpoint.model.device),
     )
+
+
+def _context_length(s: LoopSettings) -> ContextLength:
+    # Up to so many: episodes that turn out short must not end a run that has learned its world.
+    return "all" if s.dream_context is None else (s.dream_context, s.dream_context)

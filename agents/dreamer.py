@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.actions import Bounds
 from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_weights, lambda_returns
-from agents.imagination import ContextSource, Dreams, dream
+from agents.imagination import Dreams, dream
+from agents.streaming import ContextSource, Past, StreamingContexts, WindowContexts
 from agents.world_model_policy import WorldModelPolicy
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
@@ -25,6 +26,7 @@ from worldmodel.stepping import rewinding, run_steps, settled
 from worldmodel.training import check_same
 
 STATE = "policy.pt"
+ContextKind = Literal["stream", "window"]
 ENTROPY_RATE = 0.05
 """How fast the logarithm of the entropy weight follows, per gradient step and unit of missing log-spread."""
 LARGEST_ENTROPY = 1.0
@@ -39,10 +41,13 @@ class DreamerConfig:
     """Dreams at a time (DIAMOND: 32; DreamerV3: one from each of 1024 states)."""
     horizon: int = 15
     """Imagined steps per dream (DreamerV3, R2I, DIAMOND)."""
+    contexts: ContextKind = "stream"
+    """Where dreams begin. stream: in rows that read on through whole episodes and remember all of them (DreamerV3 goes
+    on from stored states, `replay_context`); window: in windows read from empty memory, which know nothing older."""
     context: int = 16
-    """Longest real context; each batch of dreams draws a length from 1 to this."""
+    """Most real frames that a row reads before a dream; each batch draws a number from 1 to this."""
     episode_start: float = 0.5
-    """Share of batches whose contexts begin with an episode, as every real evaluation does."""
+    """Share of rows (with windows: of batches) that read the first frames of an episode, where real play begins."""
     steps: int | None = None
     """Denoising steps per imagined frame (DIAMOND: 3; Dreamer 4: 4). None: 2, or 1 of a world model with `shortcut`."""
     discount: float = 0.97
@@ -68,8 +73,11 @@ class DreamerConfig:
     round, and the data and the world model are all that outlasts it."""
     slow_weight: float = 1.0
     """Weight of the critic's pull towards its slow copy (DreamerV3)."""
+    replay_value: float = 0.3
+    """Weight of the critic's loss on the real rewards of the frames that rows have read (DreamerV3, `repval_loss`); 0
+    learns from dreams alone."""
     clip: float = 1.0
-    """Largest gradient norm."""
+    """Largest gradient norm, of actor and critic each."""
     ended: float = 0.01
     """A dream that goes on with no more than this probability has ended, and is not followed further, which is time
     saved; 0 follows every dream to the horizon."""
@@ -82,6 +90,8 @@ class DreamerConfig:
         for name in ("rows", "horizon", "context", "steps", "epochs"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give at least 1")
+        if self.contexts not in get_args(ContextKind):
+            raise InputError(f"contexts={self.contexts!r}: choose stream or window")
         for name in ("discount", "lam", "episode_start"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
@@ -91,6 +101,8 @@ class DreamerConfig:
             raise InputError(f"target_spread={self.target_spread}: give a share between 0 and 1")
         if not 0 <= self.ended < 1:
             raise InputError(f"ended={self.ended}: give a probability from 0 to below 1")
+        if self.replay_value < 0:
+            raise InputError(f"replay_value={self.replay_value}: give a weight of at least 0")
         if self.reset_every < 0:
             raise InputError(f"reset_every={self.reset_every}: give a number of batches, or 0")
 
@@ -112,8 +124,10 @@ class Dreamer:
         writer: SummaryWriter | None = None,
     ) -> None:
         """Train in dreams of `model` that begin in `source`; `bounds` are those of continuous actions."""
-        self.model, self.source, self.config, self.out, self.writer = model.eval(), source, config, out, writer
+        self.model, self.config, self.out, self.writer = model.eval(), config, out, writer
         self.bounds = bounds
+        kind = StreamingContexts if config.contexts == "stream" else WindowContexts
+        self.contexts = kind(source, config.rows, config.context, config.episode_start)
         self.step, self.whole = 0, True
         self.begin()
         self.recent: list[dict[str, float]] = []
@@ -137,7 +151,7 @@ class Dreamer:
         """Dream in `model` from contexts of `source` from the next batch on; what was learned stays.
 
         For loops that train world model and policy in turns: networks, optimiser, generators and the scale of returns
-        go on. Raises InputError where `model` has other features or actions.
+        go on; rows read again what `model` has not seen. Raises InputError where it has other features or actions.
         """
         have, want = self.agent.config, model.config
         if (have.features, have.num_actions, have.action_size) != _interface(model):
@@ -146,7 +160,8 @@ class Dreamer:
                 f"{have.action_size} continuous numbers, the world model {want.features}, {want.num_actions} and "
                 f"{want.action_size}: go on with the world model that it was trained in, or start a new policy"
             )
-        self.model, self.source = model, source
+        self.model, self.contexts.source = model, source
+        self.contexts.enter(model)
 
     def policy(self, *, greedy: bool = False) -> WorldModelPolicy:
         """What has been learned so far, playing the real environment; later training does not change it."""
@@ -170,6 +185,7 @@ class Dreamer:
     def prepare(self) -> None:
         """A model that was trained in between is told that it is used now."""
         self.model.eval()
+        self.contexts.enter(self.model)
         self.agent.train()
 
     def train_step(self) -> dict[str, Tensor]:
@@ -178,7 +194,7 @@ class Dreamer:
         if self.config.reset_every and self.step and self.step % self.config.reset_every == 0:
             self.begin()
             self.agent.train()
-        with rewinding(self.data_generator, self.noise_generator):
+        with rewinding(self.data_generator, self.noise_generator), self.contexts.rewinding():
             return self.learn(self.dream())
 
     def agree(self, flag: bool) -> bool:
@@ -186,15 +202,12 @@ class Dreamer:
         return flag
 
     def dream(self) -> Dreams:
-        """Draw real contexts and follow the current policy from there through the imagination."""
+        """Let the rows read on and follow the current policy from there through the imagination."""
         config = self.config
-        length = int(self.data_generator.integers(1, config.context + 1))
-        start = "episode" if self.data_generator.random() < config.episode_start else "any"
-        contexts = self.source.sample_contexts(config.rows, length, self.data_generator, start=start)
         return dream(
             self.model,
             self.agent,
-            contexts.to(self.model.device),
+            self.contexts.next(self.model, self.data_generator),
             horizon=config.horizon,
             steps=config.steps,
             ended=config.ended,
@@ -214,7 +227,10 @@ class Dreamer:
             agent.update_scale(returns, alive)
             advantages = agent.normalise(returns - values[:, :-1])
             slow = agent.slow_critic(dreams.features[:, :-1]).softmax(-1)
-        features = dreams.features[:, :-1]
+            real = replayed_returns(agent, dreams.past, returns[:, 0], config.discount, config.lam)
+            slow_real = agent.slow_critic(dreams.past.features[:, :-1]).softmax(-1)
+        features, known = dreams.features[:, :-1], dreams.past.mask[:, :-1]
+        replays = config.replay_value > 0 and known.shape[1] > 0
         for _ in range(config.epochs):
             policy = agent.policy(features)
             # What stands after an end has no weight, and must not overflow either.
@@ -226,8 +242,14 @@ class Dreamer:
             logits = agent.critic(features)
             pull = -(slow * logits.log_softmax(-1)).sum(-1)
             critic_loss = (weights * (agent.twohot.loss(logits, returns) + config.slow_weight * pull)).mean()
+            if replays:
+                logits = agent.critic(dreams.past.features[:, :-1])
+                pull = -(slow_real * logits.log_softmax(-1)).sum(-1)
+                loss = agent.twohot.loss(logits, real) + config.slow_weight * pull
+                critic_loss = critic_loss + config.replay_value * (loss * known).sum() / known.sum().clamp(min=1)
             torch.autograd.backward(actor_loss + critic_loss)
-            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], config.clip)
+            for part in (agent.actor, agent.critic):
+                nn.utils.clip_grad_norm_(part.parameters(), config.clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             agent.update_slow()
@@ -269,6 +291,7 @@ class Dreamer:
             "entropy_weight": self.entropy_weight,
             "data_generator": self.data_generator.bit_generator.state,
             "noise_generator": self.noise_generator.get_state(),
+            "contexts": self.contexts.state_dict(),
         }
         replace(self.out / STATE, lambda path: torch.save(state, path))
 
@@ -285,6 +308,21 @@ class Dreamer:
             self.entropy_weight = state["entropy_weight"]
             self.data_generator.bit_generator.state = state["data_generator"]
             self.noise_generator.set_state(state["noise_generator"].cpu())
+            self.contexts.load_state_dict(state["contexts"], self.model)
+
+
+def replayed_returns(agent: ActorCritic, past: Past, imagined: Tensor, discount: float, lam: float) -> Tensor:
+    """Lambda-returns (B, L - 1) of the real frames before the last, by their real rewards.
+
+    The last frame is worth the `imagined` (B,) lambda-return of the dream that begins there (DreamerV3's `repl_loss`),
+    or what came with the next frame where that one was the end. Of frames before a row's first they mean nothing.
+    """
+    last = torch.where(past.ended, past.beyond, imagined)
+    values = torch.cat([agent.value(past.features[:, :-1]), last[:, None]], 1)
+    rewards = past.rewards[:, 1:]
+    if not rewards.shape[1]:
+        return rewards
+    return lambda_returns(rewards, torch.full_like(rewards, discount), values, lam)
 
 
 def networks_for(model: WorldModel, bounds: Bounds | None = None) -> ActorCriticConfig:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from agents.actor_critic import ActorCritic
-from worldmodel.episodes import Clips
+from agents.streaming import Contexts, Past
 from worldmodel.model import WorldModel
-
-
-class ContextSource(Protocol):
-    """Where the real beginnings of dreams come from; `EpisodeStore` is one."""
-
-    def sample_contexts(self, batch: int, length: int, generator: np.random.Generator, *, start: Any = "any") -> Clips:
-        """Draw `batch` windows of `length` frames after which the episode went on."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -34,26 +24,27 @@ class Dreams:
     log_probs: Tensor  # (B, H), of those actions when they were taken
     rewards: Tensor  # (B, H), came with frame i + 1
     terminations: Tensor  # (B, H), probability that the episode ended in frame i + 1
+    past: Past  # up to frame 0
 
 
 @torch.no_grad()
 def dream(
     model: WorldModel,
     agent: ActorCritic,
-    contexts: Clips,
+    contexts: Contexts,
     *,
     horizon: int,
     steps: int | None,
     ended: float,
     generator: torch.Generator,
 ) -> Dreams:
-    """Observe real contexts (B rows), then act and imagine `horizon` times, `steps` denoising steps per frame.
+    """Act and imagine `horizon` times from where B contexts end, `steps` denoising steps per frame; uses them up.
 
     A dream that goes on with a probability of at most `ended` is taken to have terminated and is not followed further,
     which saves its part of the time; with 0 all are followed to the horizon.
     """
-    seen, memory = model.observe(contexts.frames, contexts.actions)
-    features = seen.features[:, -1]
+    past, memory = contexts
+    features = past.features[:, -1]
     batch, alive = len(features), features.new_ones(len(features))
     rows = torch.arange(batch, device=features.device)  # those that are still followed
     frames, taken = [features], []
@@ -76,7 +67,8 @@ def dream(
     unseen = horizon - len(taken)
     frames += [frames[-1]] * unseen
     taken += [[torch.zeros_like(part) for part in taken[-1]]] * unseen
-    return Dreams(torch.stack(frames, 1), *(torch.stack(part, 1) for part in zip(*taken, strict=True)))
+    actions, log_probs, rewards, terminations = (torch.stack(part, 1) for part in zip(*taken, strict=True))
+    return Dreams(torch.stack(frames, 1), actions, log_probs, rewards, terminations, past)
 
 
 def _placed(part: Tensor, rows: Tensor, others: Tensor) -> Tensor:

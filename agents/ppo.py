@@ -58,6 +58,8 @@ class PPOConfig:
     """Learning rate of Adam, constant (CleanRL lets it fall, which would tie it to the length of training)."""
     clip: float = 0.5
     """Largest gradient norm (CleanRL)."""
+    burn_in: int = 16
+    """Frames of a context that gradients reach; those before are watched once, as they were played (R2D2: 40)."""
     hidden: int = 128
     """Width of the recurrent state (CleanRL)."""
     save_seconds: float = 60.0
@@ -66,7 +68,7 @@ class PPOConfig:
     """Which episodes are played and which actions are drawn, and the first weights."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "steps", "epochs", "minibatches", "hidden"):
+        for name in ("rows", "steps", "epochs", "minibatches", "burn_in", "hidden"):
             if getattr(self, name) < 1:
                 raise InputError(f"PPOConfig.{name} is {getattr(self, name)}: give a number of at least 1")
         if self.minibatches > self.rows:
@@ -84,8 +86,8 @@ class PPO:
         tensors. They belong to this object from now on, and must be fresh.
     device: where the network learns.
 
-    Episodes in dreams begin with a context: the recurrent state is warmed up on it (R2D2, section 3, "burn-in"; but
-    gradients reach it). Raises InputError for environments that it cannot learn in.
+    Episodes in dreams begin with a context: the recurrent state is warmed up on all of it (R2D2, section 3, "burn-in";
+    but gradients reach its last frames). Raises InputError for environments that it cannot learn in.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class PPO:
         self.net = net.to(device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, eps=1e-5)
         self.generator = torch.Generator(self.net.device).manual_seed(config.seed)
-        self.collector = Collector(self.net, resumable(envs, config.seed))
+        self.collector = Collector(self.net, resumable(envs, config.seed), config.burn_in)
         self.step, self.whole = 0, True
         self.recent: list[dict[str, float]] = []
         if (out / STATE).exists():

@@ -35,7 +35,7 @@ PRESETS: Mapping[str, LoopSettings] = {
         collect_episodes=3000,
         collect_frames=25_000,
         explore=0.3,
-        world_steps=650,
+        world_steps=450,
         heads=HeadsConfig(steps=1000, calibration=300),
         dreams=200,
         # With less entropy all walk straight on before somebody has looked back.

@@ -98,11 +98,10 @@ class RecurrentNet(nn.Module):
         after: Tensor = self.cell(self.encode(observations, led_here), state)
         return after
 
-    def watch(self, observations: Tensor, led_here: Tensor) -> Tensor:
-        """The state (B, H) after a whole context (B, C, ...) with its actions (B, C), from nothing."""
-        state = self.empty(len(led_here))
-        for inputs in self.encode(observations, led_here).unbind(1):
-            state = self.cell(inputs, state)
+    def watch(self, observations: Tensor, led_here: Tensor, state: Tensor, known: Tensor) -> Tensor:
+        """The state (B, H) after frames (B, C, ...) and their actions, from `state`; skips what is not `known`."""
+        for t, inputs in enumerate(self.encode(observations, led_here).unbind(1)):
+            state = torch.where(known[:, t, None], self.cell(inputs, state), state)
         return state
 
     def follow(

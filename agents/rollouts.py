@@ -25,16 +25,23 @@ from worldmodel.episodes import NO_ACTION
 
 REWARDED = 0.05
 """What a reward must exceed to count as success when it ends an episode; those of dreams are never exactly nothing."""
+WATCHED = 64
+"""Frames of contexts that are watched at once where no gradient has to reach them."""
 KEPT = 100
 """Episodes over which return, length and success are averaged (Stable-Baselines3)."""
 
 
 @dataclass(frozen=True)
 class Contexts:
-    """What K episodes showed before their first observation: C frames each, and where in the rollout they began."""
+    """What K episodes showed before their first observation, and where in the rollout they began.
 
+    The newest C frames at most, shorter ones with something else in front; and what the network made of all before.
+    """
+
+    state: Tensor  # (K, H)
     observations: Tensor  # (K, C, ...)
     led_here: Tensor  # (K, C) the actions that led to them
+    known: Tensor  # (K, C) bool, False in front of a shorter one
     time: Tensor  # (K,)
     row: Tensor  # (K,)
 
@@ -59,13 +66,15 @@ class Rollout:
 def replay(net: RecurrentNet, rollout: Rollout, rows: Tensor) -> Tensor:
     """States (T, n, H) of `rows` (n,) after each observation, with the weights of now.
 
-    The state before the rollout is the one that was kept; contexts are watched anew, so that learning reaches them.
+    States before the rollout, and before the frames of contexts, are those that were kept (R2D2, section 3); those
+    frames are watched anew, so that learning reaches them.
     """
     started, contexts, warm = rollout.started[:, rows], rollout.contexts, None
     if contexts is not None:
         which, column = (contexts.row[:, None] == rows).nonzero(as_tuple=True)
         if len(which):
-            states = net.watch(contexts.observations[which], contexts.led_here[which])
+            parts = (contexts.observations, contexts.led_here, contexts.state, contexts.known)
+            states = net.watch(*(part[which] for part in parts))
             warm = net.empty(started.numel()).view(*started.shape, -1)
             warm = warm.index_put((contexts.time[which], column), states)
     return net.follow(rollout.observations[:, rows], rollout.led_here[:, rows], rollout.state[rows], started, warm)
@@ -123,8 +132,8 @@ class Finished:
 class Collector:
     """Plays the policy of `net` in `rows`, which go on from rollout to rollout."""
 
-    def __init__(self, net: RecurrentNet, rows: ResumableRows) -> None:
-        self.net, self.rows = net, rows
+    def __init__(self, net: RecurrentNet, rows: ResumableRows, burn_in: int) -> None:
+        self.net, self.rows, self.burn_in = net, rows, burn_in
         count = len(rows.ended)
         self.state = net.empty(count)
         self.observations: Tensor | None = None  # of every row, after the last step
@@ -190,12 +199,20 @@ class Collector:
         row = (started & has).nonzero()[:, 0]
         frames = torch.as_tensor(info["context_frames"], device=self.net.device)[row]
         led_here = torch.as_tensor(info["context_actions"], device=self.net.device)[row]
+        lengths = torch.as_tensor(info["context_length"], device=self.net.device)[row]
+        known = torch.arange(frames.shape[1], device=self.net.device) >= frames.shape[1] - lengths[:, None]
         self.led_here[row] = led_here[:, -1]
         # The last frame of a context is the first observation.
-        earlier = Contexts(frames[:, :-1], led_here[:, :-1], torch.full_like(row, time), row)
+        before = max(frames.shape[1] - 1 - self.burn_in, 0)
+        state = self.net.empty(len(row))
+        for begin in range(0, before, WATCHED):
+            span = slice(begin, min(begin + WATCHED, before))
+            state = self.net.watch(frames[:, span], led_here[:, span], state, known[:, span])
+        span = slice(before, -1)
+        earlier = Contexts(state, frames[:, span], led_here[:, span], known[:, span], torch.full_like(row, time), row)
         if earlier.led_here.numel() == 0:
             return []
-        self.state[row] = self.net.watch(earlier.observations, earlier.led_here)
+        self.state[row] = self.net.watch(earlier.observations, earlier.led_here, earlier.state, earlier.known)
         return [earlier]
 
     def _shown(self, observations: Any) -> Tensor:
@@ -223,5 +240,17 @@ class Collector:
 def _joined(parts: list[Contexts]) -> Contexts | None:
     if not parts:
         return None
-    columns = [(part.observations, part.led_here, part.time, part.row) for part in parts]
-    return Contexts(*(torch.cat(column) for column in zip(*columns, strict=True)))
+    longest = max(part.known.shape[1] for part in parts)
+
+    def filled(values: Tensor) -> Tensor:
+        front = values.new_zeros(len(values), longest - values.shape[1], *values.shape[2:])
+        return torch.cat([front, values], 1)
+
+    return Contexts(
+        state=torch.cat([part.state for part in parts]),
+        observations=torch.cat([filled(part.observations) for part in parts]),
+        led_here=torch.cat([filled(part.led_here) for part in parts]),
+        known=torch.cat([filled(part.known) for part in parts]),
+        time=torch.cat([part.time for part in parts]),
+        row=torch.cat([part.row for part in parts]),
+    )

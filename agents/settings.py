@@ -163,8 +163,10 @@ class LoopSettings(WorldSettings):
     """Steps, dreamt or real, that ppo and sb3-* learn from in each round."""
     dream_steps: int = 64
     """Steps after which dreams that ppo and sb3-* learn in are truncated."""
-    dream_context: int = 8
-    """Real frames with which those begin."""
+    dream_context: int | None = None
+    """Real frames that those have read when they begin; None: all since their episode began, as in real play."""
+    dream_start: float = 0.25
+    """Share of those that begin where an episode does."""
     clone: bool = False
     """Let the dreamer's policy start from what was recorded, where rewards are too rare to be found by chance."""
     dreamer: DreamerOptions = field(default_factory=DreamerOptions)

@@ -120,6 +120,9 @@ class ExactModel:
     def eval(self) -> ExactModel:
         return self
 
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"beyond": torch.tensor(self.beyond)}
+
     def empty(self, rows: int) -> Memory:
         return Memory((), torch.full((rows,), NO_ACTION))
 

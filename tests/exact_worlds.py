@@ -1,11 +1,12 @@
-"""Two tiny worlds whose optimum is known by hand, with the verbs of `WorldModel`: one of memory, one of movement.
+"""Tiny worlds whose optimum is known by hand, with the verbs of `WorldModel`: two of memory, one of movement.
 
 Memory is the state itself, so dreams in them are exact.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,31 @@ import torch
 from torch import Tensor
 
 from agents.actions import Bounds
-from worldmodel.episodes import NO_ACTION, Clips
+from agents.actor_critic import ActorCritic
+from envs.dream import DreamVectorEnv
+from worldmodel.checkpoint import Checkpoint
+from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
 from worldmodel.memory import Memory
 from worldmodel.model import Features, Imagined
+from worldmodel.runtime import Runtime
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What a policy asks of a world model's configuration."""
+    """What a policy, and a dream environment, ask of a world model's configuration."""
 
     features: int
     num_actions: int
     action_size: int = 0
+    height: int = 8
+    width: int = 8
+    pose_size: int = 0
+    chunk: int = 1
+    shortcut: bool = False
+    usual_steps: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def contexts_of(frames: Tensor, actions: Tensor) -> Clips:
@@ -49,6 +63,8 @@ class CueWorld:
     CUES, WALK = 4, 3
     device = torch.device("cpu")
     config = Interface(features=CUES * (WALK + 1), num_actions=CUES)
+
+    lengths = np.array([2])  # of the episodes that its contexts are of
 
     def eval(self) -> CueWorld:
         return self
@@ -90,6 +106,91 @@ class ForgetfulWorld(CueWorld):
         return torch.where(state[:, 1] > 0, 0, state[:, 0])
 
 
+class LongCueWorld:
+    """The cue world with `walk` steps between cue and choice, and episodes to read.
+
+    Whoever has not seen the first frame does not know the cue. Frames: red the cue, shown once, green the steps.
+
+    Features (B, 5 + walk + 2): the cue, the last entry for none, and the steps taken, one-hot.
+    """
+
+    device = torch.device("cpu")
+    CUES = UNKNOWN = CueWorld.CUES
+
+    def __init__(self, walk: int) -> None:
+        self.walk = walk
+        self.backbone = SimpleNamespace(runtime=Runtime(), use=lambda runtime: None)
+        self.config = Interface(features=self.CUES + 1 + walk + 2, num_actions=self.CUES)
+
+    def eval(self) -> LongCueWorld:
+        return self
+
+    def to(self, device: Any) -> LongCueWorld:
+        return self
+
+    def dreams(self, store: EpisodeStore, rows: int, **options: Any) -> DreamVectorEnv:
+        checkpoint = Checkpoint(self, {}, 0, store.root)  # type: ignore[arg-type]
+        return DreamVectorEnv(rows, checkpoint=checkpoint, contexts=store.root, **options)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def empty(self, rows: int) -> Memory:
+        return Memory((), torch.tensor([[self.UNKNOWN, 0]]).repeat(rows, 1))
+
+    def observe(self, frames: Tensor, actions: Tensor, memory: Memory | None = None) -> tuple[Features, Memory]:
+        cue, states = (memory or self.empty(len(frames))).frames[:, 0], []
+        for colour in frames[:, :, 0, 0].long().unbind(1):
+            cue = torch.where(colour[:, 0] > 0, colour[:, 0] // 60 - 1, cue)
+            states.append(torch.stack([cue, colour[:, 1] // 2], 1))
+        features = self.look(torch.stack(states, 1))
+        nothing = torch.zeros(features.shape[:2])
+        return Features(features, nothing, nothing, inputs=features), Memory((), states[-1])
+
+    def imagine(self, actions: Tensor, memory: Memory, *, active: Tensor | None = None, **_: Any) -> Imagined:
+        cue, taken = memory.frames.unbind(1)
+        asked = taken == self.walk
+        likely = torch.where(cue == self.UNKNOWN, 1 / self.CUES, (actions == cue).float())
+        after = torch.stack([cue, (taken + 1).clamp(max=self.walk + 1)], 1)
+        kept = after if active is None else torch.where(active[:, None], after, memory.frames)
+        return Imagined(self.show(after), likely * asked, asked.float(), self.look(after), Memory((), kept))
+
+    def look(self, state: Tensor) -> Tensor:
+        cue, taken = state.unbind(-1)
+        return torch.cat([torch.eye(self.CUES + 1)[cue], torch.eye(self.walk + 2)[taken]], -1)
+
+    def show(self, state: Tensor) -> Tensor:
+        """Frames (B, 8, 8, 3) of states (B, 2)."""
+        cue, taken = state.unbind(-1)
+        colour = torch.stack([torch.where(taken == 0, 60 * (cue + 1), 0), 2 * taken, torch.zeros_like(taken)], -1)
+        return colour.to(torch.uint8)[:, None, None].expand(-1, 8, 8, 3)
+
+    def record(self, store: EpisodeStore, episodes: int) -> EpisodeStore:
+        """Episodes of random play."""
+        source = torch.Generator().manual_seed(0)
+        for _ in range(episodes):
+            cue, taken = torch.randint(self.CUES, (), generator=source), torch.arange(self.walk + 2)
+            actions = torch.randint(self.CUES, (self.walk + 2,), generator=source)
+            last = taken == self.walk + 1
+            store.append(
+                Episode(
+                    image=self.show(torch.stack([cue.expand(len(taken)), taken], 1)).numpy(),
+                    action=torch.where(taken == 0, NO_ACTION, actions).numpy(),
+                    reward=(last & (actions == cue)).float().numpy(),
+                    terminated=last.numpy(),
+                    truncated=torch.zeros_like(last).numpy(),
+                )
+            )
+        return store
+
+    @torch.no_grad()
+    def right(self, agent: ActorCritic) -> float:
+        """Exact: how probable the named action is when it is asked for, over all cues."""
+        cues = torch.arange(self.CUES)
+        asked = torch.stack([cues, torch.full_like(cues, self.walk)], 1)
+        return float(agent.policy(self.look(asked)).probs.gather(1, cues[:, None]).mean())
+
+
 class TargetWorld:
     """A point in the unit square, moved by what the action says, shall be at a target: reward minus the distance.
 
@@ -100,6 +201,8 @@ class TargetWorld:
     device = torch.device("cpu")
     bounds = Bounds((-0.5, -0.2), (0.4, 0.6))
     config = Interface(features=4, num_actions=0, action_size=2)
+
+    lengths = np.array([2])
 
     def eval(self) -> TargetWorld:
         return self

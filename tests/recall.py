@@ -65,8 +65,9 @@ class Hinted(VectorEnv[Any, Any, Any]):
         frames[:, 0] = (200 * self.cues[:, None, None, None]).astype(np.uint8)
         frames[~mask] = 77  # of rows that do not begin nothing may be read
         actions = np.tile([-1, 0, 1], (self.num_envs, 1))
-        masks = {"_context_frames": mask, "_context_actions": mask}
-        info = {"context_frames": frames, "context_actions": actions, **masks}
+        lengths = np.full(self.num_envs, frames.shape[1])
+        parts = {"context_frames": frames, "context_actions": actions, "context_length": lengths}
+        info = {**parts, **{f"_{name}": mask for name in parts}}
         return self.out(grey(0.5, self.num_envs)), {key: self.out(value) for key, value in info.items()}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

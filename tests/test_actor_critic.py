@@ -135,8 +135,14 @@ def test_the_scale_follows_the_spread_of_returns_and_only_shrinks_advantages(age
     assert torch.equal(agent.normalise(advantages), advantages)
     returns = torch.linspace(0, 1000, 1001)[None]  # 5th percentile 50, 95th 950
     agent.update_scale(returns, torch.ones(1, 1001))
-    assert float(agent.return_scale) == pytest.approx(0.99 * 1 + 0.01 * 900)
-    torch.testing.assert_close(agent.normalise(advantages), advantages / 9.99)
+    assert float(agent.return_scale) == pytest.approx(900)  # at once, whatever it was before
+    torch.testing.assert_close(agent.normalise(advantages), advantages / 900)
+    agent.update_scale(returns / 9, torch.ones(1, 1001))
+    agent.update_scale(returns / 3, torch.ones(1, 1001))
+    moments, average = (900.0, 100.0, 300.0), 0.0
+    for spread in moments:
+        average = 0.99 * average + 0.01 * spread
+    assert float(agent.return_scale) == pytest.approx(average / (1 - 0.99**3))
     for _ in range(2000):
         agent.update_scale(torch.zeros(1, 10), torch.ones(1, 10))
     assert float(agent.return_scale) < 1e-3
@@ -149,7 +155,7 @@ def test_returns_without_weight_do_not_widen_the_scale(agent: ActorCritic) -> No
     returns[1] = torch.linspace(-1e6, 1e6, 1001)
     weights = torch.tensor([[0.5], [0.0]]).expand(2, 1001)
     agent.update_scale(returns, weights)
-    assert float(agent.return_scale) == pytest.approx(0.99 * 1 + 0.01 * 900)
+    assert float(agent.return_scale) == pytest.approx(900)
 
 
 def test_actions_are_drawn_as_often_as_the_policy_says_and_from_the_given_generator(agent: ActorCritic) -> None:

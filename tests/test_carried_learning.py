@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldmodel.config import WorldModelConfig
+from worldmodel.config import MAMBA2, WorldModelConfig
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.model import WorldModel, weights_from
 from worldmodel.training import Trainer, TrainingConfig
@@ -32,6 +32,7 @@ CONFIG = WorldModelConfig(
     head_dim=16,
     features=32,
     reward_horizon=1,
+    mixer=MAMBA2,  # learns this one soonest
     noise_mean=1.5,  # frames that little is left of, so that memory counts
     noise_std=1.4,
 )
@@ -73,9 +74,9 @@ def rewards_told_apart(model: WorldModel) -> float:
 
 
 def test_what_was_seen_long_before_the_clip_is_read(tmp_path: Path) -> None:
-    """Measured with two seeds after 400 steps: 1.0 and 1.0."""
-    assert rewards_told_apart(trained(tmp_path, 0.9, 400)) > 0.9
+    """Measured: 0.5 after 200 steps, 1.0 after 300; with the default mixer 0.97 after 400, 1.0 after 500."""
+    assert rewards_told_apart(trained(tmp_path, 0.9, 350)) > 0.9
 
 
 def test_clips_from_empty_memory_leave_it_at_chance(tmp_path: Path) -> None:
-    assert 0.3 < rewards_told_apart(trained(tmp_path, 0.0, 200)) < 0.7
+    assert 0.3 < rewards_told_apart(trained(tmp_path, 0.0, 350)) < 0.7

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from dreams import MODES, actions_of, dream_folder, vec
-from envs.dream.starts import Begin, Starts
+from envs.dream.options import DreamOptions
+from envs.dream.starts import Begin, Start, Starts
 from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.errors import InputError
 from worlds import small_store
@@ -53,26 +54,35 @@ def store(tmp_path: Path) -> WatchedStore:
 BEGINS = [Begin(3, 0), Begin(1, 4), Begin(3, 0), Begin(2, 0)]
 
 
-def same(one: Clips, two: Clips) -> bool:
-    return one.frames.equal(two.frames) and one.actions.equal(two.actions)
+def starts_of(store: EpisodeStore, *, ahead: bool) -> Starts:
+    return Starts(store, DreamOptions(context_length=3, prefetch=ahead))
+
+
+def frames_of(starts: list[Start]) -> Any:
+    return Clips.cat([start.clips for start in starts]).frames
+
+
+def same(one: list[Start], two: list[Start]) -> bool:
+    clips = [Clips.cat([start.clips for start in each]) for each in (one, two)]
+    return clips[0].frames.equal(clips[1].frames) and clips[0].actions.equal(clips[1].actions)
 
 
 def test_contexts_follow_from_seed_and_number_alone(store: WatchedStore) -> None:
-    plain, ahead = Starts(store, 3, ahead=False), Starts(store, 3, ahead=True)
+    plain, ahead = starts_of(store, ahead=False), starts_of(store, ahead=True)
     wanted = plain.take(BEGINS)
-    assert wanted.frames.shape == (4, 3, 16, 8, 3)
+    assert frames_of(wanted).shape == (4, 3, 16, 8, 3)
     assert same(ahead.take(BEGINS), wanted)
     ahead.expect(BEGINS[::-1])
     assert same(ahead.take(BEGINS), wanted)
     ahead.expect([Begin(9, 9)])
     assert same(ahead.take(BEGINS), wanted)
     assert not same(plain.take([Begin(3, 1)]), plain.take([Begin(3, 0)]))
-    seed_alone = store.sample_contexts(1, 3, np.random.default_rng(3))
+    seed_alone = [Start(store.sample_contexts(1, 3, np.random.default_rng(3)), None)]
     assert same(plain.take([Begin(3, 0)]), seed_alone)
 
 
 def test_what_is_expected_is_read_once_by_one_other_thread(store: WatchedStore) -> None:
-    starts = Starts(store, 3, ahead=True)
+    starts = starts_of(store, ahead=True)
     starts.expect(BEGINS)
     starts.take(BEGINS)
     starts.expect(BEGINS)
@@ -84,7 +94,7 @@ def test_what_is_expected_is_read_once_by_one_other_thread(store: WatchedStore) 
 
 
 def test_expecting_does_not_wait(store: WatchedStore) -> None:
-    starts = Starts(store, 3, ahead=True)
+    starts = starts_of(store, ahead=True)
     store.gate.clear()
     starts.expect(BEGINS)
     starts.expect(BEGINS[:2])
@@ -95,11 +105,11 @@ def test_expecting_does_not_wait(store: WatchedStore) -> None:
 
 def _take_in_child(starts: Starts, store: WatchedStore, answer: Any) -> None:
     store.gate.set()
-    answer.send_bytes(starts.take(BEGINS).frames.numpy().tobytes())
+    answer.send_bytes(frames_of(starts.take(BEGINS)).numpy().tobytes())
 
 
 def test_a_forked_process_reads_for_itself_what_its_parent_expected(store: WatchedStore) -> None:
-    starts, context = Starts(store, 3, ahead=True), multiprocessing.get_context("fork")
+    starts, context = starts_of(store, ahead=True), multiprocessing.get_context("fork")
     store.gate.clear()
     starts.expect(BEGINS)
     here, there = context.Pipe()
@@ -111,11 +121,11 @@ def test_a_forked_process_reads_for_itself_what_its_parent_expected(store: Watch
     finally:
         child.kill()
         store.gate.set()
-    assert said == starts.take(BEGINS).frames.numpy().tobytes()
+    assert said == frames_of(starts.take(BEGINS)).numpy().tobytes()
 
 
 def test_without_reading_ahead_there_is_no_thread(store: WatchedStore) -> None:
-    starts = Starts(store, 3, ahead=False)
+    starts = starts_of(store, ahead=False)
     starts.expect(BEGINS)
     assert not store.readers
     starts.take(BEGINS)
@@ -124,7 +134,7 @@ def test_without_reading_ahead_there_is_no_thread(store: WatchedStore) -> None:
 
 def test_the_thread_ends_when_it_is_closed_or_forgotten(store: WatchedStore) -> None:
     for end in ("close", "forget"):
-        starts = Starts(store, 3, ahead=True)
+        starts = starts_of(store, ahead=True)
         starts.take(BEGINS)
         thread = store.readers[-1]
         assert thread.is_alive()
@@ -132,7 +142,7 @@ def test_the_thread_ends_when_it_is_closed_or_forgotten(store: WatchedStore) -> 
             starts.close()
             thread.join(WAIT)
             assert not thread.is_alive()
-            assert same(starts.take(BEGINS), Starts(store, 3, ahead=False).take(BEGINS))  # by a new one
+            assert same(starts.take(BEGINS), starts_of(store, ahead=False).take(BEGINS))  # by a new one
             thread = store.readers[-len(BEGINS) - 1]
         del starts
         gc.collect()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from agents.actions import Bounds
 from agents.actor_critic import ActorCritic, continuation_weights, lambda_returns
-from agents.dreamer import STATE, Dreamer, DreamerConfig
+from agents.dreamer import STATE, Dreamer, DreamerConfig, replayed_returns
 from agents.policies import RandomPolicy
+from agents.streaming import Past
 from corridor import ADVANCE, GOAL, ExactModel, StaleModel, agent_that_plays, play_corridor
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
@@ -76,7 +77,7 @@ def test_features_that_lag_by_one_step_are_found_out(store: EpisodeStore, tmp_pa
 
 
 def test_one_epoch_is_the_plain_policy_gradient(store: EpisodeStore, tmp_path: Path) -> None:
-    subject = dreamer(store, tmp_path, epochs=1, clip=1e9, entropy=0.02)
+    subject = dreamer(store, tmp_path, epochs=1, clip=1e9, entropy=0.02, replay_value=0.0)
     subject.train_step()  # away from the even policy, where much is symmetric
     agent, config = subject.agent, subject.config
     trained = [*agent.actor.parameters(), *agent.critic.parameters()]
@@ -92,7 +93,7 @@ def test_one_epoch_is_the_plain_policy_gradient(store: EpisodeStore, tmp_path: P
     counts = weights > 0
     torch.testing.assert_close(policy.log_prob(dreams.actions)[counts], dreams.log_probs[counts])
     advantages = returns - values[:, :-1]
-    assert float(agent.return_scale) <= 1  # so that advantages keep their size
+    assert float(agent.return_scale) <= 1  # a spread of less than 1 is not enlarged, so that advantages keep their size
     gain = policy.log_prob(dreams.actions) * advantages + config.entropy * policy.entropy()
     log_critic = agent.critic(features).log_softmax(-1)
     critic = -((agent.twohot.encode(returns) + slow) * log_critic).sum(-1)
@@ -102,6 +103,78 @@ def test_one_epoch_is_the_plain_policy_gradient(store: EpisodeStore, tmp_path: P
     for old, new, gradient in zip(before, trained, wanted, strict=True):
         torch.testing.assert_close(old - new.detach(), gradient, rtol=1e-4, atol=1e-6)
     assert max(float(g.abs().max()) for g in wanted) > 1e-3
+
+
+def test_gradients_of_actor_and_critic_are_clipped_apart(store: EpisodeStore, tmp_path: Path) -> None:
+    """A critic that is far off takes nothing from the actor's step."""
+
+    def actor_step(scale: float) -> Tensor:
+        subject = dreamer(store, tmp_path, epochs=1, clip=1e-3)
+        actor = list(subject.agent.actor.parameters())
+        subject.optimizer = torch.optim.SGD([*actor, *subject.agent.critic.parameters()], lr=1.0)  # type: ignore[assignment]
+        dreams = subject.dream()
+        dreams.rewards.normal_(generator=torch.Generator().manual_seed(0)).mul_(scale)
+        before = nn.utils.parameters_to_vector(actor).clone()
+        subject.learn(dreams)
+        return (nn.utils.parameters_to_vector(actor) - before).detach()
+
+    for scale in (1.0, 100.0):
+        assert float(actor_step(scale).norm()) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_critic_learns_from_real_rewards_what_is_worked_out_by_hand(store: EpisodeStore, tmp_path: Path) -> None:
+    """Discount 1/2, lambda 1/2; the slow critic says 2 everywhere. Row 0 read 3 frames and goes on in a dream worth 8,
+    row 1 read 2, the last one before a real end with reward 4."""
+    subject = dreamer(store, tmp_path, discount=0.5, lam=0.5, epochs=1, clip=1e9, slow_weight=0.0, rows=2)
+    agent = subject.agent
+    with torch.no_grad():
+        agent.slow_critic[-1].bias.copy_((agent.twohot.encode(torch.tensor([2.0]))[0] + 1e-30).log())
+    past = Past(
+        features=torch.randn(2, 3, GOAL + 1, generator=torch.Generator().manual_seed(0)),
+        rewards=torch.tensor([[9.0, 1.0, 3.0], [9.0, 9.0, 5.0]]),
+        mask=torch.tensor([[True, True, True], [False, True, True]]),
+        beyond=torch.tensor([7.0, 4.0]),
+        ended=torch.tensor([False, True]),
+    )
+    returns = replayed_returns(agent, past, torch.tensor([8.0, 8.0]), 0.5, 0.5)
+    # Row 0: 3 + 8 / 2 = 7 at frame 1, 1 + (2 / 2 + 7 / 2) / 2 = 3.25 at frame 0. Row 1: 5 + 4 / 2.
+    torch.testing.assert_close(returns[0], torch.tensor([3.25, 7.0]), rtol=0, atol=1e-3)
+    assert float(returns[1, 1]) == pytest.approx(7.0)
+
+    def critic_gradients(weight: float) -> Tensor:
+        learner = dreamer(store, tmp_path, epochs=1, clip=1e9, slow_weight=0.0, replay_value=weight, rows=2)
+        learner.agent.load_state_dict(agent.state_dict())
+        critic = list(learner.agent.critic.parameters())
+        learner.optimizer = torch.optim.SGD(critic, lr=1.0)  # type: ignore[assignment]
+        dreams = replace(learner.dream(), past=replace(past, rewards=past.rewards.clone()))
+        rows = {
+            name: getattr(dreams, name)[:2] for name in ("features", "actions", "log_probs", "rewards", "terminations")
+        }
+        before = nn.utils.parameters_to_vector(critic).clone()
+        learner.learn(replace(dreams, **rows))
+        return before - nn.utils.parameters_to_vector(critic).detach()
+
+    with_replay, without = critic_gradients(0.3), critic_gradients(0.0)
+    dreams = dreamer(store, tmp_path, rows=2).dream()  # the same once more
+    continues = DISCOUNT * (1 - dreams.terminations)
+    first = lambda_returns(dreams.rewards, continues, agent.value(dreams.features), 0.95)[:, 0]
+    targets = replayed_returns(agent, past, first, DISCOUNT, 0.95)
+    losses = agent.twohot.loss(agent.critic(past.features[:, :-1]), targets)
+    loss = 0.3 * (losses[0, 0] + losses[0, 1] + losses[1, 1]) / 3  # row 1 has no frame 0
+    wanted = torch.autograd.grad(loss, list(agent.critic.parameters()))
+    torch.testing.assert_close(with_replay - without, nn.utils.parameters_to_vector(wanted), rtol=1e-3, atol=1e-5)
+
+
+def test_without_a_weight_real_rewards_teach_nothing(store: EpisodeStore, tmp_path: Path) -> None:
+    def learned(rewards: float, weight: float) -> Tensor:
+        subject = dreamer(store, tmp_path, replay_value=weight)
+        while (dreams := subject.dream()).past.mask.shape[1] < 2:
+            pass
+        subject.learn(replace(dreams, past=replace(dreams.past, rewards=dreams.past.rewards + rewards)))
+        return nn.utils.parameters_to_vector(subject.agent.critic.parameters())
+
+    assert torch.equal(learned(0.0, 0.0), learned(5.0, 0.0))
+    assert not torch.equal(learned(0.0, 0.3), learned(5.0, 0.3))
 
 
 def test_further_epochs_stop_where_the_ratio_is_clipped(store: EpisodeStore, tmp_path: Path) -> None:
@@ -204,19 +277,38 @@ def test_saves_at_intervals_and_leaves_one_whole_file(store: EpisodeStore, tmp_p
     assert torch.load(tmp_path / STATE, weights_only=True)["step"] == 2
 
 
-def test_contexts_have_all_lengths_and_half_begin_an_episode(store: EpisodeStore, tmp_path: Path) -> None:
+def test_windows_have_all_lengths_and_half_begin_an_episode(store: EpisodeStore, tmp_path: Path) -> None:
     asked: list[tuple[int, str]] = []
 
-    class Noting:
+    class Noting(EpisodeStore):
         def sample_contexts(self, batch: int, length: int, generator: np.random.Generator, *, start: Any) -> Any:
             asked.append((length, start))
-            return store.sample_contexts(batch, length, generator, start=start)
+            return super().sample_contexts(batch, length, generator, start=start)
 
-    subject = Dreamer(ExactModel(), Noting(), DreamerConfig(**{**SETTINGS, "horizon": 1}), tmp_path)  # type: ignore[arg-type]
+    subject = dreamer(Noting(store.root), tmp_path, horizon=1, contexts="window")
     for _ in range(60):
         subject.dream()
     assert {length for length, _ in asked} == {1, 2, 3, 4}
     assert 15 < sum(start == "episode" for _, start in asked) < 45
+
+
+def test_a_step_that_failed_is_done_again_with_the_same_result(
+    store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the rows have read on already when it fails."""
+    whole, subject = dreamer(store, tmp_path / "whole"), dreamer(store, tmp_path / "failed")
+    for each in (whole, subject):
+        each.train(2, progress=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(ExactModel, "imagine", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            subject.train(3, progress=False)
+    again = dreamer(store, tmp_path / "failed")
+    for each in (whole, subject, again):
+        each.train(4, progress=False)
+    for name, tensor in state_of(whole).items():
+        assert torch.equal(state_of(subject)[name], tensor), name
+        assert torch.equal(state_of(again)[name], tensor), name
 
 
 @pytest.mark.parametrize("target", [0.6, 0.9])
@@ -225,7 +317,7 @@ def test_the_entropy_weight_keeps_the_wanted_share_of_actions_in_play(
 ) -> None:
     """From a weight that is far too high or far too low; the fixed one misses both."""
     start = {0.6: 0.3, 0.9: 0.02}[target]
-    subject = dreamer(store, tmp_path, target_spread=target, entropy=start, lr=1e-2, rows=16)
+    subject = dreamer(store, tmp_path, target_spread=target, entropy=start, lr=5e-3, rows=16)
     subject.train(80, progress=False)
     subject.recent = subject.recent[-20:]
     report = subject.train(100, progress=False)
@@ -338,7 +430,9 @@ def test_the_policy_is_a_copy_that_later_training_does_not_change(store: Episode
         ({"entropy": 0.0, "target_spread": 0.5}, r"entropy=0\.0"),
         ({"target_spread": 1.0}, r"target_spread=1\.0"),
         ({"ended": 1.0}, r"ended=1\.0"),
+        ({"replay_value": -0.1}, r"replay_value=-0\.1"),
         ({"reset_every": -1}, "reset_every=-1"),
+        ({"contexts": "all"}, "contexts='all': choose stream or window"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(changes: dict[str, Any], message: str) -> None:

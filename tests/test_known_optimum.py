@@ -21,7 +21,7 @@ from agents.dreamer import Dreamer, DreamerConfig
 from agents.imagination import Dreams
 from agents.policies import RandomPolicy
 from corridor import GOAL, ExactModel, play_corridor
-from exact_worlds import CueWorld, ForgetfulWorld, TargetWorld
+from exact_worlds import CueWorld, ForgetfulWorld, LongCueWorld, TargetWorld
 from worldmodel.episodes import EpisodeStore
 
 Change = Callable[[Dreams], Dreams]
@@ -38,7 +38,9 @@ def dreamer(world: Any, source: Any, out: Path, change: Change | None = None, **
             dreams = super().dream()
             return change(dreams) if change else dreams
 
-    common = {"rows": 64, "horizon": 6, "context": 1, "discount": DISCOUNT, "entropy": 1e-3, "lr": 5e-3}
+    common: dict[str, Any] = {"rows": 64, "horizon": 6, "context": 1, "discount": DISCOUNT, "entropy": 1e-3, "lr": 5e-3}
+    if not isinstance(source, EpisodeStore):
+        common["contexts"] = "window"  # of one frame
     return Changed(world, source, DreamerConfig(**{**common, **settings}), out, bounds=getattr(world, "bounds", None))
 
 
@@ -81,6 +83,27 @@ def test_what_was_seen_once_decides_much_later(tmp_path: Path, epochs: int, ende
     assert expected_return(subject.agent, world) == pytest.approx(1 / CueWorld.CUES)
     subject.train(BATCHES * 4 // epochs, progress=False)
     assert expected_return(subject.agent, world) > 0.95
+
+
+@pytest.mark.parametrize(("walk", "batches"), [(40, 70), (100, 150)])
+def test_what_was_seen_long_before_the_dream_decides(tmp_path: Path, walk: int, batches: int) -> None:
+    """Further back than a dream and what is read before it are long, so only rows that remember more can learn it."""
+    world = LongCueWorld(walk)
+    store = world.record(EpisodeStore(tmp_path / "episodes", create=True), 20)
+    settings = DreamerConfig(rows=32, horizon=10)
+    subject = Dreamer(world, store, settings, tmp_path / "policy")  # type: ignore[arg-type]
+    subject.train(batches, progress=False)
+    assert world.right(subject.agent) > 0.95
+
+
+def test_windows_show_nothing_of_what_was_seen_before(tmp_path: Path) -> None:
+    """The test above would notice rows that forget: this is how it would fail."""
+    world = LongCueWorld(40)
+    store = world.record(EpisodeStore(tmp_path / "episodes", create=True), 20)
+    forgetful = DreamerConfig(rows=32, horizon=10, contexts="window")
+    subject = Dreamer(world, store, forgetful, tmp_path / "policy")  # type: ignore[arg-type]
+    subject.train(40, progress=False)
+    assert world.right(subject.agent) == pytest.approx(1 / world.CUES, abs=0.05)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

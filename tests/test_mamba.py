@@ -24,7 +24,7 @@ FRAMES = 7
 MIXERS = {
     "default": MixerConfig(),
     "Mamba-2": MAMBA2,
-    "gate and squares": MixerConfig(gate=True, value_silu=True),
+    "no gate": MixerConfig(gate=False, value_silu=True),
 }
 
 

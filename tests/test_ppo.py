@@ -14,17 +14,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+import agents.rollouts
 from agents.ppo import PPO, STATE, PPOConfig
 from agents.recurrent import RecurrentPolicy, load_net
 from agents.replayed import SEEDS, episode_seed, resumable
 from agents.rollouts import Rollout, generalised_advantages, replay
 from corridor import ADVANCE, CORRIDOR, GOAL, follow, outcomes, play_corridor, read, show
 from dreams import dream_folder, vec
+from envs.dream import DreamVectorEnv
 from envs.factory import EnvConfig, make_vec
 from envs.recording import play
+from exact_worlds import LongCueWorld
 from recall import DELAY, RECALL, Hinted
 from worldmodel.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.episodes import NO_ACTION
+from worldmodel.episodes import NO_ACTION, EpisodeStore
 from worldmodel.errors import InputError
 from worlds import generator
 
@@ -103,14 +106,22 @@ def test_a_rollout_bootstraps_what_was_cut_and_nothing_that_ended(tmp_path: Path
     assert bool((rollout.next_values[~won] != 0).all())
 
 
-@pytest.mark.parametrize("where", ["real", "dream"])
+@pytest.mark.parametrize("where", ["real", "dream", "whole past"])
 def test_learning_sees_exactly_what_was_played(where: str, folder: Path, tmp_path: Path) -> None:
     """Replayed with the same weights, whole or in parts, every probability is what it was: contexts, resets and all."""
-    subject = in_real(CORRIDOR, tmp_path, steps=30) if where == "real" else dreaming(folder, tmp_path, steps=30)
+    if where == "real":
+        subject = in_real(CORRIDOR, tmp_path, steps=30)
+    else:
+        past = {"context_length": "all"} if where == "whole past" else {}
+        subject = dreaming(folder, tmp_path, steps=30, options=past, burn_in=2)
     for _ in range(2):
         rollout = subject.collector.collect(30, subject.generator)
         assert rollout.started[1:].any()
-        assert (rollout.contexts is not None) == (where == "dream")
+        assert (rollout.contexts is not None) == (where != "real")
+        if rollout.contexts is not None:
+            assert rollout.contexts.known.shape[1] == 2  # of those before the observation
+            assert rollout.contexts.known.all() == (where == "dream")
+            assert bool(rollout.contexts.state.any()) == (where == "whole past")
         for rows in (torch.arange(subject.config.rows), torch.tensor([2, 0])):
             policy, values = subject.net.judge(replay(subject.net, rollout, rows))
             probs = policy.log_prob(rollout.actions[:, rows])
@@ -188,6 +199,49 @@ def test_learns_what_only_the_context_shows(hints: bool, tmp_path: Path) -> None
     wanted = config(rows=16, minibatches=1, hidden=32)
     report = PPO(Hinted(16, hints=hints), wanted, tmp_path).train(25, progress=False)
     assert (report["success_rate"] > 0.95) if hints else (report["success_rate"] < 0.75)
+
+
+@torch.no_grad()
+def test_a_dream_begins_with_what_the_network_makes_of_its_whole_past(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever part of it gradients reach, and in whatever pieces the rest is watched."""
+    monkeypatch.setattr(agents.rollouts, "WATCHED", 2)
+    subject = dreaming(folder, tmp_path, options={"context_length": "all"}, burn_in=2)
+    collector, net = subject.collector, subject.net
+    collector._begin(0, torch.ones(3, dtype=torch.bool))
+    envs = vec(folder, 3, autoreset_mode="Disabled", context_info=True, context_length="all")
+    _, info = envs.reset(seed=episode_seed(0, 0, 0))
+    for row, length in enumerate(info["context_length"].tolist()):
+        frames, actions = (torch.as_tensor(info[key][row, -length:]) for key in ("context_frames", "context_actions"))
+        state = net.empty(1)
+        for frame, action in zip(frames[:-1], actions[:-1], strict=True):
+            state = net(frame[None], action[None], state)
+        torch.testing.assert_close(collector.state[row], state[0])
+        assert int(collector.led_here[row]) == int(actions[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("walk", [40, 100])
+def test_what_was_seen_long_before_the_dream_decides(walk: int, tmp_path: Path) -> None:
+    """On features of a world model that remembers, in dreams that have read their whole past."""
+    world = LongCueWorld(walk)
+    store = world.record(EpisodeStore(tmp_path / "episodes", create=True), 40)
+    settings = PPOConfig(lr=1e-3)
+
+    def envs(rows: int, **options: Any) -> DreamVectorEnv:
+        told = {"autoreset_mode": "Disabled", "context_length": "all", "observation": "features", **options}
+        return world.dreams(store, rows, **told)
+
+    subject = PPO(envs(settings.rows, start=0.25, max_episode_steps=64), settings, tmp_path / "policy")
+    subject.train(60, progress=False)
+    judge, policy = envs(100, start="episode", max_episode_steps=None), subject.policy()
+    shown, _ = judge.reset(seed=5)
+    policy.reset(np.arange(100), np.arange(100))
+    for _ in range(walk + 1):
+        shown, reward, terminated, _, _ = judge.step(policy.act(shown, {}))
+    assert terminated.all()
+    assert reward.mean() > 0.95
 
 
 def state_of(subject: PPO) -> dict[str, Tensor]:

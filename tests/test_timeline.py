@@ -121,7 +121,7 @@ class Cells:
     """Contexts of one frame, in the given cells."""
 
     def __init__(self, *cells: int) -> None:
-        self.cells = torch.tensor(cells)
+        self.cells, self.lengths = torch.tensor(cells), np.array([2])
 
     def sample_contexts(self, batch: int, length: int, generator: Any, *, start: Any = "any") -> Clips:
         assert (batch, length) == (len(self.cells), 1)
@@ -131,6 +131,8 @@ class Cells:
 
 def dreamer(out: Path, source: Any, model: ExactModel, **changes: Any) -> Dreamer:
     settings = {"rows": 2, "horizon": 6, "context": 1, "discount": 0.5, "epochs": 1, "ended": 0.0} | changes
+    if isinstance(source, Cells):
+        settings["contexts"] = "window"
     return Dreamer(model, source, DreamerConfig(**settings), out)  # type: ignore[arg-type]
 
 

@@ -71,8 +71,9 @@ class MixerConfig:
     squared and keys are told apart more sharply; the state then has n (n + 1) / 2 rows. `identity`: nothing."""
     shared_init: bool = True
     """B and C begin with the same weights, so that a token at first reads what tokens like it have written."""
-    gate: bool = False
-    """Multiply what was read by a SiLU of the token itself."""
+    gate: bool = True
+    """Multiply what was read by a SiLU of the token itself. Without it plain recall is learned sooner, and what counts
+    only under a condition is often not learned at all (docs/world_model.md)."""
     value_silu: bool = False
     """Pass x, which is written, through a SiLU; B and C always are."""
     skip: float = 0.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from envs.dream.chance import Chance
 from envs.dream.options import DreamOptions
-from envs.dream.starts import Starts
+from envs.dream.starts import Start, Starts
 from envs.dream.state import DreamState
 from envs.dream.world import World
-from worldmodel.episodes import Clips
+from worldmodel.episodes import NO_ACTION, Clips
 from worldmodel.uncertainty import uncertainty
 
 Rows = NDArray[np.bool_]
@@ -38,7 +39,7 @@ class Dreams:
 
     def __init__(self, rows: int, world: World, options: DreamOptions) -> None:
         self.world, self.options, config = world, options, world.model.config
-        self.starts = Starts(world.store, options.context_length, ahead=options.prefetch)
+        self.starts = Starts(world.store, options)
         self.chance = Chance(rows, world.device)
         self.memory = world.model.empty(rows)
         self.frame = torch.zeros(rows, config.height, config.width, 3, dtype=torch.uint8, device=world.device)
@@ -52,23 +53,39 @@ class Dreams:
         return self.chance.seeded
 
     @torch.no_grad()
-    def begin(self, rows: Rows, *, stagger: bool = False) -> Clips:
-        """Start new dreams in `rows`, all of them observed in one pass; returns their contexts, (n, C, ...)."""
+    def begin(self, rows: Rows, *, stagger: bool = False) -> list[Clips]:
+        """Start new dreams in `rows`; returns their n contexts, (1, C, ...) each.
+
+        Windows of one length are observed in one pass, whole pasts one by one.
+        """
         numbers = np.flatnonzero(rows)
         clock = np.zeros(len(numbers), np.int64)
         if stagger and self.options.max_episode_steps is not None:
             clock = (self.chance.phase(numbers) * self.options.max_episode_steps).astype(np.int64)
-        clips = self.starts.take(self.chance.upcoming(numbers)).to(self.world.device)
+        starts = self.starts.take(self.chance.upcoming(numbers))
         self.chance.begin(numbers)
         self.starts.expect(self.chance.upcoming(np.arange(len(rows))))
-        seen, memory = self.world.model.observe(clips.frames, clips.actions)
-        index = torch.as_tensor(numbers, device=self.world.device)
-        self.memory = self.memory.put(index, memory)
-        self.frame = self.frame.index_copy(0, index, clips.frames[:, -1])
-        self.features = self.features.index_copy(0, index, seen.features[:, -1].float())
+        self._observe(numbers, starts)
         self.clock, self.done = self.clock.copy(), self.done & ~rows
         self.clock[numbers] = clock
-        return clips
+        return [start.clips for start in starts]
+
+    def _observe(self, numbers: NDArray[np.int64], starts: Sequence[Start]) -> None:
+        """Let the rows at index `numbers` have read what their dreams begin with."""
+        together: dict[Any, list[int]] = {}
+        for i, start in enumerate(starts):
+            together.setdefault(start.clips.frames.shape[1] if start.episode is None else -i - 1, []).append(i)
+        for which in together.values():
+            clips = Clips.cat([starts[i].clips for i in which]).to(self.world.device)
+            if (name := starts[which[0]].episode) is None:
+                seen, memory = self.world.model.observe(clips.frames, clips.actions)
+                features = seen.features[:, -1]
+            else:
+                features, memory = self.world.index.at_end(name, clips)
+            index = torch.as_tensor(numbers[which], device=self.world.device)
+            self.memory = self.memory.put(index, memory)
+            self.frame = self.frame.index_copy(0, index, clips.frames[:, -1])
+            self.features = self.features.index_copy(0, index, features.float())
 
     @torch.no_grad()
     def advance(self, actions: Tensor, live: Rows) -> Dreamt:
@@ -116,3 +133,25 @@ class Dreams:
         self.clock, self.done = state.tensors["clock"].numpy(), state.tensors["done"].numpy()
         self.chance.load_state_dict(state.under("chance."))
         self.starts.expect(self.chance.upcoming(np.arange(rows)))
+
+
+def padded(clips: Sequence[Clips]) -> Clips:
+    """Clips of one row each as one batch; shorter ones have frames without a mask in front, with no action."""
+    longest = max(each.mask.shape[1] for each in clips)
+
+    def filled(part: Tensor, value: float) -> Tensor:
+        front = (*part.shape[:1], longest - part.shape[1], *part.shape[2:])
+        return torch.cat([part.new_full(front, value), part], 1)
+
+    return Clips.cat(
+        [
+            Clips(
+                filled(each.frames, 0),
+                filled(each.actions, NO_ACTION),
+                filled(each.rewards, 0),
+                filled(each.terminated, False),
+                filled(each.mask, False),
+            )
+            for each in clips
+        ]
+    )

@@ -14,6 +14,10 @@ Output = Literal["numpy", "torch"]
 Terminate = Literal["sample", "threshold", "never"]
 Doubt = Literal["none", "heads", "draws"]
 
+Beginning = Literal["any", "episode"]
+WHOLE: Literal["all"] = "all"
+ContextLength = int | tuple[int, int] | Literal["all"]
+
 RENDER_MODES = ("rgb_array",)
 
 
@@ -21,7 +25,8 @@ RENDER_MODES = ("rgb_array",)
 class DreamOptions:
     """The options of `DreamVectorEnv`, which says what they mean. Raises InputError for those that cannot be met."""
 
-    context_length: int = 8
+    context_length: ContextLength = 8
+    start: Beginning | float = "any"
     max_episode_steps: int | None = 64
     terminate: Terminate = "sample"
     autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP
@@ -44,7 +49,10 @@ class DreamOptions:
         ):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(get_args(kind))}")
-        at_least_one(context_length=self.context_length, max_episode_steps=self.max_episode_steps)
+        check_context_length(self.context_length)
+        if self.start not in get_args(Beginning) and (isinstance(self.start, str) or not 0 <= self.start <= 1):
+            raise InputError(f"start={self.start!r}: choose any, episode, or the share of episodes from 0 to 1")
+        at_least_one(max_episode_steps=self.max_episode_steps)
         if self.render_mode not in (None, *RENDER_MODES):
             raise InputError(f"render_mode={self.render_mode!r}: choose rgb_array or None")
         if self.stagger and self.max_episode_steps is None:
@@ -57,7 +65,8 @@ class DreamOptions:
         """Those that decide how a dream goes on, as opposed to how it is shown."""
         lost = None if self.truncate_above is None else f"{self.uncertainty} > {self.truncate_above}"
         return {
-            "context_length": self.context_length,
+            "context_length": list(length) if isinstance(length := self.context_length, tuple) else length,
+            "start": self.start,
             "max_episode_steps": self.max_episode_steps,
             "terminate": self.terminate,
             "truncate_above": lost,
@@ -70,6 +79,14 @@ def autoreset(mode: str | AutoresetMode) -> AutoresetMode:
     if not isinstance(mode, AutoresetMode) and mode not in known:
         raise InputError(f"autoreset_mode={mode!r}: choose one of {', '.join(known)}")
     return AutoresetMode(mode)
+
+
+def check_context_length(length: ContextLength) -> None:
+    """Raise an InputError unless it is a number of at least 1, two such in order, or "all"."""
+    numbers = length if isinstance(length, tuple) else (length,)
+    counts = [number for number in numbers if isinstance(number, int) and number >= 1]
+    if length != WHOLE and not (len(counts) == len(numbers) <= 2 and counts == sorted(counts)):
+        raise InputError(f"context_length={length!r}: give a number of at least 1, (shortest, longest), or 'all'")
 
 
 def at_least_one(**counts: int | None) -> None:

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from envs.dream.options import RENDER_MODES, Doubt, Observation, Terminate
+from envs.dream.options import RENDER_MODES, Beginning, ContextLength, Doubt, Observation, Terminate
 from envs.dream.state import DreamState
 from envs.dream.vector import DreamVectorEnv
 from envs.policy import FrameArray
@@ -33,7 +33,8 @@ class DreamEnv(gym.Env[Any, np.int64]):
         *,
         checkpoint: str | Path | Checkpoint,
         contexts: str | Path | None = None,
-        context_length: int = 8,
+        context_length: ContextLength = 8,
+        start: Beginning | float = "any",
         steps: int | None = None,
         profile: str | None = None,
         target_fps: float | None = None,
@@ -52,6 +53,7 @@ class DreamEnv(gym.Env[Any, np.int64]):
             checkpoint=checkpoint,
             contexts=contexts,
             context_length=context_length,
+            start=start,
             max_episode_steps=None,
             steps=steps,
             profile=profile,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.dream.options import WHOLE, DreamOptions
 from worldmodel.episodes import Clips, EpisodeStore
 
 
@@ -23,36 +24,60 @@ class Begin(NamedTuple):
     dream: int
 
 
-def draw(store: EpisodeStore, length: int, begin: Begin) -> Clips:
-    """The context of one dream: `length` frames after which the real episode goes on."""
-    return store.sample_contexts(1, length, np.random.default_rng(begin))
+class Start(NamedTuple):
+    """Where a dream begins."""
+
+    clips: Clips  # (1, C, ...), after which the real episode goes on
+    episode: str | None  # whose first C frames these are, where the past is whole
+
+
+def draw(store: EpisodeStore, options: DreamOptions, begin: Begin) -> Start:
+    """The context of one dream, as `options` want it."""
+    generator, start, wanted = np.random.default_rng(begin), options.start, options.context_length
+    if not isinstance(start, str):
+        start = "episode" if generator.random() < start else "any"
+    if wanted == WHOLE:
+        if start == "episode":
+            row, last = int(generator.integers(len(store))), 0
+        else:
+            ends = np.cumsum(store.lengths - 1)  # of the frames after which an episode goes on
+            frame = int(generator.integers(ends[-1]))
+            row = int(np.searchsorted(ends, frame, side="right"))
+            last = frame - int(ends[row] - (store.lengths[row] - 1))
+        return Start(store.gather(np.array([row]), np.array([0]), last + 1), store.names[row])
+    if isinstance(wanted, int):
+        length = wanted
+    else:
+        longest = min(wanted[1], int(store.lengths.max()) - 1)
+        length = int(generator.integers(min(wanted[0], longest), longest + 1))
+    return Start(store.sample_contexts(1, length, generator, start=start), None)
 
 
 class Starts:
-    """Contexts of `length` frames. With `ahead`, those that are expected are read on a thread of their own.
+    """Contexts as `options` want them. With `prefetch`, those that are expected are read on a thread of their own.
 
     The thread is a daemon that holds nothing of this object: an environment that was forgotten keeps neither itself nor
     the interpreter alive. After a fork the child starts its own, since threads do not survive it.
     """
 
-    def __init__(self, store: EpisodeStore, length: int, *, ahead: bool) -> None:
+    def __init__(self, store: EpisodeStore, options: DreamOptions) -> None:
         # One store object is for one thread; a copy shares the index, and keeps its own episodes.
-        self._draw = functools.partial(draw, copy.copy(store), length)
-        self._ahead = ahead
-        self._expected: dict[Begin, Future[Clips]] = {}
+        self._draw = functools.partial(draw, copy.copy(store), options)
+        self._ahead = options.prefetch
+        self._expected: dict[Begin, Future[Start]] = {}
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def take(self, begins: Sequence[Begin]) -> Clips:
-        """The contexts of these dreams, (n, C, ...), in this order. Waits for those that are not read yet."""
+    def take(self, begins: Sequence[Begin]) -> list[Start]:
+        """The contexts of these dreams, in this order. Waits for those that are not read yet."""
         if not self._ahead:
-            return Clips.cat([self._draw(begin) for begin in begins])
+            return [self._draw(begin) for begin in begins]
         self._ensure_thread()
         if not set(begins) <= self._expected.keys():
             # What nobody expected must not queue behind what can wait.
             self._forget_all_but([*begins, *(begin for begin, future in self._expected.items() if future.done())])
         read = {begin: self._expected.get(begin) or self._submit(begin) for begin in dict.fromkeys(begins)}
-        return Clips.cat([read[begin].result() for begin in begins])
+        return [read[begin].result() for begin in begins]
 
     def expect(self, begins: Sequence[Begin]) -> None:
         """Read these ahead, and forget all others."""
@@ -74,8 +99,8 @@ class Starts:
         for begin in self._expected.keys() - set(begins):
             self._expected.pop(begin).cancel()
 
-    def _submit(self, begin: Begin) -> Future[Clips]:
-        future: Future[Clips] = Future()
+    def _submit(self, begin: Begin) -> Future[Start]:
+        future: Future[Start] = Future()
         self._tasks.put((future, begin))
         return future
 
@@ -91,10 +116,10 @@ class Starts:
         weakref.finalize(self, self._tasks.put, None)
 
 
-_Task = tuple[Future[Clips], Begin] | None
+_Task = tuple[Future[Start], Begin] | None
 
 
-def _serve(tasks: queue.SimpleQueue[_Task], draw: Callable[[Begin], Clips]) -> None:
+def _serve(tasks: queue.SimpleQueue[_Task], draw: Callable[[Begin], Start]) -> None:
     """Draw what is asked for until None comes."""
     while (task := tasks.get()) is not None:
         future, begin = task

@@ -15,11 +15,13 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.dream.dreams import Dreams, Dreamt, Rows
+from envs.dream.dreams import Dreams, Dreamt, Rows, padded
 from envs.dream.ends import ends
 from envs.dream.given import check_actions, check_mask, check_seeds
 from envs.dream.options import (
     RENDER_MODES,
+    Beginning,
+    ContextLength,
     Doubt,
     DreamOptions,
     Observation,
@@ -42,7 +44,12 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
 
     checkpoint: a world model folder (`train_wm.py`, `train_agent.py`) or a loaded `Checkpoint`.
     contexts: folder of recorded episodes; None takes the one that the checkpoint names.
-    context_length: real frames observed before a dream begins; its first observation is the last of them.
+    context_length: real frames observed before a dream begins; its first observation is the last of them. A number n;
+        (1, n) draws one for each dream, and goes no further than the longest episode; "all" reads the whole past, from
+        the first frame of the episode on, as real play has seen it (`envs.dream.index` says what that costs).
+    start: "any" begins anywhere (with "all" every frame after which an episode goes on is equally likely to be the
+        last one read), "episode" reads from the first frame of an episode on (with "all": that one alone); a number
+        from 0 to 1 is the share of dreams that do.
     max_episode_steps: horizon of a dream; reaching it truncates. None dreams on.
     steps: denoising steps per frame; or instead
     profile: "quality", "balanced" or "realtime", which also set window and precision (`worldmodel.sampling`); or
@@ -58,6 +65,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         seed and evenly spread, so that rows are not truncated all at once. Later dreams are whole.
     context_info: whenever a row begins, tell its context as `info["context_frames"]` (N, C, h, w, 3) uint8 and
         `info["context_actions"]` (N, C) int64, -1 for none, to warm up a policy. The last frame is the observation.
+        `info["context_length"]` (N,) says how many of the C frames are a row's own; shorter contexts stand at the end.
     uncertainty: tell as `info["uncertainty"]` (N,) how little a step is to be trusted (`worldmodel.uncertainty`).
     truncate_above: a dream whose uncertainty exceeds this has left what the model knows, and is truncated.
     prefetch: read the contexts of the next dreams on a background thread. Dreams do not depend on it.
@@ -83,7 +91,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         *,
         checkpoint: str | Path | Checkpoint,
         contexts: str | Path | None = None,
-        context_length: int = 8,
+        context_length: ContextLength = 8,
+        start: Beginning | float = "any",
         max_episode_steps: int | None = 64,
         steps: int | None = None,
         profile: str | None = None,
@@ -103,6 +112,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     ) -> None:
         options = DreamOptions(
             context_length=context_length,
+            start=start,
             max_episode_steps=max_episode_steps,
             terminate=terminate,
             autoreset_mode=autoreset(autoreset_mode),
@@ -121,7 +131,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
             checkpoint,
             contexts,
             device,
-            context_length=context_length,
+            context_length=options.context_length,
             rows=num_envs,
             steps=steps,
             profile=profile,
@@ -270,9 +280,10 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         return self._view.observe(self._dreams.frame, self._dreams.features)
 
     def _begin(self, rows: Rows, *, stagger: bool = False) -> dict[str, Any]:
-        contexts = self._dreams.begin(rows, stagger=stagger)
+        begun = self._dreams.begin(rows, stagger=stagger)
         if not self.options.context_info:
             return {}
+        contexts = padded(begun).to(self.device)
         index = torch.as_tensor(np.flatnonzero(rows), device=self.device)
 
         def spread(part: Tensor) -> Tensor:
@@ -283,6 +294,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
             "_context_frames": rows.copy(),
             "context_actions": self._view.array(spread(contexts.actions)),
             "_context_actions": rows.copy(),
+            "context_length": self._view.array(spread(contexts.mask.sum(1))),
+            "_context_length": rows.copy(),
         }
 
     def _told(self, dreamt: Dreamt, rows: Rows) -> dict[str, Any]:

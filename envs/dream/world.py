@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from envs.contexts import check_length, check_world, contexts_folder
+from envs.dream.index import MemoryIndex
+from envs.dream.options import ContextLength
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
@@ -34,6 +36,11 @@ class World:
     def model(self) -> WorldModel:
         """The model, in evaluation mode."""
         return self.checkpoint.model
+
+    @cached_property
+    def index(self) -> MemoryIndex:
+        """What the model remembers at frames of the episodes; shared by all dreams of this world."""
+        return MemoryIndex(self.model, self.store.lengths)
 
     @cached_property
     def origin(self) -> dict[str, Any]:
@@ -64,7 +71,7 @@ def open_world(
     contexts: str | Path | None,
     device: str,
     *,
-    context_length: int,
+    context_length: ContextLength,
     rows: int,
     steps: int | None,
     profile: str | None,
@@ -77,7 +84,8 @@ def open_world(
     model = loaded.model.eval().to(device)
     store = EpisodeStore(contexts_folder(loaded) if contexts is None else contexts)
     check_world(loaded, store)
-    check_length(store, context_length)
+    if isinstance(context_length, int):
+        check_length(store, context_length)
     sampler = Sampler(model, choose(model, rows, steps=steps, profile=profile, target_fps=target_fps))
     return World(loaded, path, store, sampler, torch.device(device))
 
