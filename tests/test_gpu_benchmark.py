@@ -138,9 +138,10 @@ def test_a_rehearsal_of_some_stages(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_whole_rehearsal(tmp_path: Path) -> None:
     """Every stage that runs unasked; what comes back is at most eight files in two folders."""
-    status = rehearse(tmp_path)
+    status = rehearse(tmp_path, "--minutes", "28")
     assert set(status) == {each.name for each in stages(rehearse=True) if not each.extra}
     assert {name: each for name, each in status.items() if each != "done"} == {"tests": "not run: needs CUDA"}
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.counted import Counted
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -19,19 +21,21 @@ class Drawn:
 
 Generators = torch.Generator | Sequence[torch.Generator]
 """One generator for all rows, or one for each: then what a row draws does not depend on its neighbours."""
-Noise = Generators | Drawn
+Noise = Generators | Drawn | Counted
 """Where normal numbers come from."""
 
 
 def normal(shape: tuple[int, ...], generators: Noise, like: Tensor, active: Tensor | None = None) -> Tensor:
     """Standard normal numbers of `shape`, rows first, on the device and in the dtype of `like`.
 
-    With a generator per row, rows where `active` (B,) bool is False are zero and their generators unused.
+    With a generator per row or `Counted`, rows where `active` (B,) bool is False are zero and their generators unused.
     """
     if isinstance(generators, Drawn):
         if generators.numbers.shape != shape:
             raise ValueError(f"numbers of shape {tuple(generators.numbers.shape)} were drawn, {shape} are wanted")
         return generators.numbers
+    if isinstance(generators, Counted):
+        return generators.normal(shape, like, active)
     return _drawn(torch.randn, shape, generators, like, active)
 
 

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from worldmodel.drawing import Generators, normal
+from worldmodel.counted import Counted
+from worldmodel.drawing import Drawn, Noise, normal
 from worldmodel.errors import InputError
 from worldmodel.memory import Memory
 from worldmodel.model import Imagined, WorldModel
@@ -28,7 +29,7 @@ def uncertainty(
     actions: Tensor,
     memory: Memory,
     imagined: Imagined,
-    generator: Generators,
+    generator: Noise,
     *,
     active: Tensor | None = None,
     pose: Tensor | None = None,
@@ -51,8 +52,7 @@ def uncertainty(
     if kind == "heads":
         told = head_entropy(sampler.model, imagined.features)
     else:
-        noise = derived(generator) if isinstance(generator, torch.Generator) else [derived(row) for row in generator]
-        others = other_draws(sampler, actions, memory, noise, draws=draws, active=active, pose=pose)
+        others = other_draws(sampler, actions, memory, derived(generator), draws=draws, active=active, pose=pose)
         told = distance(others, imagined.frame[:, None])
     return told if active is None else torch.where(active.view(-1, *[1] * (told.ndim - 1)), told, 0.0)
 
@@ -71,7 +71,7 @@ def other_draws(
     sampler: Sampler,
     actions: Tensor,
     memory: Memory,
-    generator: Generators,
+    generator: Noise,
     *,
     draws: int,
     active: Tensor | None = None,
@@ -101,8 +101,16 @@ def distance(frames: Tensor, others: Tensor) -> Tensor:
     return root
 
 
-def derived(generator: torch.Generator) -> torch.Generator:
-    """A generator whose numbers follow from the state of another, which stays as it is."""
+def derived(generator: Noise) -> Noise:
+    """A source whose numbers follow from the state of another, which stays as it is."""
+    if isinstance(generator, Counted):
+        return generator.derived()
+    if isinstance(generator, Drawn):
+        raise ValueError("other draws follow from the state of generators, of numbers that were drawn nothing does")
+    return _derived(generator) if isinstance(generator, torch.Generator) else [_derived(row) for row in generator]
+
+
+def _derived(generator: torch.Generator) -> torch.Generator:
     # The whole state, since the seed would give every step the same; reading it does not wait for a GPU.
     digest = hashlib.blake2b(generator.get_state().numpy().tobytes(), digest_size=8, person=b"uncertainty")
     return torch.Generator(generator.device).manual_seed(int.from_bytes(digest.digest(), "little") >> 1)

@@ -16,7 +16,7 @@ from benchmarks.gpu.timing import product_rate
 from worldmodel.precision import POLICY
 
 PACKAGES = ("torch", "triton", "numpy", "gymnasium", "tyro", "mamba-ssm", "einops", "mujoco", "dm_control", "av")
-TESTS = ("test_windows.py", "test_attention.py", "test_dream_gpu.py", "test_precision.py")
+TESTS = [f"tests/test_{name}.py" for name in ("windows", "attention", "dream_gpu", "precision", "graphs", "counted")]
 
 
 def look(setting: Setting, sheet: Sheet) -> None:
@@ -50,6 +50,5 @@ def tests(setting: Setting, sheet: Sheet) -> None:
         raise NotRunError(CUDA)
     if importlib.util.find_spec("pytest_timeout") is None:
         raise NotRunError("pytest with pytest-timeout is not installed")
-    files = [f"tests/{name}" for name in TESTS]
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files])
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *TESTS])
     sheet.true("tests marked gpu pass", done.returncode == 0)

@@ -168,6 +168,7 @@ def agent(setting: Setting, sheet: Sheet) -> None:
     )
     tiny = {"rows": 4, "horizon": 3, "context": 3} if setting.rehearse else {"rows": 256}
     config = DreamerConfig(**tiny, save_seconds=1e9)  # type: ignore[arg-type]
+    shutil.rmtree(setting.shared / "policy", ignore_errors=True)  # of an earlier call, in another world model
     dreamer = Dreamer(model, store, config, setting.shared / "policy")
     dreamer.train(1, progress=False)
     begin, portion = time.monotonic(), 1 if setting.rehearse else 5

@@ -19,6 +19,8 @@ from benchmarks.kernels import forward_backward
 from benchmarks.scaling import history as remembered
 from benchmarks.throughput.works import counted
 from worldmodel import Runtime, Sampler, Sampling, Trainer, TrainingConfig, WorldModel
+from worldmodel.counted import Counted
+from worldmodel.drawing import Noise, normal
 from worldmodel.graphs import GraphSampler
 from worldmodel.scan import even_chunk, scan_chunked
 from worldmodel.triton_scan import scan_triton
@@ -33,6 +35,7 @@ def dreams(setting: Setting, sheet: Sheet) -> None:
     """Imagined frames per second by rows, steps and size, plain and as CUDA graphs, in bfloat16 on CUDA."""
     rate = product_rate(setting)
     sheet.note("bfloat16 product", rate / 1e12, "TFLOP/s")
+    draw_noise(setting, sheet)
     rows = (2, 4) if setting.rehearse else ROWS
     for name in ("memory-maze",) if setting.rehearse else ("memory-maze", "small", "base"):
         model = model_of(config_of(name, setting), setting)
@@ -45,6 +48,18 @@ def dreams(setting: Setting, sheet: Sheet) -> None:
                 sheet.not_run(f"{name}, {count} rows, {steps} steps", f"{need / 2**30:.0f} GiB of memory")
                 continue
             dream(model, name, count, steps, rate, setting, sheet)
+
+
+def draw_noise(setting: Setting, sheet: Sheet) -> None:
+    """Noise for 256 rows of 16 tokens: by a generator for each, and by counting."""
+    rows, like = 256, torch.zeros((), device=setting.device)
+    ways: dict[str, Noise] = {
+        "a generator for each": [torch.Generator(setting.device).manual_seed(row) for row in range(rows)],
+        "counted": Counted(rows, torch.device(setting.device)),
+    }
+    for way, source in ways.items():
+        work = functools.partial(normal, (rows, 1, 16, 64), source, like)
+        sheet.note(f"noise of {rows} rows, {way}", 1e3 * seconds_of(work, setting.device), "ms")
 
 
 def dream(model: WorldModel, name: str, rows: int, steps: int, rate: float, setting: Setting, sheet: Sheet) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.dream.starts import Begin
+from worldmodel.counted import Counted
+from worldmodel.errors import InputError
 
 _WORD = 2**64
 _GOLDEN = (5**0.5 - 1) / 2
@@ -21,7 +23,7 @@ class Chance:
     def __init__(self, rows: int, device: torch.device) -> None:
         self.seeds: NDArray[np.int64] = np.full(rows, -1)
         self.dreams: NDArray[np.int64] = np.zeros(rows, np.int64)  # begun since the row was seeded
-        self.noise = [torch.Generator(device) for _ in range(rows)]
+        self.noise = noise_for(rows, device)
         self._draws = [np.random.default_rng(0) for _ in range(rows)]
 
     @property
@@ -32,13 +34,22 @@ class Chance:
     def seed(self, row: int, seed: int) -> None:
         """Let all that `row` draws follow from `seed`."""
         self.seeds[row], self.dreams[row] = seed, 0
-        self.noise[row].manual_seed(seed)
+        if isinstance(self.noise, Counted):
+            self.noise.seed(row, seed)
+        else:
+            self.noise[row].manual_seed(seed)
         # A key of its own, or endings would be drawn by the numbers that choose the first context.
         self._draws[row] = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
 
     def upcoming(self, rows: NDArray[np.int64]) -> list[Begin]:
         """The beginnings of the next dreams of `rows`."""
         return [Begin(int(self.seeds[row]), int(self.dreams[row])) for row in rows]
+
+    def begin(self, rows: NDArray[np.int64]) -> None:
+        """The next dreams of `rows` have begun."""
+        self.dreams[rows] += 1
+        if isinstance(self.noise, Counted):
+            self.noise.begin(rows)
 
     def uniform(self, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
         """A number in [0, 1) for each of `rows`, 1 for the others, whose source stays as it is."""
@@ -56,17 +67,38 @@ class Chance:
         return {
             "seeds": torch.from_numpy(self.seeds.copy()),
             "dreams": torch.from_numpy(self.dreams.copy()),
-            "noise": torch.stack([generator.get_state() for generator in self.noise]),
+            "noise": self.noise.state() if isinstance(self.noise, Counted) else states(self.noise),
             "draws": torch.from_numpy(np.array([_words(source) for source in self._draws], np.uint64).view(np.int64)),
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from `state_dict()` of as many rows."""
+        """Go on from `state_dict()` of as many rows. Raises InputError for noise of another kind."""
+        have, want = (noise.shape[1:] for noise in (tensors["noise"], self.state_dict()["noise"]))
+        if have != want:
+            raise InputError(
+                f"the state keeps {tuple(have)} numbers for the noise of each row, this device and version "
+                f"{tuple(want)}: take the state anew where the dreams go on"
+            )
         self.seeds, self.dreams = tensors["seeds"].numpy().copy(), tensors["dreams"].numpy().copy()
-        for generator, state in zip(self.noise, tensors["noise"], strict=True):
-            generator.set_state(state.clone())  # views crash torch 2.13
+        if isinstance(self.noise, Counted):
+            self.noise.load(tensors["noise"])
+        else:
+            for generator, state in zip(self.noise, tensors["noise"], strict=True):
+                generator.set_state(state.clone())  # views crash torch 2.13
         draws = tensors["draws"].contiguous().numpy().view(np.uint64)
         self._draws = [_from_words(words) for words in draws.tolist()]
+
+
+def noise_for(rows: int, device: torch.device) -> list[torch.Generator] | Counted:
+    """Where the noise of rows comes from: a generator for each, or on other devices than a CPU, where that would be a
+    launch for each, numbers by counting. A CPU counts slower than it draws.
+    """
+    return [torch.Generator(device) for _ in range(rows)] if device.type == "cpu" else Counted(rows, device)
+
+
+def states(generators: Sequence[torch.Generator]) -> Tensor:
+    """The states of all, one row each."""
+    return torch.stack([generator.get_state() for generator in generators])
 
 
 def _words(source: np.random.Generator) -> list[int]:

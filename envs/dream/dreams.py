@@ -63,7 +63,7 @@ class Dreams:
         if stagger and self.options.max_episode_steps is not None:
             clock = (self.chance.phase(numbers) * self.options.max_episode_steps).astype(np.int64)
         starts = self.starts.take(self.chance.upcoming(numbers))
-        self.chance.dreams[numbers] += 1
+        self.chance.begin(numbers)
         self.starts.expect(self.chance.upcoming(np.arange(len(rows))))
         self._observe(numbers, starts)
         self.clock, self.done = self.clock.copy(), self.done & ~rows
