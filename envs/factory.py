@@ -11,7 +11,7 @@ import functools
 import importlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -127,14 +127,19 @@ def make_vec(
     """
     if num_envs < 1:
         raise InputError(f"make_vec needs num_envs of at least 1, got {num_envs}")
-    # The spec travels instead of the id: what was registered in this process is known to the workers too.
-    create = functools.partial(_build, _find(config.id), config, render_mode)
+    create = maker(config, render_mode)
     together = not processes or num_envs == 1
     if autoreset_mode is not AutoresetMode.DISABLED:
         if together:
             return SyncVectorEnv([create] * num_envs, autoreset_mode=autoreset_mode)
         return AsyncVectorEnv(in_workers(create, num_envs), context="forkserver", autoreset_mode=autoreset_mode)
     return LocalRows(create, num_envs) if together else ProcessRows(create, num_envs)
+
+
+def maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[], FrameEnv]:
+    """What makes `make(config)` in another process too. Raises InputError for an unknown id."""
+    # The spec travels instead of the id: what was registered in this process is known to the workers too.
+    return functools.partial(_build, _find(config.id), config, render_mode)
 
 
 class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructorArgs):

@@ -8,7 +8,7 @@ import time
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +121,14 @@ def read_episode(path: Path) -> Episode:
 
 def read_array(path: Path, key: str) -> NDArray[Any] | None:
     """Read the array under `key` alone; None where the file has none."""
+    return read_arrays(path, (key,)).get(key)
+
+
+def read_arrays(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Read those of the arrays under `keys` that the file has, opening it once."""
     with _opened(path) as archive:
-        return _array(archive, path, key) if key in _keys(archive) else None
+        found = _keys(archive)
+        return {key: _array(archive, path, key) for key in keys if key in found}
 
 
 def _check_extras(extras: Mapping[str, NDArray[np.generic]]) -> None:
