@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.dream.starts import Begin
+from worldmodel.errors import InputError
 
 _WORD = 2**64
 _GOLDEN = (5**0.5 - 1) / 2
@@ -59,6 +60,14 @@ class Chance:
             "noise": torch.stack([generator.get_state() for generator in self.noise]),
             "draws": torch.from_numpy(np.array([_words(source) for source in self._draws], np.uint64).view(np.int64)),
         }
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise InputError unless the states of generators in `tensors` are some."""
+        for generator, state in zip(self.noise, tensors["noise"], strict=True):
+            try:
+                torch.Generator(generator.device).set_state(state.clone())
+            except (RuntimeError, TypeError) as error:
+                raise InputError(f"'chance.noise' of the state is no generator's ({error})") from error
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from `state_dict()` of as many rows."""

@@ -97,10 +97,11 @@ def convert(
             for source in waiting:
                 try:
                     done = _convert(recording, source, store, options, journal, compress=compress)
-                except InputError as error:
+                except Exception as error:  # recordings are whatever others wrote, libraries raise whatever they do
                     if strict:
                         raise
-                    broken.append(Broken(source.name, str(error)))
+                    told = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                    broken.append(Broken(source.name, told))
                 else:
                     episodes, frames = episodes + done.episodes, frames + done.frames
                 rate = frames / (time.perf_counter() - began)
