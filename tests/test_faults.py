@@ -15,7 +15,7 @@ import pytest
 from gymnasium import spaces
 
 import recordings
-from envs.factory import DiscreteActions, EnvConfig, FrameObservation, make, trusted
+from envs.factory import DiscreteActions, EnvConfig, FrameObservation, make, make_vec, trusted
 from envs.minecraft.minerl import client
 from envs.policy import FrameArray
 from envs.recorded import FORMATS, ReadOptions, convert
@@ -67,6 +67,16 @@ def test_frames_are_not_the_environments_own_and_names_not_those_of_episodes() -
     assert (first[0, 0, 0], second[0, 0, 0]) == (0, 1)
     assert env.get_wrapper_attr("extra_keys") == ("a.b", "obs_action", "obs_seed")
     assert [float(info[key]) for key in ("obs_action", "obs_seed", "a.b")] == [0.25, 0.5, 0.75]
+
+
+def test_infos_are_the_callers_own() -> None:
+    envs = make_vec(KEYS, 2, processes=False)
+    info = envs.reset(seed=[0, 1])[1]
+    before = info["direction"].copy()
+    info["direction"][:] = 99
+    info = envs.reset(seed=[2, 3], options={"reset_mask": [True, False]})[1]  # type: ignore[list-item]
+    assert info["direction"][1] == before[1]
+    envs.close()
 
 
 @pytest.mark.parametrize(("asked", "steps"), [(None, 20), (40, 20), (7, 7)])
@@ -245,8 +255,18 @@ def test_one_broken_recording_does_not_end_a_conversion(tmp_path: Path, kind: st
     fine = {name for name in names if "whole" in name or ("nan_camera" in name and actions == "none")}
     assert {broken.source for broken in done.broken} == names - fine
     assert len(EpisodeStore(tmp_path / "to")) == 1
-    with pytest.raises(Exception, match=r".+"):
+    with pytest.raises(InputError):
         convert(FORMATS[kind], folder, tmp_path / "strict", options, strict=True, progress=False)
+
+
+def test_a_full_disk_is_no_broken_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    recordings.memory_maze(tmp_path / "from" / "whole.npz")
+    monkeypatch.setattr(sys.modules["envs.recorded.convert"], "write_episode", full)
+    with pytest.raises(OSError, match="No space left"):
+        convert(FORMATS["memory-maze"], tmp_path / "from", tmp_path / "to", ReadOptions(size=16), progress=False)
 
 
 def test_an_interpreter_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
