@@ -144,7 +144,7 @@ class Run:
             progress=self.progress,
         )
         figures = asdict(summary)
-        del figures["returns"]
+        del figures["returns"], figures["failed"]
         return figures
 
     def first_collector(self) -> Policy:

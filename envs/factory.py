@@ -11,7 +11,7 @@ import functools
 import importlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -32,6 +32,8 @@ from worldmodel.errors import InputError, require
 FrameEnv = gym.Env[FrameArray, np.int64]
 """What `make` returns: observations (h, w, 3) uint8, actions 0..n-1."""
 
+_OURS = {"action", "reward", "terminated", "truncated", "seed", "recording", "first_frame", "goes_on", "file"}
+"""Names in episode files that are not the environment's to give."""
 _MINIGRID = ("MiniGrid-", "BabyAI-", "lssvwm/MiniGrid-")
 
 
@@ -102,6 +104,20 @@ def make(config: EnvConfig, render_mode: str | None = None) -> FrameEnv:
     return _build(_find(config.id), config, render_mode)
 
 
+def trusted(config: EnvConfig, source: str) -> EnvConfig:
+    """`config` as a file gave it. Raises InputError, naming `source`, where making it would import an unknown module.
+
+    Modules of this package and those that the program has imported are known.
+    """
+    module = config.id.rpartition(":")[0]
+    if module and module not in sys.modules and module.partition(".")[0] != "envs":
+        raise InputError(
+            f"{source} names the environment '{config.id}', and making it would run the module '{module}': import that "
+            "module first, if you trust it"
+        )
+    return config
+
+
 def is_minigrid(env_id: str) -> bool:
     """Whether `env_id`, with or without a module to import, names a world of MiniGrid."""
     return env_id.rpartition(":")[2].startswith(_MINIGRID)
@@ -127,8 +143,7 @@ def make_vec(
     """
     if num_envs < 1:
         raise InputError(f"make_vec needs num_envs of at least 1, got {num_envs}")
-    # The spec travels instead of the id: what was registered in this process is known to the workers too.
-    create = functools.partial(_build, _find(config.id), config, render_mode)
+    create = maker(config, render_mode)
     together = not processes or num_envs == 1
     if autoreset_mode is not AutoresetMode.DISABLED:
         if together:
@@ -137,10 +152,16 @@ def make_vec(
     return LocalRows(create, num_envs) if together else ProcessRows(create, num_envs)
 
 
+def maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[], FrameEnv]:
+    """What makes `make(config)` in another process too. Raises InputError for an unknown id."""
+    # The spec travels instead of the id: what was registered in this process is known to the workers too.
+    return functools.partial(_build, _find(config.id), config, render_mode)
+
+
 class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructorArgs):
     """Shows the frame (h, w, 3) uint8 alone, resized to `size` x `size`; other numbers move into `info`.
 
-    `extra_keys`: the names of those numbers, sorted.
+    `extra_keys`: the names of those numbers, sorted; those that episodes have of their own get the prefix `obs_`.
     """
 
     extra_keys: tuple[str, ...]
@@ -149,7 +170,7 @@ class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructor
         RecordConstructorArgs.__init__(self, size=size)
         super().__init__(env)
         space = env.observation_space
-        self._extras: dict[str, np.dtype[Any]] = {}
+        self._extras: dict[str, tuple[str, np.dtype[Any]]] = {}  # the key in the observation, by name
         self._is_dict = isinstance(space, spaces.Dict)
         if isinstance(space, spaces.Dict):
             if "image" not in space.spaces:
@@ -158,7 +179,10 @@ class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructor
             for key, part in sorted(space.spaces.items()):
                 if key != "image" and isinstance(part, numeric):
                     assert part.dtype is not None
-                    self._extras[key] = part.dtype
+                    name = f"obs_{key}" if key in _OURS else key.replace("/", ".")
+                    if name in self._extras:
+                        raise InputError(f"{_name(env)} observes '{key}' and '{self._extras[name][0]}': rename one")
+                    self._extras[name] = (key, part.dtype)
             space = space["image"]
         self.extra_keys = tuple(self._extras)
         shape = _frame_shape(space, _name(env))
@@ -181,13 +205,13 @@ class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructor
     def _frame(self, observation: Any) -> FrameArray:
         frame: FrameArray = observation["image"] if self._is_dict else observation
         if self._size is None:
-            return frame
+            return np.array(frame)  # environments may write the next frame into the same array
         # BOX is the mean over the area when it shrinks and the nearest pixel when it grows.
         return np.array(Image.fromarray(frame).resize((self._size, self._size), Image.Resampling.BOX))
 
     def _info(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
         # Arrays even for single numbers: gymnasium's vector environments batch arrays with their dtype.
-        extras = {key: np.array(observation[key], dtype) for key, dtype in self._extras.items()}
+        extras = {name: np.array(observation[key], dtype) for name, (key, dtype) in self._extras.items()}
         return {**info, **extras}
 
 
@@ -210,8 +234,10 @@ class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArg
         self._table: list[Any] = [start + action for action in offered]
         self.action_space = spaces.Discrete(len(offered))
 
-    def step(self, action: np.int64) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As of the environment, with `action` in the new numbering."""
+        if isinstance(action, bool | np.bool_) or not self.action_space.contains(action):
+            raise gym.error.InvalidAction(f"{_name(self.env)} has actions 0..{len(self._table) - 1}, got {action!r}")
         return self.env.step(self._table[int(action)])
 
 
@@ -220,6 +246,8 @@ def _find(env_id: str) -> EnvSpec:
     if is_minigrid(env_id):
         require("minigrid", "minigrid", "MiniGrid environments")
     if module:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise InputError(f"environment id '{env_id}' names no module before the colon: write 'module:id'")
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -241,7 +269,7 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
     if render_mode is not None:
         options["render_mode"] = render_mode
     if config.max_episode_steps is not None:
-        options["max_episode_steps"] = config.max_episode_steps
+        options["max_episode_steps"] = min(config.max_episode_steps, spec.max_episode_steps or config.max_episode_steps)
     if config.extra_obs and not is_minigrid(spec.id):
         options["extra_obs"] = True
     try:

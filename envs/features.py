@@ -18,7 +18,7 @@ from torch import Tensor
 from envs.dream import DreamVectorEnv, Observation, Output
 from envs.dream.options import autoreset
 from envs.dream.view import View
-from envs.factory import EnvConfig, make_vec
+from envs.factory import EnvConfig, make_vec, trusted
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.episodes import NO_ACTION
 from worldmodel.errors import InputError
@@ -154,7 +154,8 @@ def make_pair(
     live in one process each; `dream`: further options of `DreamVectorEnv`. The real environment has its own limit of
     steps, that of the dream is its horizon.
 
-    Raises InputError for a checkpoint that names no environment, and where one of the two cannot be made.
+    Raises InputError for a checkpoint that names no environment, or one of a module that has not been imported yet,
+    which could be any; and where one of the two cannot be made.
     """
     dreams = DreamVectorEnv(
         num_envs,
@@ -173,7 +174,8 @@ def make_pair(
             f"{loaded.path} names no real environment, train_wm.py notes the one that it records: make one yourself "
             "and wrap it in WorldModelFeatures"
         )
-    real = make_vec(EnvConfig.from_dict(named), num_envs, processes=processes, autoreset_mode=autoreset(autoreset_mode))
+    config = trusted(EnvConfig.from_dict(named), str(loaded.path))
+    real = make_vec(config, num_envs, processes=processes, autoreset_mode=autoreset(autoreset_mode))
     try:
         watched = WorldModelFeatures(
             real,

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from numpy.typing import NDArray
 
-from envs.factory import EnvConfig, FrameVectorEnv, make_vec
+from envs.factory import EnvConfig, maker
 from envs.inverses import inverse_actions
-from envs.policy import FrameArray, Policy
-from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
+from envs.playing import open_envs, play, play_pool
+from envs.policy import Policy
+from envs.pool import LocalPool, Pool, ProcessPool
+from envs.provenance import SEED_KEY, Entry, Source, check_same_world, listed, told
+from envs.writing import Writers
+from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.data import INVERSE_KEY
 from worldmodel.errors import InputError
 from worldmodel.progress import Bar
 from worldmodel.stepping import deferred_interrupts
 
-SEED_KEY = "seed"
-"""The extra that says which seed an episode was reset with; a recording that is started again skips those it finds."""
+__all__ = ["SEED_KEY", "RecordSummary", "open_envs", "play", "record"]
+
+PIECE_BYTES = 1 << 29
+"""Frames of an episode that a row holds in memory at most; what is longer is written in pieces."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RecordSummary:
 
     `episodes`, `frames`, `returns` (in the order of the seeds) and `mean_return` (nan without episodes) are of the
     whole recording, the `skipped` episodes of earlier calls included. `seconds` of play, without the start of the
-    processes, and `steps_per_second` are of this call.
+    processes, and `steps_per_second` are of this call, as are the seeds that `failed` and have no episode.
     """
 
     episodes: int
@@ -43,91 +44,7 @@ class RecordSummary:
     mean_return: float
     returns: tuple[float, ...]
     skipped: int
-
-
-@dataclass
-class _Track:
-    """The episode that a row plays, so far."""
-
-    seed: int
-    frames: list[FrameArray] = field(default_factory=list)
-    actions: list[int] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    extras: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
-
-    def add(self, frame: FrameArray, action: int, reward: float, extras: Mapping[str, NDArray[Any]]) -> None:
-        self.frames.append(frame.copy())  # a view would keep the frames of all rows alive
-        self.actions.append(action)
-        self.rewards.append(reward)
-        for key, value in extras.items():
-            self.extras.setdefault(key, []).append(np.array(value))
-
-    def episode(self, terminated: bool, truncated: bool) -> Episode:
-        last = np.arange(len(self.frames)) == len(self.frames) - 1
-        return Episode(
-            image=np.stack(self.frames),
-            action=np.array(self.actions, np.int64),
-            reward=np.array(self.rewards, np.float32),
-            terminated=last & terminated,
-            truncated=last & truncated,
-            extras={key: np.stack(values) for key, values in self.extras.items()}
-            | {SEED_KEY: np.array(self.seed, np.int64)},
-        )
-
-
-def play(
-    envs: FrameVectorEnv,
-    policy: Policy,
-    seeds: Sequence[int],
-    *,
-    extra_keys: Sequence[str] = (),
-    between_steps: Callable[[], None] | None = None,
-) -> Iterator[Episode]:
-    """Play one episode for each of `seeds` in the rows of `envs`, and yield each when it has ended.
-
-    An episode depends on its seed alone: not on the number of rows, on its row, or on the others. They come in the
-    order in which they end; `extras["seed"]` tells them apart. `extra_keys` names entries of `info` to keep as extras,
-    with T + 1 entries. `between_steps` is called while no process is at work: the place to stop.
-
-    `envs` must not reset itself (`AutoresetMode.DISABLED`, as `make_vec` gives it). Raises InputError if it does, or
-    if `info` lacks one of `extra_keys`.
-    """
-    mode = envs.metadata.get("autoreset_mode")
-    if mode != AutoresetMode.DISABLED:
-        raise InputError(f"play needs environments with AutoresetMode.DISABLED (envs.make_vec), these have {mode}")
-    if not seeds:
-        return
-    waiting = deque(int(seed) for seed in seeds)
-    tracks: list[_Track | None] = [None] * envs.num_envs
-    ended = np.ones(envs.num_envs, np.bool_)
-    while True:
-        # A finished row cannot be stepped: with no seed left for it, it plays an episode that nobody keeps.
-        for row in np.flatnonzero(ended).tolist():
-            tracks[row] = _Track(waiting.popleft()) if waiting else None
-        if not any(tracks):
-            return
-        row_seeds = [int(seeds[-1]) if track is None else track.seed for track in tracks]
-        started = np.flatnonzero(ended)
-        frames, info = envs.reset(seed=cast("Any", row_seeds), options={"reset_mask": ended})
-        policy.reset(started, np.array(row_seeds, np.int64)[started])
-        for row in started.tolist():
-            track = tracks[row]
-            if track is not None:
-                track.add(frames[row], NO_ACTION, 0.0, _extras(info, extra_keys, row))
-        ended = np.zeros(envs.num_envs, np.bool_)
-        while not ended.any():
-            if between_steps is not None:
-                between_steps()
-            actions = np.asarray(policy.act(frames, info), np.int64)
-            frames, rewards, terminated, truncated, info = envs.step(actions)
-            for row, track in enumerate(tracks):
-                if track is not None:
-                    track.add(frames[row], int(actions[row]), float(rewards[row]), _extras(info, extra_keys, row))
-            ended = np.asarray(terminated | truncated)
-        for row in np.flatnonzero(ended).tolist():
-            track = tracks[row]
-            if track is not None:
-                yield track.episode(bool(terminated[row]), bool(truncated[row]))
+    failed: tuple[int, ...] = ()
 
 
 def record(
@@ -140,25 +57,45 @@ def record(
     seed: int,
     processes: bool = True,
     max_frames: int | None = None,
+    piece_frames: int | None = None,
+    timeout: float = 600.0,
+    attempts: int = 3,
     progress: bool = True,
 ) -> RecordSummary:
     """Play episodes with the seeds `seed .. seed + episodes - 1`, up to `num_envs` at once, appending to `store`.
 
-    Seeds that the store holds already are skipped, so a recording that was interrupted goes on where it stood and has
-    lost only the episodes that had not ended; give another policy other seeds. With `max_frames` no episode is added
-    once the recording has that many frames.
+    Rows in play are stepped together, while others are reset: each in a process of its own if `processes`. Episodes are
+    written by threads. A process that fails, or takes `timeout` seconds for a reset or a step, is replaced, with the
+    reason in the log; a seed that has failed `attempts` times is skipped, and `RecordSummary.failed` names it.
 
-    Raises InputError for counts below 1 and where the store has frames of another size than the environment.
+    Seeds that the store holds already are skipped, so a recording that was interrupted goes on where it stood and has
+    lost only the episodes that had not ended. With `max_frames` no episode is added once the recording has that many
+    frames. An episode of more than `piece_frames` (by default as many as fill 512 MiB) is written in pieces, each
+    beginning with the last frame of the one before, of which only the last ends as the episode does.
+
+    Raises InputError for counts below 1, where the store has frames of another size than the environment, episodes of
+    another world, or seeds that were played with other settings or another policy, and where every seed fails.
     """
     if episodes < 1 or num_envs < 1 or seed < 0:
         raise InputError(
             "record needs episodes and num_envs of 1 or more and a seed of 0 or more, "
             f"got {episodes}, {num_envs} and {seed}"
         )
+    if attempts < 1 or not timeout > 0 or (piece_frames is not None and piece_frames < 2):
+        raise InputError(
+            "record needs attempts of 1 or more, a timeout above 0 and piece_frames of 2 or more, "
+            f"got {attempts}, {timeout} and {piece_frames}"
+        )
     store.refresh()
     wanted = range(seed, seed + episodes)
-    returns, frames = _recorded(store, wanted)
+    source = Source.of(config, policy)
+    entries = listed(store)
+    check_same_world(entries, source, store, wanted)
+    ours = [entry for entry in entries if entry.seed in wanted]
+    frames = sum(entry.frames for entry in ours)
+    returns, parts = _whole(ours)
     skipped, steps = len(returns), 0
+    failed: dict[int, str] = {}
     missing = [wish for wish in wanted if wish not in returns]
     inverse = inverse_actions(config)
     known = {} if inverse is None else {INVERSE_KEY: inverse}
@@ -168,27 +105,37 @@ def record(
         # Interrupted in the middle of an exchange with its processes, it could not close them in order.
         with (
             deferred_interrupts() as interrupt,
-            open_envs(config, min(num_envs, len(missing)), processes=processes) as envs,
+            _opened(config, min(num_envs, len(missing)), processes, timeout) as pool,
+            Writers(store) as writers,
         ):
-            _check_frame_size(envs, store, config)
-            # Both vector classes have get_attr, their base does not declare it.
-            keys = cast("SyncVectorEnv", envs).get_attr("extra_keys")[0]
+            _check_frame_size(pool.made.frame_shape, store, config)
             began = time.perf_counter()
             if max_frames is None:
                 bar = Bar(config.id, episodes, "episode", initial=skipped, show=progress)
             else:
                 bar = Bar(config.id, max_frames, "frame", initial=frames, scale=True, show=progress)
+            longest = piece_frames or max(2, PIECE_BYTES // int(np.prod(pool.made.frame_shape)))
             with bar:
-                for played in play(envs, policy, missing, extra_keys=keys, between_steps=interrupt):
-                    episode = replace(played, extras={**known, **played.extras})
-                    store.append(episode)
-                    returns[int(episode.extras[SEED_KEY])] = float(episode.reward.sum())
-                    frames += len(episode.image)
-                    steps += len(episode.image) - 1
+                for piece in play_pool(pool, policy, missing, longest, attempts, failed, interrupt):
+                    length = len(piece.episode.image)
+                    key = (piece.seed, piece.first)
+                    if key not in parts:  # a recording that was interrupted may have written it
+                        episode = replace(piece.episode, extras={**known, **piece.episode.extras})
+                        writers.put(told(episode, source, first=piece.first, more=piece.more))
+                        parts[key] = float(piece.episode.reward.sum())
+                        frames += length
+                        steps += length - 1
+                    if not piece.more:
+                        returns[piece.seed] = sum(total for (one, _), total in parts.items() if one == piece.seed)
                     bar.note({"steps/s": f"{steps / (time.perf_counter() - began):.0f}"})
-                    bar.update(1 if max_frames is None else len(episode.image))
+                    if max_frames is not None or not piece.more:
+                        bar.update(1 if max_frames is None else length)
                     if frames >= budget:
                         break
+        store.refresh()
+        if failed and not returns:
+            example = min(failed)
+            raise InputError(f"{config.id} failed with every seed, {attempts} times each; {example}: {failed[example]}")
     seconds = time.perf_counter() - began
     ordered = tuple(returns[wish] for wish in wanted if wish in returns)
     return RecordSummary(
@@ -199,54 +146,33 @@ def record(
         mean_return=float(np.mean(ordered)) if ordered else float("nan"),
         returns=ordered,
         skipped=skipped,
+        failed=tuple(sorted(failed)),
     )
 
 
+def _whole(entries: Sequence[Entry]) -> tuple[dict[int, float], dict[tuple[int, int], float]]:
+    """The returns of the seeds whose episodes are there to their end, and those of all pieces by seed and frame."""
+    parts = {(entry.seed, entry.first): entry.total for entry in entries if entry.seed is not None}
+    ended = {entry.seed for entry in entries if entry.seed is not None and not entry.more}
+    return {seed: sum(total for (one, _), total in parts.items() if one == seed) for seed in ended}, parts
+
+
 @contextmanager
-def open_envs(config: EnvConfig, num_envs: int, *, processes: bool = True) -> Iterator[FrameVectorEnv]:
-    """Environments that are closed whatever happens, Ctrl-C included."""
-    # Workers inherit the blocked signal. Ctrl-C would reach them too, and their parent could not close them in order.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        envs = make_vec(config, num_envs, processes=processes)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+def _opened(config: EnvConfig, count: int, processes: bool, timeout: float) -> Iterator[Pool]:
+    create = maker(config)
+    pool: Pool
+    pool = ProcessPool(create, count, timeout=timeout) if processes and count > 1 else LocalPool(create, count)
     complete = False
     try:
-        yield envs
+        yield pool
         complete = True
     finally:
-        # An interrupted step may have taken the answers of some workers only: waiting for the others would hang.
-        envs.close(terminate=not complete)
+        pool.close(orderly=complete)
 
 
-def _recorded(store: EpisodeStore, wanted: range) -> tuple[dict[int, float], int]:
-    """The returns of the `wanted` seeds that the store holds, by seed, and how many frames they have."""
-    returns: dict[int, float] = {}
-    frames = 0
-    for name, length in zip(store.names, store.lengths, strict=True):
-        seed = store.read_array(name, SEED_KEY)
-        if seed is not None and int(seed) in wanted:
-            rewards = store.read_array(name, "reward")
-            assert rewards is not None  # the store indexes no file without
-            returns[int(seed)] = float(rewards.sum())
-            frames += int(length)
-    return returns, frames
-
-
-def _check_frame_size(envs: FrameVectorEnv, store: EpisodeStore, config: EnvConfig) -> None:
-    shape = envs.single_observation_space.shape
-    if len(store) and shape is not None and shape[:2] != store.image_shape:
+def _check_frame_size(shape: tuple[int, ...], store: EpisodeStore, config: EnvConfig) -> None:
+    if len(store) and shape[:2] != store.image_shape:
         raise InputError(
             f"{config.id} shows frames of {shape[:2]}, but the episodes in {store.root} have {store.image_shape}: "
             "set EnvConfig.size to match, or record into another folder"
         )
-
-
-def _extras(info: Mapping[str, Any], keys: Sequence[str], row: int) -> dict[str, NDArray[Any]]:
-    missing = [key for key in keys if key not in info or not info[f"_{key}"][row]]
-    if missing:
-        raise InputError(
-            f"extra keys {missing} are not in info, which has {sorted(info)}: leave them out of extra_keys"
-        )
-    return {key: info[key][row] for key in keys}

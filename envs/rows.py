@@ -29,16 +29,24 @@ class _WholeInfo(FrameVectorEnv):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[FrameArray, dict[str, Any]]:
         mask = None if options is None else options.get("reset_mask")
+        if options is not None and mask is not None:
+            mask = np.asarray(mask, np.bool_)
+            options = {**options, "reset_mask": mask}
         frames, info = super().reset(seed=seed, options=None if options is None else dict(options))
         if mask is not None and self._last_info is not None:
             info = _overlay(self._last_info, info, ~mask)
-        self._last_info = info
+        self._last_info = _own(info)
         return frames, info
 
     def step(self, actions: IntArray) -> tuple[FrameArray, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         result = super().step(actions)
-        self._last_info = result[-1]
+        self._last_info = _own(result[-1])
         return result
+
+
+def _own(info: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that stays as it is, whatever the caller writes into arrays of `info`."""
+    return {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in info.items()}
 
 
 if TYPE_CHECKING:

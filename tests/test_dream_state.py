@@ -185,6 +185,33 @@ def saved(folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
+def _broken(state: DreamState, **changes: Any) -> DreamState:
+    tensors = {**state.tensors, **changes}
+    return DreamState({name: tensor for name, tensor in tensors.items() if tensor is not None}, state.origin)
+
+
+def test_a_state_that_no_environment_gave_changes_nothing(folder: Path) -> None:
+    env = begun(folder)
+    state = env.get_state()
+    expected = continued(env)
+    tensors = state.tensors
+    memory = next(name for name in tensors if name.startswith("memory.") and tensors[name].is_floating_point())
+    for changes, message in (
+        ({"frame": tensors["frame"][:, :-1]}, r"'frame' of the state is torch\.uint8 .* the environment's is"),
+        ({"clock": tensors["clock"].float()}, r"'clock' of the state is torch\.float32"),
+        ({"clock": tensors["clock"] - 100}, "'clock' of the state is negative"),
+        ({"done": tensors["done"].long()}, r"'done' of the state is torch\.int64"),
+        ({memory: torch.full_like(tensors[memory], np.nan)}, "is not finite"),
+        ({"features": None}, "has no tensor 'features'"),
+        ({"more": tensors["clock"]}, "has an unknown tensor 'more'"),
+        ({"chance.noise": torch.full_like(tensors["chance.noise"], 255)}, r"'chance\.noise' of the state is no gen"),
+    ):
+        env.set_state(state)
+        with pytest.raises(InputError, match=message):
+            env.set_state(_broken(state, **changes))
+        assert same(expected, continued(env))
+
+
 def test_files_hold_the_state(folder: Path, saved: Path) -> None:
     env = begun(folder)
     loaded, state = DreamState.load(saved), env.get_state()

@@ -71,14 +71,24 @@ class Chance:
             "draws": torch.from_numpy(np.array([_words(source) for source in self._draws], np.uint64).view(np.int64)),
         }
 
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from `state_dict()` of as many rows. Raises InputError for noise of another kind."""
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise InputError unless the noise in `tensors` is of this kind and can be gone on from."""
         have, want = (noise.shape[1:] for noise in (tensors["noise"], self.state_dict()["noise"]))
         if have != want:
             raise InputError(
                 f"the state keeps {tuple(have)} numbers for the noise of each row, this device and version "
                 f"{tuple(want)}: take the state anew where the dreams go on"
             )
+        if isinstance(self.noise, Counted):
+            return
+        for generator, state in zip(self.noise, tensors["noise"], strict=True):
+            try:
+                torch.Generator(generator.device).set_state(state.clone())
+            except (RuntimeError, TypeError) as error:
+                raise InputError(f"'chance.noise' of the state is no generator's ({error})") from error
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict()` of as many rows, which `check` lets pass."""
         self.seeds, self.dreams = tensors["seeds"].numpy().copy(), tensors["dreams"].numpy().copy()
         if isinstance(self.noise, Counted):
             self.noise.load(tensors["noise"])

@@ -111,24 +111,29 @@ class Dreams:
 
     def state(self, rows: Tensor) -> DreamState:
         """All that decides how the dreams at index `rows` go on."""
-        own = {
+        tensors = {name: tensor[rows.to(tensor.device)] for name, tensor in self._own().items()}
+        memory = self.memory.select(rows.to(self.world.device)).state_dict()
+        tensors |= {f"memory.{name}": tensor for name, tensor in memory.items()}
+        return DreamState(tensors, {**self.world.origin, **self.options.decisive})
+
+    def _own(self) -> dict[str, Tensor]:
+        return {
             "frame": self.frame,
             "features": self.features,
             "clock": torch.from_numpy(self.clock),
             "done": torch.from_numpy(self.done),
             **{f"chance.{name}": tensor for name, tensor in self.chance.state_dict().items()},
         }
-        tensors = {name: tensor[rows.to(tensor.device)] for name, tensor in own.items()}
-        memory = self.memory.select(rows.to(self.world.device)).state_dict()
-        tensors |= {f"memory.{name}": tensor for name, tensor in memory.items()}
-        return DreamState(tensors, {**self.world.origin, **self.options.decisive})
 
     def load_state(self, state: DreamState) -> None:
         """Go on from `state`, which must be of as many rows, this world and these options."""
         rows, device = len(self.done), self.world.device
-        state.check({**self.world.origin, **self.options.decisive}, rows)
+        empty = self.world.model.empty(rows)
+        mine = {f"memory.{name}": tensor for name, tensor in empty.state_dict().items()}
+        state.check({**self.world.origin, **self.options.decisive}, self._own() | mine)
+        self.chance.check(state.under("chance."))
         memory = {name: tensor.to(device, copy=True) for name, tensor in state.under("memory.").items()}
-        self.memory = self.world.model.empty(rows).load_state_dict(memory)
+        self.memory = empty.load_state_dict(memory)
         self.frame, self.features = state.tensors["frame"].to(device), state.tensors["features"].to(device)
         self.clock, self.done = state.tensors["clock"].numpy(), state.tensors["done"].numpy()
         self.chance.load_state_dict(state.under("chance."))

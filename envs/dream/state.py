@@ -53,10 +53,14 @@ class DreamState:
             raise InputError(f"{path} cannot be read ({error}): save the state again") from error
         if note is None:
             raise InputError(f"{path} is no state of dreams: give a file written by DreamState.save")
-        told = json.loads(note)
-        if told["format"] != _FORMAT:
-            raise InputError(f"{path} has format {told['format']}, this version reads {_FORMAT}: save the state again")
-        return cls(tensors, told["origin"])
+        try:
+            told = json.loads(note)
+            written, origin = told["format"], dict(told["origin"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} says nothing that can be read of its origin: save the state again") from error
+        if written != _FORMAT:
+            raise InputError(f"{path} has format {written}, this version reads {_FORMAT}: save the state again")
+        return cls(tensors, origin)
 
     def copied(self) -> DreamState:
         """The same on the host, sharing no storage with anything."""
@@ -74,8 +78,13 @@ class DreamState:
         """The tensors whose names begin with `prefix`, without it."""
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
-    def check(self, origin: Mapping[str, Any], rows: int) -> None:
-        """Raise an InputError that says what differs, unless this state belongs to `rows` dreams of `origin`."""
+    def check(self, origin: Mapping[str, Any], like: Mapping[str, Tensor]) -> None:
+        """Raise an InputError that says what differs, unless this state belongs to dreams of `origin`.
+
+        They have tensors `like` these, rows first: the same names, shapes and dtypes, and only finite numbers. A side
+        of length 0 may have any other: a memory of all frames grows.
+        """
+        rows = len(like["clock"])
         names = sorted(self.origin.keys() | origin.keys())
         differ = [
             f"{name} is {self.origin.get(name)!r} there and {origin.get(name)!r} here"
@@ -86,10 +95,27 @@ class DreamState:
             raise InputError(
                 f"the state is of other dreams: {'; '.join(differ)}; make the environment as the one it was taken from"
             )
-        if self.rows != rows:
+        if "clock" in self.tensors and self.tensors["clock"].ndim and self.rows != rows:
             raise InputError(
                 f"the state has {self.rows} rows, the environment {rows}: make one with num_envs={self.rows}"
             )
+        if wrong := sorted(self.tensors.keys() ^ like.keys()):
+            there = "has no" if wrong[0] in like else "has an unknown"
+            raise InputError(f"the state {there} tensor '{wrong[0]}': it is not one that get_state gave")
+        for name, mine in like.items():
+            tensor = self.tensors[name]
+            fits = tensor.ndim == mine.ndim and all(
+                one == other or other == 0 for one, other in zip(tensor.shape, mine.shape, strict=True)
+            )
+            if not fits or tensor.dtype != mine.dtype:
+                raise InputError(
+                    f"'{name}' of the state is {tensor.dtype} {tuple(tensor.shape)}, the environment's is {mine.dtype} "
+                    f"{tuple(mine.shape)}: it is not one that get_state gave"
+                )
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise InputError(f"'{name}' of the state is not finite: it is not one that get_state gave")
+        if bool((self.tensors["clock"] < 0).any()):
+            raise InputError("'clock' of the state is negative: it is not one that get_state gave")
 
 
 def _from_bytes(tensors: bytes, origin: Mapping[str, Any]) -> DreamState:

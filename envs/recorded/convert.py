@@ -16,7 +16,7 @@ from tqdm import tqdm
 from envs.recorded.interface import NONE, RECORDED, ReadOptions, Recording, Source
 from envs.recorded.journal import Done, Journal, opened
 from worldmodel.atomic import sync_folder
-from worldmodel.episodes.data import check_episode
+from worldmodel.episodes.data import Episode, check_episode
 from worldmodel.episodes.files import SUFFIX, header_of, write_episode
 from worldmodel.errors import InputError
 from worldmodel.stepping import deferred_interrupts
@@ -123,7 +123,7 @@ def _convert(
     sizes = {done.action_size for done in journal.done.values()}
     count = frames = 0
     with _staging(store) as staging:
-        for episode in recording.read(source, options):
+        for episode in _read(recording, source, options):
             check_episode(episode, source.name)
             header = header_of(episode)
             if sizes - {header.action_size}:
@@ -142,6 +142,16 @@ def _convert(
             journal.add(done)
         interrupt()
     return done
+
+
+def _read(recording: Recording, source: Source, options: ReadOptions) -> Iterator[Episode]:
+    """As `Recording.read`; a recording is whatever others wrote, and libraries raise whatever they do about it."""
+    try:
+        yield from recording.read(source, options)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{source.path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from envs.recorded.interface import ReadOptions, Source, sources_of
 from envs.recorded.pieces import Track, cut
 from worldmodel.episodes import Episode
-from worldmodel.episodes.files import read_episode
+from worldmodel.episodes.files import read_episode, read_header
 
 
 class MemoryMaze:
@@ -30,6 +30,7 @@ class MemoryMaze:
 
     def read(self, source: Source, options: ReadOptions) -> Iterator[Episode]:
         """The trajectory; everything besides frames, actions and rewards becomes extras under its own key."""
+        read_header(source.path)  # it tells what is missing
         episode = read_episode(source.path)
         track = Track(episode.action, episode.reward, episode.terminated, episode.extras)
         yield from cut(episode.image, track, source.name, options)

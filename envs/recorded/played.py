@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from envs.minecraft.actions import BUTTONS, ActionSet, action_set, full_action
 from envs.recorded.interface import NONE, RECORDED
 from envs.recorded.pieces import Actions
+from worldmodel.errors import InputError
 
 TURN_UNIT = 5.0
 """Degrees that count as much as one button when the nearest action is looked for."""
@@ -27,6 +28,8 @@ class Played:
 
     def actions(self, kind: str) -> Actions:
         """The actions of `ReadOptions.actions`: (T,) int64 for an action set, (T, len(VECTOR)) float32 otherwise."""
+        if not np.isfinite(self.camera).all():
+            raise InputError("the camera moves by something that is not a finite number")
         if kind in (RECORDED, NONE):
             return np.concatenate((self.buttons, self.camera), axis=1).astype(np.float32)
         return nearest(self, action_set(kind))

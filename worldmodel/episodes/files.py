@@ -8,7 +8,7 @@ import time
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from worldmodel.errors import InputError
 SUFFIX = ".npz"
 _RESERVED = {"file", "allow_pickle"}  # names that np.savez_compressed takes for its own parameters
 _MAPPED = 1 << 16  # bytes from which on reading a part of an array is cheaper than reading it all
+_SPARE = 1 << 26  # bytes
 _DAMAGED = "is damaged ({}): delete it, or copy it again from where it came"
 
 
@@ -121,8 +122,14 @@ def read_episode(path: Path) -> Episode:
 
 def read_array(path: Path, key: str) -> NDArray[Any] | None:
     """Read the array under `key` alone; None where the file has none."""
+    return read_arrays(path, (key,)).get(key)
+
+
+def read_arrays(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Read those of the arrays under `keys` that the file has, opening it once."""
     with _opened(path) as archive:
-        return _array(archive, path, key) if key in _keys(archive) else None
+        found = _keys(archive)
+        return {key: _array(archive, path, key) for key in keys if key in found}
 
 
 def _check_extras(extras: Mapping[str, NDArray[np.generic]]) -> None:
@@ -141,6 +148,12 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path} {_DAMAGED.format(error)}") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is not there (any more): refresh the store, or copy the file again") from error
+    except (OSError, RuntimeError, NotImplementedError, MemoryError) as error:  # a folder; encrypted; odd compression
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): move it out of this folder"
+        ) from error
 
 
 def _keys(archive: zipfile.ZipFile) -> list[str]:
@@ -168,6 +181,11 @@ def _array_header(member: IO[bytes], path: Path, key: str) -> tuple[tuple[int, .
 
 def _array(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[Any]:
     info = archive.getinfo(f"{key}.npy")
+    if key != "image" and info.file_size > (most := _most(archive)):
+        raise InputError(
+            f"{path}: '{key}' would take {info.file_size} bytes, and no array besides 'image' may take more than its "
+            f"{most} bytes: write the file again without"
+        )
     with archive.open(info) as member:
         if info.compress_type == zipfile.ZIP_STORED and info.file_size >= _MAPPED:
             shape, fortran, dtype = _array_header(member, path, key)
@@ -179,6 +197,12 @@ def _array(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[Any]:
             return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
         except ValueError as error:
             raise InputError(f"{path}: '{key}' cannot be read ({error}): write the file again") from error
+
+
+def _most(archive: zipfile.ZipFile) -> int:
+    """Bytes that an array besides the frames may take. A few megabytes of zeros compressed would fill the memory."""
+    frames = archive.NameToInfo.get("image.npy")
+    return (frames.file_size if frames else 0) + _SPARE
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from worldmodel.episodes.data import Clips, Episode, check_episode
-from worldmodel.episodes.files import SUFFIX, Header, header_of, read_array, read_episode, read_header, write_episode
+from worldmodel.episodes.files import (
+    SUFFIX,
+    Header,
+    header_of,
+    read_array,
+    read_arrays,
+    read_episode,
+    read_header,
+    write_episode,
+)
 from worldmodel.episodes.stream import Place
 from worldmodel.errors import InputError
 
@@ -149,6 +158,10 @@ class EpisodeStore:
     def read_array(self, name: str, key: str) -> NDArray[Any] | None:
         """Return the array that file `name` stores under `key`, and nothing else of it; None where it has none."""
         return read_array(self.root / name, key)
+
+    def read_arrays(self, name: str, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return those of the arrays under `keys` that file `name` has, and nothing else of it."""
+        return read_arrays(self.root / name, keys)
 
     def sample(self, batch: int, length: int, generator: np.random.Generator) -> Clips:
         """Draw `batch` windows of `length` frames, episodes in proportion to their frames.

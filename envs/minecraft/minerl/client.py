@@ -188,16 +188,15 @@ class Worker:
 def find_python(named: str | None) -> Path:
     """The interpreter that has MineRL: `named`, else that of LSSVWM_MINERL_PYTHON, else that of `.venv-minerl`.
 
-    `.venv-minerl` is looked for beside the package `envs` and in the current folder. Raises InputError naming
-    `make minerl` when there is none.
+    `.venv-minerl` is looked for beside the package `envs`, and nowhere else: that of whatever folder one stands in is
+    not run. Raises InputError naming `make minerl` when there is none.
     """
     named = named or os.environ.get(PYTHON_VARIABLE)
-    places = [named] if named else [f"{root}/.venv-minerl/bin/python" for root in (_HERE.parents[2], Path.cwd())]
-    for place in places:
-        if os.access(place, os.X_OK) and Path(place).is_file():
-            return Path(place).absolute()
+    place = named or f"{_HERE.parents[2]}/.venv-minerl/bin/python"
+    if os.access(place, os.X_OK) and Path(place).is_file():
+        return Path(place).absolute()
     raise InputError(
-        f"MineRL needs an interpreter of its own, and there is none at {' or '.join(dict.fromkeys(places))}: run "
+        f"MineRL needs an interpreter of its own, and there is none at {place}: run "
         f"`make minerl`, or set {PYTHON_VARIABLE} to a python that has minerl"
     )
 

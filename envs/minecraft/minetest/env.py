@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -96,7 +97,7 @@ class MinetestEnv(gym.Env[Any, Any]):
         self._task.begin(tick.state)
         self._last = self._observe(tick)
         self._over = False
-        return self._last, {}
+        return deepcopy(self._last), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act for one step of the engine, a twentieth of a second."""
@@ -110,11 +111,11 @@ class MinetestEnv(gym.Env[Any, Any]):
             tick = self._engine.step(pressed)
         except EngineError as error:
             self.close()
-            return self._last, 0.0, False, True, {"error": str(error)}
+            return deepcopy(self._last), 0.0, False, True, {"error": str(error)}
         outcome = self._task.advance(tick.state)
         self._over = outcome.terminated
         self._last = self._observe(tick)
-        return self._last, outcome.reward, outcome.terminated, False, {}
+        return deepcopy(self._last), outcome.reward, outcome.terminated, False, {}
 
     def render(self) -> FrameArray | None:
         """The current frame (height, width, 3), or None without a render mode."""

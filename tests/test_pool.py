@@ -1,0 +1,201 @@
+"""Recording goes on whatever single environments do, and nothing that was recorded is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import envs.pool
+from envs.factory import EnvConfig
+from envs.provenance import LIST
+from envs.recording import RecordSummary, record
+from test_recording import ROOT, Uniform, assert_same, by_seed
+from worldmodel.episodes import Episode, EpisodeStore
+from worldmodel.errors import InputError
+
+
+def faulty(**options: Any) -> EnvConfig:
+    return EnvConfig("faulty:Faulty-v0", options=json.dumps(options))
+
+
+def recorded(root: Path, config: EnvConfig, **options: Any) -> tuple[RecordSummary, dict[int, Episode]]:
+    store = EpisodeStore(root, create=True)
+    how = {"episodes": 4, "num_envs": 2, "seed": 0, "progress": False} | options
+    summary = record(config, store, Uniform(5), **how)
+    return summary, by_seed([store.read(name) for name in store.names])
+
+
+@pytest.mark.parametrize("fault", ["raise", "kill", "hang", "nan", "shape"])
+def test_a_failing_process_is_replaced_and_its_episode_played_again(
+    tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, expected = recorded(tmp_path / "a", faulty())
+    marker = tmp_path / "once"
+    marker.touch()
+    reasons = {
+        "raise": "RuntimeError: out of marbles",
+        "kill": "its process was killed by SIGKILL",
+        "hang": "no answer within 5 seconds",
+        "nan": "the environment gave the reward nan",
+        "shape": r"shows uint8 (4, 8, 3) where its space says uint8 (8, 8, 3)",
+    }
+    with caplog.at_level(logging.WARNING):
+        summary, found = recorded(
+            tmp_path / "b", faulty(fault=fault, seeds=[1], once=str(marker)), timeout=5 if fault == "hang" else 60
+        )
+    assert not marker.exists()
+    assert "seed 1 failed (1 of 3): " in caplog.text
+    assert reasons[fault] in caplog.text
+    assert (summary.returns, summary.failed, sorted(found)) == (whole.returns, (), [0, 1, 2, 3])
+    for seed, episode in found.items():
+        for key in ("image", "action", "reward", "terminated"):
+            assert np.array_equal(getattr(episode, key), getattr(expected[seed], key))
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_a_seed_that_always_fails_is_skipped(tmp_path: Path, processes: bool, caplog: pytest.LogCaptureFixture) -> None:
+    config = faulty(fault="raise", seeds=[2])
+    summary, found = recorded(tmp_path, config, processes=processes, attempts=2)
+    assert (summary.failed, sorted(found), summary.episodes, len(summary.returns)) == ((2,), [0, 1, 3], 3, 3)
+    assert caplog.text.count("seed 2 failed") == 2
+    with pytest.raises(InputError, match="failed with every seed, 1 times each; 0: RuntimeError: out of marbles"):
+        recorded(tmp_path / "b", faulty(fault="raise", seeds=[0, 1]), processes=processes, attempts=1, episodes=2)
+
+
+def test_a_world_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be made with the options"):
+        recorded(tmp_path, faulty(colour=1))
+
+
+def test_resets_block_nobody(tmp_path: Path) -> None:
+    # One row resets all the time, for a second each; the others play their episodes meanwhile.
+    pool = envs.pool.ProcessPool(envs.factory.maker(faulty(reset_seconds=1.0)), 2, timeout=60)
+    try:
+        for row in (0, 1):
+            pool.reset(row, row)
+        first: dict[int, Any] = {}
+        while len(first) < 2:
+            first |= pool.collect((), lambda: None)
+        pool.reset(0, 5)
+        began = time.monotonic()
+        for _ in range(20):
+            pool.step(1, 0)
+            assert 1 in pool.collect((1,), lambda: None)
+        assert time.monotonic() - began < 0.9
+        answers: dict[int, Any] = {}
+        while 0 not in answers:
+            answers = pool.collect((), lambda: None)
+        assert answers[0].frame[0, 0, 0] == 5 * 16
+    finally:
+        pool.close()
+    assert not any(worker.process.is_alive() for worker in pool._workers)
+
+
+def test_long_episodes_are_written_in_pieces_that_overlap(tmp_path: Path) -> None:
+    whole, expected = recorded(tmp_path / "a", faulty(length=20), episodes=2)
+    root = tmp_path / "b"
+    summary, _ = recorded(root, faulty(length=20), episodes=2, piece_frames=8)
+    assert summary.returns == whole.returns
+    store = EpisodeStore(root)
+    for seed in (0, 1):
+        pieces = sorted(
+            (piece for name in store.names if int((piece := store.read(name)).extras["seed"]) == seed),
+            key=lambda piece: int(piece.extras["first_frame"]),
+        )
+        assert [int(piece.extras["first_frame"]) for piece in pieces] == [0, 7, 14]
+        assert [bool(piece.extras["goes_on"]) for piece in pieces] == [True, True, False]
+        assert [bool(piece.truncated[-1]) for piece in pieces] == [True, True, False]
+        for key in ("image", "action", "reward", "terminated"):
+            joined = np.concatenate([getattr(pieces[0], key), *(getattr(piece, key)[1:] for piece in pieces[1:])])
+            assert np.array_equal(joined, getattr(expected[seed], key))
+    # Interrupted before the last piece: what is there stays, the rest is added.
+    last = next(name for name in store.names if not store.read(name).extras["goes_on"])
+    kept = {name for name in store.names if name != last}
+    (root / last).unlink()
+    again, _ = recorded(root, faulty(length=20), episodes=2, piece_frames=8)
+    assert again.returns == whole.returns
+    assert again.skipped == 1
+    assert kept < set(EpisodeStore(root).names)
+    assert len(EpisodeStore(root)) == 6
+
+
+def test_endless_episodes_reach_the_disk(tmp_path: Path) -> None:
+    summary, _ = recorded(tmp_path, faulty(length=10**9), piece_frames=10, max_frames=60)
+    assert 60 <= EpisodeStore(tmp_path).frames < 90
+    assert (summary.episodes, summary.frames) == (0, EpisodeStore(tmp_path).frames)
+
+
+def test_another_world_or_policy_is_refused(tmp_path: Path) -> None:
+    recorded(tmp_path, faulty())
+    with pytest.raises(InputError, match="is an episode of faulty:Faulty-v0, not of faulty:Faulty-Other-v0: record in"):
+        recorded(tmp_path, replace(faulty(), id="faulty:Faulty-Other-v0"), seed=100)
+    with pytest.raises(InputError, match="has seed 0, recorded with max_episode_steps=None, not 3: give other seeds"):
+        recorded(tmp_path, replace(faulty(), max_episode_steps=3))
+
+    class Other(Uniform):
+        pass
+
+    with pytest.raises(InputError, match="recorded with policy=Uniform, not Other"):
+        record(faulty(), EpisodeStore(tmp_path), Other(5), episodes=4, num_envs=1, seed=0, progress=False)
+    assert (
+        record(faulty(), EpisodeStore(tmp_path), Other(5), episodes=2, num_envs=1, seed=50, progress=False).skipped == 0
+    )
+
+
+def test_episodes_tell_where_they_come_from_and_need_not_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, found = recorded(tmp_path, faulty())
+    told = json.loads(str(found[0].extras["recording"]))
+    assert told["env"]["id"] == "faulty:Faulty-v0"
+    assert told["policy"] == "Uniform"
+    assert set(told["versions"]) >= {"lssvwm", "gymnasium"}
+    opened: list[str] = []
+    read = EpisodeStore.read_arrays
+
+    def watched(store: EpisodeStore, name: str, keys: Sequence[str]) -> Any:
+        opened.append(name)
+        return read(store, name, keys)
+
+    monkeypatch.setattr(EpisodeStore, "read_arrays", watched)
+    assert recorded(tmp_path, faulty())[0].returns == first.returns
+    assert opened == []
+    lines = (tmp_path / LIST).read_text().splitlines()
+    (tmp_path / LIST).write_text("\n".join(lines[1:3]) + '\n{"file": "half')
+    assert recorded(tmp_path, faulty())[0].returns == first.returns
+    assert len(opened) == 2  # each once; then they are listed
+    assert recorded(tmp_path, faulty())[0].returns == first.returns
+    assert len(opened) == 2
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("envs.writing.write_episode", full)
+    with pytest.raises(OSError, match="No space left"):
+        recorded(tmp_path, faulty(), processes=False)
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
+    config = faulty(reset_seconds=0.05, length=9)
+    one = recorded(tmp_path / "a", config, episodes=7, num_envs=1)[1]
+    three = recorded(tmp_path / "b", config, episodes=7, num_envs=3)[1]
+    assert sorted(one) == sorted(three) == list(range(7))
+    for seed in one:
+        assert_same(one[seed], three[seed])
+
+
+def test_workers_do_not_load_torch() -> None:
+    code = "import sys, envs.factory, envs.pool; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
