@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.actions import ActionDistribution, Bounded, Bounds, Discrete
+from agents.familiarity import Familiarity
 from worldmodel.errors import InputError
 from worldmodel.heads import TwoHot, mlp
 
@@ -70,6 +71,7 @@ class ActorCritic(nn.Module):
         self.actor = mlp(config.features, config.hidden, outputs, layers=config.layers)
         self.critic = mlp(config.features, config.hidden, self.twohot.count, layers=config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.familiarity = Familiarity(config.features)
         self.register_buffer("return_scale", torch.ones(()))
         self.register_buffer("return_updates", torch.zeros((), dtype=torch.int64))
         for name, values in Bounds(config.low, config.high)._asdict().items():

@@ -164,6 +164,7 @@ class Cloner:
         self.whole = False
         self.optimizer.step()
         agent.update_slow()
+        agent.familiarity.update(features, torch.ones_like(features[:, 0]))
         self.step += 1
         self.whole = True
         return {name: figure.detach() for name, figure in figures.items()}

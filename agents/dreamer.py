@@ -15,8 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.actions import Bounds
 from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_weights, lambda_returns
-from agents.imagination import Dreams, dream
-from agents.streaming import ContextSource, Past, StreamingContexts, WindowContexts
+from agents.imagination import Dreams, dream, replayed_returns
+from agents.streaming import ContextSource, StreamingContexts, WindowContexts
 from agents.world_model_policy import WorldModelPolicy
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
@@ -225,6 +225,7 @@ class Dreamer:
             weights = continuation_weights(continues)
             alive = continuation_weights(1 - dreams.terminations)
             agent.update_scale(returns, alive)
+            agent.familiarity.update(dreams.features[:, :-1], alive)
             advantages = agent.normalise(returns - values[:, :-1])
             slow = agent.slow_critic(dreams.features[:, :-1]).softmax(-1)
             real = replayed_returns(agent, dreams.past, returns[:, 0], config.discount, config.lam)
@@ -309,20 +310,6 @@ class Dreamer:
             self.data_generator.bit_generator.state = state["data_generator"]
             self.noise_generator.set_state(state["noise_generator"].cpu())
             self.contexts.load_state_dict(state["contexts"], self.model)
-
-
-def replayed_returns(agent: ActorCritic, past: Past, imagined: Tensor, discount: float, lam: float) -> Tensor:
-    """Lambda-returns (B, L - 1) of the real frames before the last, by their real rewards.
-
-    The last frame is worth the `imagined` (B,) lambda-return of the dream that begins there (DreamerV3's `repl_loss`),
-    or what came with the next frame where that one was the end. Of frames before a row's first they mean nothing.
-    """
-    last = torch.where(past.ended, past.beyond, imagined)
-    values = torch.cat([agent.value(past.features[:, :-1]), last[:, None]], 1)
-    rewards = past.rewards[:, 1:]
-    if not rewards.shape[1]:
-        return rewards
-    return lambda_returns(rewards, torch.full_like(rewards, discount), values, lam)
 
 
 def networks_for(model: WorldModel, bounds: Bounds | None = None) -> ActorCriticConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agents.actor_critic import ActorCritic
+from agents.actor_critic import ActorCritic, lambda_returns
 from agents.streaming import Contexts, Past
 from worldmodel.model import WorldModel
 
@@ -69,6 +69,20 @@ def dream(
     taken += [[torch.zeros_like(part) for part in taken[-1]]] * unseen
     actions, log_probs, rewards, terminations = (torch.stack(part, 1) for part in zip(*taken, strict=True))
     return Dreams(torch.stack(frames, 1), actions, log_probs, rewards, terminations, past)
+
+
+def replayed_returns(agent: ActorCritic, past: Past, imagined: Tensor, discount: float, lam: float) -> Tensor:
+    """Lambda-returns (B, L - 1) of the real frames before the last, by their real rewards.
+
+    The last frame is worth the `imagined` (B,) lambda-return of the dream that begins there (DreamerV3's `repl_loss`),
+    or what came with the next frame where that one was the end. Of frames before a row's first they mean nothing.
+    """
+    last = torch.where(past.ended, past.beyond, imagined)
+    values = torch.cat([agent.value(past.features[:, :-1]), last[:, None]], 1)
+    rewards = past.rewards[:, 1:]
+    if not rewards.shape[1]:
+        return rewards
+    return lambda_returns(rewards, torch.full_like(rewards, discount), values, lam)
 
 
 def _placed(part: Tensor, rows: Tensor, others: Tensor) -> Tensor:

@@ -100,8 +100,10 @@ class RecurrentNet(nn.Module):
 
     def watch(self, observations: Tensor, led_here: Tensor, state: Tensor, known: Tensor) -> Tensor:
         """The state (B, H) after frames (B, C, ...) and their actions, from `state`; skips what is not `known`."""
-        for t, inputs in enumerate(self.encode(observations, led_here).unbind(1)):
-            state = torch.where(known[:, t, None], self.cell(inputs, state), state)
+        seen = self.encode(observations[known], led_here[known])
+        inputs = seen.new_zeros(*known.shape, seen.shape[-1]).index_put((known,), seen)
+        for t, at_once in enumerate(inputs.unbind(1)):
+            state = torch.where(known[:, t, None], self.cell(at_once, state), state)
         return state
 
     def follow(

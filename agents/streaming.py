@@ -141,13 +141,12 @@ class StreamingContexts:
         episodes = np.array([index.get(name, -1) for name in before.episodes])
         begins, counts = before.positions.copy(), np.full(self.rows, length)
         for row in range(self.rows):
-            left = lengths[episodes[row]] - 1 - begins[row] if episodes[row] >= 0 and row >= self.beginners else 0
+            goes_on = row >= self.beginners and episodes[row] >= 0
+            left = lengths[episodes[row]] - 1 - begins[row] if goes_on else 0
             while counts[row] > left:
-                counts[row] -= left if row >= self.beginners else 0
+                counts[row] -= left
                 episodes[row], begins[row] = generator.integers(len(names)), 0
                 left = lengths[episodes[row]] - 1
-                if row < self.beginners:
-                    counts[row] = min(length, left)
         if len(fresh := np.flatnonzero(begins == 0)):
             memory = memory.put(torch.from_numpy(fresh).to(model.device), model.empty(len(fresh)))
         past, memory = read_on(model, self.source, episodes, begins, counts, memory)

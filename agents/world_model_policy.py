@@ -28,10 +28,18 @@ class WorldModelPolicy:
     def __init__(self, model: WorldModel, agent: ActorCritic, *, greedy: bool = False) -> None:
         self.model, self.agent, self.greedy = model.eval(), agent.eval(), greedy
         self.watcher = Watcher(model)
+        self.distances: dict[int, list[float]] = {}
+        """By seed of the episode, at each of its steps: how far its features lie from those that were learned from."""
+        self._noting: list[list[float]] = []
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         """Rows that start an episode forget everything; rows that are new are added."""
         self.watcher.reset(rows, seeds)
+        missing = int(rows.max()) + 1 - len(self._noting)
+        self._noting += [[] for _ in range(missing)]
+        for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
+            self._noting[row] = []
+            self.distances.setdefault(seed, self._noting[row])  # an episode that is played again counts once
 
     @torch.no_grad()
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> NDArray[Any]:
@@ -40,7 +48,10 @@ class WorldModelPolicy:
         `info` is not looked at.
         """
         del info
-        policy = self.agent.policy(self.watcher.see(frames))
+        features = self.watcher.see(frames)
+        for noted, distance in zip(self._noting, self.agent.familiarity.distance(features).tolist(), strict=False):
+            noted.append(distance)
+        policy = self.agent.policy(features)
         if self.greedy:
             actions = policy.mode
         else:

@@ -166,6 +166,8 @@ def test_exploring_takes_a_share_of_other_actions_and_tells_the_policy() -> None
     [
         ({"algo": "sarsa"}, "--algo sarsa: choose one of dreamer, ppo"),
         ({"place": "mars"}, "--in mars: choose dream or real"),
+        ({"algo": "ppo", "dream_start": 2.0}, "start=2.0: choose any"),
+        ({"algo": "sb3-ppo", "dream_context": 0}, "context_length=.*give a number of at least 1"),
         ({"place": "real"}, "--algo dreamer needs a world model to learn in: leave out --in real"),
         ({"place": "real", "algo": "ppo", "world_model": Path("somewhere")}, "leave out --world-model"),
         ({"clone": True, "algo": "ppo"}, "--clone starts the policy of --algo dreamer"),

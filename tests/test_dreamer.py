@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from agents.actions import Bounds
 from agents.actor_critic import ActorCritic, continuation_weights, lambda_returns
-from agents.dreamer import STATE, Dreamer, DreamerConfig, replayed_returns
+from agents.dreamer import STATE, Dreamer, DreamerConfig
+from agents.imagination import replayed_returns
 from agents.policies import RandomPolicy
 from agents.streaming import Past
 from corridor import ADVANCE, GOAL, ExactModel, StaleModel, agent_that_plays, play_corridor

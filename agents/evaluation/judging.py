@@ -105,6 +105,7 @@ def judge(contestant: Contestant, how: How, out: Path) -> Result:
     if (folder / ASKED).exists() and (kept := read_json(folder / ASKED, "an evaluation"))["question"] == asked:
         dreamt = kept["imagined_returns"]
         evaluation = read_episodes(folder / EPISODES, contestant.name)
+        evaluation = replace(evaluation, familiarity=kept.get("familiarity", {}))
         return Result(contestant, evaluation, None if dreamt is None else tuple(dreamt))
     folder.mkdir(parents=True, exist_ok=True)
     for name in (ASKED, EVALUATIONS):
@@ -127,7 +128,8 @@ def judge(contestant: Contestant, how: How, out: Path) -> Result:
         if collected is not None:
             _write_videos(folder, evaluation, collected)
     _write_figures(folder, contestant, evaluation, imagined, started)
-    write_json(folder / ASKED, {"question": asked, "imagined_returns": None if imagined is None else list(imagined)})
+    told = {"imagined_returns": None if imagined is None else list(imagined)}
+    write_json(folder / ASKED, {"question": asked, **told, "familiarity": dict(evaluation.familiarity)})
     return Result(contestant, evaluation, imagined)
 
 

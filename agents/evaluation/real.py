@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from agents.familiarity import by_step
 from agents.statistics import Interval, bootstrap_interval, iqm, stratified_interval
+from agents.world_model_policy import WorldModelPolicy
 from envs.factory import EnvConfig
 from envs.policy import FrameArray, IntArray, Policy
 from envs.recording import SEED_KEY, open_envs, play
@@ -24,7 +26,9 @@ class Evaluation:
     """Real episodes of one policy, in the order of their seeds. A success is a termination that was rewarded.
 
     `seconds` is how long each episode took and `ended` when it ended, by the clock, after play began; episodes are
-    played side by side. Both are empty where they were not kept, and make no difference to what is equal.
+    played side by side. `familiarity` says by steps how far the policy's features lay from those that it was trained on
+    (`agents.familiarity`; 1: as far as in training). All are empty where they were not kept, and make no difference to
+    what is equal.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Evaluation:
     successes: tuple[bool, ...]
     seconds: tuple[float, ...] = field(default=(), compare=False)
     ended: tuple[float, ...] = field(default=(), compare=False)
+    familiarity: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def interval(self) -> Interval:
@@ -52,13 +57,15 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON, without the clock's."""
-        kept = {"name": self.name, **{name: list(getattr(self, name)) for name in _FIGURES}}
+        kept: dict[str, Any] = {"name": self.name, **{name: list(getattr(self, name)) for name in _FIGURES}}
+        kept |= {"familiarity": dict(self.familiarity)} if self.familiarity else {}
         return {**kept, "return": self.interval.to_dict(), "success_rate": self.success_rate}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
         """Inverse of `to_dict`."""
-        return cls(values["name"], *(tuple(values[name]) for name in _FIGURES))
+        figures = {name: tuple(values[name]) for name in _FIGURES}
+        return cls(values["name"], **figures, familiarity=values.get("familiarity", {}))
 
 
 _FIGURES = ("seeds", "returns", "lengths", "successes")
@@ -151,6 +158,7 @@ def evaluate(
             bar.note({"return": f"{np.mean([r.total for r in results.values()]):.3f}"})
             bar.update()
     assert example is not None
+    noted = policy.distances if isinstance(policy, WorldModelPolicy) else {}
     played = [results[key] for key in wanted]
     evaluation = Evaluation(
         name,
@@ -160,5 +168,6 @@ def evaluate(
         successes=tuple(each.success for each in played),
         seconds=tuple(each.seconds for each in played),
         ended=tuple(each.ended for each in played),
+        familiarity=by_step([noted.get(key, []) for key in wanted]),
     )
     return Judged(evaluation, example)

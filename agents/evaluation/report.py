@@ -87,6 +87,16 @@ def played(results: Mapping[str, Any], scores: Sequence[Score], anchors: Sequenc
             "The same policy in its own dreams; the gap is what it earns there beyond its real return.",
             table(["policy", "imagined return", "real return", "gap"], gaps),
         ]
+    if distances := [(r.contestant.name, f) for s in scores for r in s.results if (f := r.evaluation.familiarity)]:
+        buckets = list(dict.fromkeys(bucket for _, found in distances for bucket in found))
+        parts += [
+            "How far the features in real play lie from those that the policy was trained on, by step of the episode "
+            "(mean |z|; 1 is as far as in training).",
+            table(
+                ["policy", *buckets],
+                [[name, *(number(f[b]) if b in f else NONE for b in buckets)] for name, f in distances],
+            ),
+        ]
     if results["imagined_against_real"]["all"]["count"]:
         against = results["imagined_against_real"]
         known = [("all", against["all"]), *against["methods"].items()]
