@@ -234,8 +234,8 @@ def test_what_was_seen_long_before_the_dream_decides(walk: int, tmp_path: Path) 
         return world.dreams(store, rows, **told)
 
     subject = PPO(envs(settings.rows, start=0.25, max_episode_steps=64), settings, tmp_path / "policy")
-    subject.train(60, progress=False)
-    judge, policy = envs(100, start="episode", max_episode_steps=None), subject.policy()
+    subject.train(100, progress=False)
+    judge, policy = envs(100, start="episode", max_episode_steps=None), subject.policy(greedy=True)
     shown, _ = judge.reset(seed=5)
     policy.reset(np.arange(100), np.arange(100))
     for _ in range(walk + 1):
