@@ -58,6 +58,7 @@ NEXT_STEP, SAME_STEP, DISABLED = MODES
     ids=lambda value: ",".join(value) if isinstance(value, dict) else value.name,
 )
 def test_its_options_pass_too(folder: Path, mode: AutoresetMode, more: dict[str, Any]) -> None:
+    """One pixel that batches of other sizes round the other way moves features by more than it moves frames."""
     given = options(folder, **more)
     check_vector_env(
         functools.partial(DreamVectorEnv, **given),
@@ -66,6 +67,7 @@ def test_its_options_pass_too(folder: Path, mode: AutoresetMode, more: dict[str,
         max_episode_steps=given["max_episode_steps"],
         snapshots=True,
         strict=True,
+        tolerance=1e-2 if "observation" in more else 1e-4,
     )
 
 

@@ -219,7 +219,7 @@ def test_an_oracle_of_a_memory_world_is_cloned(tmp_path: Path) -> None:
     model = randomised(lambda: WorldModel(config), 0).float().eval()
     model.tokenizer.fit(torch.from_numpy(np.concatenate([store.read(name).image for name in store.names])))
     subject = Cloner(model, store, CloningConfig(batch=256, lr=3e-3, rows=40, critic=False), tmp_path / "clone")
-    subject.train(300, progress=False)
+    subject.train(450, progress=False)
     held_out = watch(model, others, others.names, subject.config)
     with torch.no_grad():
         agreement = (subject.agent.policy(held_out.features).mode == held_out.actions).float().mean()
