@@ -124,9 +124,11 @@ def test_it_shows_what_there_is(grown: Grown) -> None:
     real, both = ["recorded: a real episode"], ["recorded: real and dreamt"]
     first, *rest = grown.pages
     assert shown(first) == []
-    assert all(shown(each) for each in rest)
-    collect = [each for each in rest if each.stage == "0-collect"]
-    assert [shown(each) for each in collect] == [real] * 4
+    assert all(shown(each) for each in rest if each.stage != "0-collect")
+    collect = [shown(each) for each in rest if each.stage == "0-collect"]
+    assert len(collect) == 4
+    assert collect[-1] == real
+    assert collect == sorted(collect)  # episodes are written by a thread, so the first pages may come before them
     steps = [each for each in rest if each.stage == "0-world-model" and each.place and each.place.what == "world model"]
     assert [shown(each) for each in steps] == [real, both, both]  # a page comes before the checkpoint of its step
     assert [shown(each) for each in rest if each.stage == "0-policy"] == [both] * 6
