@@ -49,7 +49,7 @@ PRESETS: Mapping[str, LoopSettings] = {
         heads=HeadsConfig(steps=200),
         dreams=20,
         eval_episodes=20,
-        model=replace(_MINIGRID.model, dim=64, layers=2, features=64, state_size=16),
+        model=replace(_MINIGRID.model, dim=64, layers=2, features=64, state_size=5),
         dreamer=DreamerOptions(rows=16, horizon=8, context=4),
     ),
     "memory-maze": LoopSettings(

@@ -245,6 +245,8 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) ->
         **{name: functools.partial(_filled, part, source=source) for name, part in _PARTS.items()},
         **dict.fromkeys(("world_model", "contexts", "episodes", "distill"), Path),
     }
+    if kind is LoopSettings:  # runs from before dreams could begin with episodes by share
+        values = {"dream_start": 0.0, **values}
     read = {key: readers[key](v) if key in readers and v is not None else v for key, v in values.items()}
     return _filled(kind, read, source)
 

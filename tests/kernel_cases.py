@@ -34,6 +34,8 @@ class Case:
     zeros: bool = False
     """Whether the state at the beginning is None."""
     advance: bool = True
+    resting: int | None = None
+    """Every other piece of so many tokens has dt = 0, as noised frames have."""
     grid_limit: int | None = None
 
 
@@ -48,6 +50,7 @@ CASES = {
     "split over the grid": Case(b=3, length=18, h=1, grid_limit=4),  # 2 chunks each: 2 sequences, then 1
     "from nothing": Case(b=1, length=20, zeros=True),
     "looking ahead": Case(b=1, length=20, advance=False),
+    "products of eight, every frame twice": Case(b=1, length=24, n=36, resting=3),
 }
 
 
@@ -62,9 +65,10 @@ def compare(case: Case, device: str, dtype: torch.dtype) -> dict[str, float]:
         return torch.randn(shape, generator=source, dtype=torch.float64)
 
     b, length, h, p, n = case.b, case.length, case.h, case.p, case.n
+    awake = torch.ones(length) if case.resting is None else torch.arange(length) // case.resting % 2
     inputs = {
         "x": normal(b, length, h, p).to(dtype),
-        "dt": torch.exp(normal(b, length, h) - 2).float(),
+        "dt": (torch.exp(normal(b, length, h) - 2) * awake[:, None]).float(),
         "A": -torch.exp(normal(h)).float(),
         "B": normal(b, length, n).to(dtype),
         "C": normal(b, length, n).to(dtype),

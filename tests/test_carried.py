@@ -180,9 +180,10 @@ def test_context_noise_is_declared(model: WorldModel) -> None:
     assert same == (model.config.forcing == "diffusion")  # with teacher forcing it is what frames are denoised from
 
 
-def test_half_precision_loses_no_gradient_and_carries_whole_numbers() -> None:
+@pytest.mark.parametrize("forcing", ["teacher", "diffusion"])
+def test_half_precision_loses_no_gradient_and_carries_whole_numbers(forcing: str) -> None:
     """Autocast keeps the weights that it casts: those of the pass without gradients must not come first."""
-    single = WorldModel(small_config()).train()
+    single = WorldModel(small_config(forcing=forcing)).train()
     single.tokenizer.fitted.fill_(True)
     clips = random_clips(single.config, (CLIP,) * 3, CLIP, 1)
     clips = replace(clips, rewards=clips.rewards.float())

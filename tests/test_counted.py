@@ -140,7 +140,7 @@ def test_noise_of_another_kind_is_refused(folder: Path, monkeypatch: pytest.Monk
     env.reset(seed=0)
     state = env.get_state()
     monkeypatch.setattr(chance, "noise_for", Counted)
-    with pytest.raises(InputError, match="'chance.noise' of the state is torch.uint8"):
+    with pytest.raises(InputError, match=r"'chance\.noise' of the state is torch\.uint8"):
         vec(folder).set_state(state)
 
 

@@ -89,7 +89,9 @@ def test_a_training_from_before_there_were_shortcuts_goes_on(store: EpisodeStore
 # Distilling
 
 
-@pytest.mark.parametrize("changes", [{}, {"shortcut": 8, "context_prob": 0.2, "weight": "x", "noise_mean": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"shortcut": 8, "forcing": "diffusion", "context_prob": 0.2, "weight": "x", "noise_mean": 1.0}]
+)
 def test_it_begins_with_what_the_checkpoint_computes(finished: Path, changes: dict[str, Any]) -> None:
     model, plain = distilled(finished, replace(TAUGHT, **changes)), load_checkpoint(finished).model
     found = model.state_dict()

@@ -77,7 +77,11 @@ def test_infos_row_by_row(folder: Path) -> None:
     for row in range(3):
         assert answers[0][1][row]["context_frames"].shape == (3, 16, 8, 3)
         assert set(answers[1][4][row]) == {"termination_probability"}
-        assert set(answers[3][4][row]) == {"context_frames", "context_actions", "context_length"}  # the step that only begins
+        assert set(answers[3][4][row]) == {
+            "context_frames",
+            "context_actions",
+            "context_length",
+        }  # the step that only begins
 
 
 @pytest.mark.parametrize("wrapper", ["single", "vector"])

@@ -271,7 +271,7 @@ def test_only_taught_clips_cost_more(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_half_precision_loses_no_gradient() -> None:
     """Weights that are cast for passes without gradients must not serve the one with them."""
-    model = random_model(replace(TAUGHT, context_prob=1.0), 0).float()
+    model = random_model(replace(TAUGHT, forcing="diffusion", context_prob=1.0), 0).float()
     with torch.autocast("cpu", torch.bfloat16):
         losses = model.loss(replace(clips(), rewards=clips().rewards.float()), generator(3))
     for name, gradient in gradients(model, losses.total).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from together import EXACT, exact
 from trainers import TRAINING, WORLD, assert_same_state, trainer
 from worldmodel.backbone import Layer
 from worldmodel.checkpoint import load_checkpoint, read_state
-from worldmodel.config import SmallAutoencoder
+from worldmodel.config import MAMBA2, SmallAutoencoder
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.model import Losses, WorldModel
@@ -282,6 +283,22 @@ def test_options_of_later_versions_have_their_defaults_in_older_states(
         trainer(store, tmp_path, replace(TRAINING, ema=0.5))
     with pytest.raises(InputError, match=r"small_autoencoder"):
         trainer(store, tmp_path, model=small_config(small_autoencoder=SmallAutoencoder(blocks=2)))
+
+
+def test_a_run_from_before_the_mixer_and_the_forcing_is_what_it_was(store: EpisodeStore, tmp_path: Path) -> None:
+    """In `training.pt` and in the checkpoint; and it is no run of today's defaults, though all weights would fit."""
+    then = small_config(mixer=MAMBA2, forcing="diffusion")
+    trainer(store, tmp_path, model=then).train(2, progress=False)
+    state = torch.load(tmp_path / STATE, weights_only=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for kept in (state["model_config"], config["model"]):
+        del kept["mixer"], kept["forcing"], kept["context_noise"]
+    torch.save(state, tmp_path / STATE)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_checkpoint(tmp_path).model.config == then
+    assert trainer(store, tmp_path, model=then).step == 2
+    with pytest.raises(InputError, match=r"forcing \('diffusion' there, 'teacher' here\), mixer"):
+        trainer(store, tmp_path, model=small_config())
 
 
 @pytest.mark.parametrize(

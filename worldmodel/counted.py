@@ -87,7 +87,8 @@ class Counted:
     def derived(self) -> Counted:
         """Numbers of another use that follow from where this stands, which stays as it is."""
         other = Counted(len(self.steps), self.steps.device, self.stream + 1)
-        other.seeds, other.dreams, other.steps, other._there = self.seeds, self.dreams, self.steps, self._there
+        other.seeds, other.dreams = self.seeds.copy(), self.dreams.copy()
+        other.steps, other._there = self.steps, self._there
         return other
 
     def state(self) -> Tensor:

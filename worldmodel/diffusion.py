@@ -1,4 +1,4 @@
-"""Diffusion forcing on the linear path: every frame has its own noise level (Chen et al. 2024; paper, section 3.2).
+"""Noise on the linear path: every frame has its own level (Chen et al. 2024; paper, section 3.2).
 
     x_level = (1 - level) * x_0 + level * noise,    level in [0, 1], 0 = clean
 
@@ -29,7 +29,7 @@ class Draw:
     noise: Tensor  # (B, T, S, C)
     withheld: Tensor  # (B, T) bool, frames whose action is not told
     halvings: Tensor | None = None  # (B, T) int64, the size of every frame's step (`worldmodel.shortcut`)
-    context: Tensor | None = None  # (B,) noise level at which the clip enters the memory that is carried on
+    context: Tensor | None = None  # (B,) noise level at which the clip enters memory
 
 
 def draw(shape: tuple[int, ...], generators: Generators, like: Tensor, config: WorldModelConfig) -> Draw:

@@ -31,9 +31,9 @@ __all__ = ["Counts", "Features", "Imagined", "Losses", "WorldModel", "masked_sum
 class WorldModel(nn.Module):
     """Predicts (o_t, r_t, d_t) from everything before t and the action a_t that leads there.
 
-    A frame enters memory exactly once, at noise level 0. Reward, termination and features are read from that pass and
-    trained only there. All randomness comes from generators that the caller owns. Only `loss` can be differentiated: a
-    memory that grew a graph with every frame would soon fill all there is.
+    A frame enters memory exactly once, at noise level 0 or one that it is declared to have. Reward, termination and
+    features are read from that pass and trained only there. All randomness comes from generators that the caller owns.
+    Only `loss` can be differentiated: a memory that grew a graph with every frame would soon fill all there is.
     """
 
     def __init__(self, config: WorldModelConfig) -> None:
@@ -72,7 +72,7 @@ class WorldModel(nn.Module):
             return self.tokenizer.decode(latents)
 
     def loss(self, clips: Clips, generator: Generators) -> Losses:
-        """Diffusion-forcing loss on noised frames, head losses on clean ones. Clips as from `EpisodeStore.sample`."""
+        """Diffusion loss on noised frames, head losses on those that enter memory. Clips as `EpisodeStore.sample` has."""
         return self(clips, self.draw(clips, generator))  # type: ignore[no-any-return]
 
     def draw(self, clips: Clips, generator: Generators) -> Draw:

@@ -103,7 +103,7 @@ VARIANTS: Mapping[str, Mapping[str, object]] = MappingProxyType(
         "no-clean-prefix": {"forcing": "diffusion", "context_prob": 0.0},
     }
 )
-"""What the paper compares, and what of ours it did without."""
+"""What the paper compares, and what of ours it did without. Mamba-2's mixer has as many rows of state as ours."""
 
 
 def variant(config: WorldModelConfig, name: str, *, window: int | None = None) -> WorldModelConfig:
@@ -117,6 +117,8 @@ def variant(config: WorldModelConfig, name: str, *, window: int | None = None) -
     changes = dict(VARIANTS[name])
     if name == "causal-window" and window is not None:
         changes["window"] = window
+    if "mixer" in changes:
+        changes["state_size"] = config.state_rows
     changed = replace(config, **changes)  # type: ignore[arg-type]
     return matched(changed, parameters(config)) if {"scan", "window", "mixer"} & set(changes) else changed
 

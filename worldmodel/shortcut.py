@@ -65,8 +65,8 @@ def two_half_steps(denoise: Denoise, x: Tensor, level: Tensor, halvings: Tensor,
     """The x_0 that a step has to predict to arrive where two of half its size do: (B, T, S, C), no gradient.
 
     x (B, T, S, C) at `level` (B, T), a multiple of the step's size. All frames where `big` (B, T) take their steps at
-    once, as in Dreamer 4, equation 7: what they are at half the way is the context of those after them. The others stay
-    where they are, and what is returned for them means nothing.
+    once, as in Dreamer 4, equation 7; with diffusion forcing what they are at half the way is the context of those
+    after them. The others stay where they are, and what is returned for them means nothing.
 
     The mean of both velocities, (noise - x_0 of the half step), is the velocity of the whole one; on the linear path
     x - level * velocity is the x_0 that has it. So the error of x_0 under the weight of the ordinary loss is the

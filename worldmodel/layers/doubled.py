@@ -41,12 +41,15 @@ def convolve_doubled(past: Tensor, x: Halves, weight: Tensor, bias: Tensor, piec
 
     Being linear, what it gives there is what the clean piece gives and the convolution of their difference.
     """
-    clean = convolve(past, x.clean, weight, bias)
-    reach = min(piece, weight.shape[1])
-    differ = (x.noised - x.clean).unflatten(1, (-1, piece)).flatten(0, 1)
-    before = differ.new_zeros(len(differ), reach - 1, differ.shape[2])
-    change = convolve(before, differ, weight[:, -reach:], torch.zeros_like(bias))
-    return Halves(clean + change.reshape(clean.shape), clean)
+    with torch.autocast(weight.device.type, enabled=False):  # in few bits little would be left of a difference
+        noised, remembered = x.noised.to(weight), x.clean.to(weight)
+        clean = convolve(past, remembered, weight, bias)
+        reach = min(piece, weight.shape[1])
+        differ = (noised - remembered).unflatten(1, (-1, piece)).flatten(0, 1)
+        before = differ.new_zeros(len(differ), reach - 1, differ.shape[2])
+        change = convolve(before, differ, weight[:, -reach:], torch.zeros_like(bias))
+        total = clean + change.reshape(clean.shape)
+    return Halves(total.to(x.noised), clean.to(x.clean))
 
 
 def scan_doubled(

@@ -16,7 +16,7 @@ STEP = "backbone.condition.step.weight"
 
 MAY_DIFFER = (
     *("shortcut", "shortcut_share", "context_prob", "context_noise", "action_dropout", "reward_weight"),
-    *("noise_mean", "noise_std", "min_noise", "weight"),
+    *("forcing", "noise_mean", "noise_std", "min_noise", "weight"),
 )
 """Settings that say how a model is trained, not what its weights compute."""
 

@@ -1,9 +1,10 @@
 """Fit what reads rewards and ends to all that was recorded, with the layers as they are.
 
 In the clips of the world model's training, the frames that decide are rare: a reward or an end stands in one frame of
-hundreds, and is read only where it falls into a clean prefix. Heads that see a handful of them per hundred steps do not
-find what depends on memory, such as whether the object in front is the one that was shown long ago. Here whole episodes
-are observed once, and the heads are fitted to what the layers made of them, rare frames as often as common ones.
+hundreds (and with diffusion forcing is read only where it falls into a clean prefix). Heads that see a handful of them
+per hundred steps do not find what depends on memory, such as whether the object in front is the one that was shown long
+ago. Here whole episodes are observed once, and the heads are fitted to what the layers made of them, rare frames as
+often as common ones.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodel.atomic import replace as write_atomically
+from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, save_checkpoint, taking_up
+from worldmodel.config import WorldModelConfig
 from worldmodel.diffusion import Draw
 from worldmodel.drawing import row_generators
 from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
+from worldmodel.episodes.stream import StreamClips
 from worldmodel.errors import InputError
 from worldmodel.gradients import Skipping
 from worldmodel.memory import Memory
@@ -82,8 +84,8 @@ class Trainer:
         self.recent: list[dict[str, float]] = []
         self.skipping = Skipping("resume to try others, or train anew with lower muon_lr and adam_lr, or in float32")
         self.carried = Carried(model, source, config, self.rows, self.processes) if config.carry else None
-        each = StepClips(source, config.seed, self.rows, config.stages.length)
-        clips = self.carried.clips if self.carried else each
+        clips: StepClips | StreamClips = StepClips(source, config.seed, self.rows, config.stages.length)
+        clips = self.carried.clips if self.carried else clips
         self.loader = ClipLoader(clips, config.workers, pin=model.device.type == "cuda")
         if (out / STATE).exists():
             self.load()
@@ -205,7 +207,7 @@ class Trainer:
             found.append(stacked(losses).detach())
             memories.append(losses.memory)
         memory = Memory.cat(memories) if carry else None
-        return replace(Losses(*self.processes.total(torch.stack(found).sum(0))), memory=memory)
+        return Losses(*self.processes.total(torch.stack(found).sum(0)).unbind(), memory)
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -236,10 +238,12 @@ class Trainer:
 
     def save(self) -> None:
         """Write the averaged weights and the state to resume from, in the main process; all others wait for it."""
+        self.whole = self.processes.count == 1  # where writing fails, the others do not come to save again
         carried = self.carried.state_dict(self.step) if self.carried else None
         if self.processes.main:
             self.write(carried)
         self.processes.wait()
+        self.whole = True
 
     def write(self, carried: Mapping[str, Any] | None) -> None:
         """Write what `save` does, with what the rows of all processes carry."""
@@ -255,14 +259,15 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "carried": carried,
         }
-        write_atomically(self.out / STATE, lambda path: torch.save(state, path))
+        replace(self.out / STATE, lambda path: torch.save(state, path))
 
     def load(self) -> None:
         """Continue from `training.pt`; refuses one of another configuration, naming what differs."""
         path = self.out / STATE
         state = read_state(path, torch.device("cpu"))  # there is room for the memory of all processes' rows
         with taking_up(path):
-            check_same(path, state["model_config"], self.model.config)
+            made = WorldModelConfig.from_dict(state["model_config"])
+            check_same(path, made.to_dict(), self.model.config)
             but = MAY_CHANGE
             done = Curriculum.parse(state["config"]["curriculum"], state["config"]["length"])
             if done.agrees(self.config.stages, max(1, state["step"])):
@@ -279,7 +284,8 @@ class Trainer:
 
 def compile_layers(model: WorldModel) -> None:
     """Compile the layers one by one: those that are alike share the work, which a whole stack would repeat."""
-    # One for each kind of layer and length of clips, or torch would give up on the later ones.
+    # One for each kind of layer, length of clips, and way in which memory is taken up and left behind, or torch would
+    # give up on the later ones.
     torch.compiler.config.recompile_limit = 64
     for layer in model.backbone.layers:
         layer.compile(dynamic=False)
@@ -287,4 +293,6 @@ def compile_layers(model: WorldModel) -> None:
 
 def stacked(scalars: Counts | Losses) -> Tensor:
     """All of them in one vector."""
-    return torch.stack([getattr(scalars, item.name) for item in fields(scalars) if item.name != "memory"])
+    names = ("diffusion", "reward", "termination")
+    parts = [getattr(scalars, name) for name in names]
+    return torch.stack([scalars.total, *parts] if isinstance(scalars, Losses) else parts)
