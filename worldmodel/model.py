@@ -72,7 +72,7 @@ class WorldModel(nn.Module):
             return self.tokenizer.decode(latents)
 
     def loss(self, clips: Clips, generator: Generators) -> Losses:
-        """Diffusion loss on noised frames, head losses on those that enter memory. Clips as `EpisodeStore.sample` has."""
+        """Diffusion loss on noised frames, head losses on those that enter memory."""
         return self(clips, self.draw(clips, generator))  # type: ignore[no-any-return]
 
     def draw(self, clips: Clips, generator: Generators) -> Draw:

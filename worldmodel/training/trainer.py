@@ -207,7 +207,8 @@ class Trainer:
             found.append(stacked(losses).detach())
             memories.append(losses.memory)
         memory = Memory.cat(memories) if carry else None
-        return Losses(*self.processes.total(torch.stack(found).sum(0)).unbind(), memory)
+        total, diffusion, reward, termination = self.processes.total(torch.stack(found).sum(0))
+        return Losses(total, diffusion, reward, termination, memory)
 
     @torch.no_grad()
     def update_average(self) -> None:
