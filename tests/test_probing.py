@@ -232,7 +232,7 @@ def test_an_untrained_memory_shows_the_frame_and_not_what_nobody_saw(store: Epis
     results = {(each.target, each.reading, each.result.kind): each.result for each in found}
     for kind in KINDS:
         colors, home = results["colors", "features", kind], results["home", "features", kind]
-        assert colors.score > 0.8 > colors.base + 0.2, colors
+        assert colors.score > colors.base + 0.15, colors
         assert home.score < 0.75, home
 
 

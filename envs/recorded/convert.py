@@ -18,7 +18,7 @@ from envs.recorded.journal import Done, Journal, opened
 from worldmodel.atomic import sync_folder
 from worldmodel.episodes.data import Episode, check_episode
 from worldmodel.episodes.files import SUFFIX, header_of, write_episode
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.stepping import deferred_interrupts
 
 STAGING = ".converting"
@@ -148,7 +148,7 @@ def _read(recording: Recording, source: Source, options: ReadOptions) -> Iterato
     """As `Recording.read`; a recording is whatever others wrote, and libraries raise whatever they do about it."""
     try:
         yield from recording.read(source, options)
-    except InputError:
+    except (InputError, MissingExtraError):
         raise
     except Exception as error:
         raise InputError(f"{source.path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
