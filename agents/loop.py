@@ -258,7 +258,8 @@ class Loop(Run):
         stages = [
             read_json(self.out / "stages" / f"{r}-collect.json", "the stages of a run") for r in range(round_ + 1)
         ]
-        return sum(int(figures["frames"]) - int(figures["episodes"]) for figures in stages)
+        # Earlier versions did not count the steps, nor cut episodes into pieces.
+        return sum(int(figures.get("steps", figures["frames"] - figures["episodes"])) for figures in stages)
 
     def imagined(self, policy: Policy, *, horizon: int) -> tuple[float, ...]:
         """Returns of the policy in dreams that last as long as the real episodes, or the two do not compare."""

@@ -144,7 +144,9 @@ class Run:
             progress=self.progress,
         )
         figures = asdict(summary)
-        del figures["returns"], figures["failed"]
+        del figures["returns"]
+        if not summary.returns:  # JSON knows no nan
+            figures["mean_return"] = None
         return figures
 
     def first_collector(self) -> Policy:

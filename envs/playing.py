@@ -159,7 +159,10 @@ def play_pool(
             if isinstance(answer, Failure):
                 tries[track.seed] += 1
                 again = tries[track.seed] < attempts
-                _log.warning("seed %d failed (%d of %d): %s", track.seed, tries[track.seed], attempts, answer.reason)
+                where = f"\n{answer.trace}" if answer.trace and tries[track.seed] == 1 else ""
+                _log.warning(
+                    "seed %d failed (%d of %d): %s%s", track.seed, tries[track.seed], attempts, answer.reason, where
+                )
                 if again:
                     waiting.appendleft(track.seed)
                 else:

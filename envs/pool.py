@@ -11,11 +11,13 @@ import contextlib
 import logging
 import multiprocessing as mp
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from types import FrameType
 from typing import Any
 
 import gymnasium as gym
@@ -53,6 +55,7 @@ class Failure:
     """Why a row has no answer. It begins anew with the next `reset`."""
 
     reason: str
+    trace: str = ""  # where the environment raised
 
 
 class _Player:
@@ -117,7 +120,7 @@ class LocalPool:
         try:
             self._answers[row] = work(self._players[row])
         except Exception as error:
-            self._answers[row] = Failure(_told(error))
+            self._answers[row] = Failure(_told(error), traceback.format_exc())
             with contextlib.suppress(Exception):
                 self._players[row].close()
             self._players[row] = _Player(self._create)
@@ -151,21 +154,27 @@ class _Worker:
 class ProcessPool:
     """`count` environments, each in a process of its own. A request that takes `timeout` seconds has failed.
 
-    Raises what an environment raises when it is made for the first time.
+    Raises what an environment raises when it is made for the first time. `between` is called while it is made.
     """
 
-    def __init__(self, create: Create, count: int, *, timeout: float) -> None:
+    def __init__(
+        self, create: Create, count: int, *, timeout: float, between: Callable[[], None] = lambda: None
+    ) -> None:
         self._create, self._timeout, self.count = create, timeout, count
         self._workers = [_Worker(create) for _ in range(count)]
         self._asked: set[int] = set()
         try:
             for worker in self._workers:
-                if not worker.pipe.poll(timeout):
-                    raise InputError(f"the environment could not be made within {timeout:g} seconds")
+                deadline = time.monotonic() + timeout
+                while not worker.pipe.poll(0.1):
+                    between()
+                    if time.monotonic() > deadline:
+                        raise InputError(f"the environment could not be made within {timeout:g} seconds")
                 made = _received(worker)
                 if isinstance(made, Exception):
                     raise made
                 if isinstance(made, Failure):
+                    _log.warning("an environment could not be made: %s", made.trace or made.reason)
                     raise InputError(f"the environment could not be made in a process: {made.reason}")
                 self.made: Made = made
         except BaseException:
@@ -257,6 +266,7 @@ def _told(error: BaseException) -> str:
 def _work(create: Any, pipe: Connection) -> None:
     """A worker process: make the environment, then answer requests until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
     player: _Player | None = None
     try:
         try:
@@ -271,10 +281,15 @@ def _work(create: Any, pipe: Connection) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # nobody is there any more
     except Exception as error:
-        _log.debug("an environment failed: %s", traceback.format_exc())
         with contextlib.suppress(OSError):
-            pipe.send(Failure(_told(error)))
+            pipe.send(Failure(_told(error), traceback.format_exc()))
     finally:
         if player is not None:
             with contextlib.suppress(Exception):
                 player.close()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End the process so that its environment is closed."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)

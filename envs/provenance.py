@@ -44,11 +44,11 @@ class Source:
         versions = {"lssvwm": worldmodel.__version__, "gymnasium": gym.__version__}
         entry = getattr(gym.registry.get(config.id.rpartition(":")[2]), "entry_point", None)
         package = entry.partition(".")[0].partition(":")[0] if isinstance(entry, str) else ""
-        if package in sys.modules and package not in ("envs", "gymnasium"):
+        if package not in ("", "envs", "gymnasium"):
             try:
                 versions[package] = metadata.version(package)
             except metadata.PackageNotFoundError:
-                versions[package] = str(getattr(sys.modules[package], "__version__", "unknown"))
+                versions[package] = str(getattr(sys.modules.get(package), "__version__", "unknown"))
         return cls(json.loads(json.dumps(config.to_dict())), type(policy).__name__, versions)
 
 
@@ -122,16 +122,21 @@ def check_same_world(entries: list[Entry], source: Source, store: EpisodeStore, 
             continue
         before = entry.source
         where = f"{store.root / entry.file} "
-        if before["env"]["id"] != now["env"]["id"]:
+        if _name(before) != _name(now):
             raise InputError(
                 f"{where}is an episode of {before['env']['id']}, not of {now['env']['id']}: record into another folder"
             )
         if entry.seed in wanted:
-            was = {**before["env"], "policy": before["policy"]}
-            is_now = {**now["env"], "policy": now["policy"]}
+            was = {**before["env"], "id": _name(before), "policy": before["policy"]}
+            is_now = {**now["env"], "id": _name(now), "policy": now["policy"]}
             if changed := sorted(key for key in was.keys() | is_now.keys() if was.get(key) != is_now.get(key)):
                 key = changed[0]
                 raise InputError(
                     f"{where}has seed {entry.seed}, recorded with {key}={was.get(key)}, not {is_now.get(key)}: "
                     "give other seeds, or record into another folder"
                 )
+
+
+def _name(source: Mapping[str, Any]) -> str:
+    """The world's name: the module before a colon says only what to import first."""
+    return str(source["env"]["id"]).rpartition(":")[2]

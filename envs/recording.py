@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from envs.playing import open_envs, play, play_pool
 from envs.policy import Policy
 from envs.pool import LocalPool, Pool, ProcessPool
 from envs.provenance import SEED_KEY, Entry, Source, check_same_world, listed, told
+from envs.rows import Create
 from envs.writing import Writers
 from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.data import INVERSE_KEY
@@ -24,6 +26,8 @@ from worldmodel.stepping import deferred_interrupts
 
 __all__ = ["SEED_KEY", "RecordSummary", "open_envs", "play", "record"]
 
+_log = logging.getLogger(__name__)
+
 PIECE_BYTES = 1 << 29
 """Frames of an episode that a row holds in memory at most; what is longer is written in pieces."""
 
@@ -32,13 +36,15 @@ PIECE_BYTES = 1 << 29
 class RecordSummary:
     """What `record` left in the store.
 
-    `episodes`, `frames`, `returns` (in the order of the seeds) and `mean_return` (nan without episodes) are of the
-    whole recording, the `skipped` episodes of earlier calls included. `seconds` of play, without the start of the
-    processes, and `steps_per_second` are of this call, as are the seeds that `failed` and have no episode.
+    `episodes`, `frames`, `steps` of the environment, `returns` (in the order of the seeds) and `mean_return` (nan
+    without episodes) are of the whole recording, the `skipped` episodes of earlier calls included. `seconds` of play,
+    without the start of the processes, and `steps_per_second` are of this call, as are the seeds that `failed` and have
+    no whole episode.
     """
 
     episodes: int
     frames: int
+    steps: int
     seconds: float
     steps_per_second: float
     mean_return: float
@@ -73,8 +79,9 @@ def record(
     frames. An episode of more than `piece_frames` (by default as many as fill 512 MiB) is written in pieces, each
     beginning with the last frame of the one before, of which only the last ends as the episode does.
 
-    Raises InputError for counts below 1, where the store has frames of another size than the environment, episodes of
-    another world, or seeds that were played with other settings or another policy, and where every seed fails.
+    Raises InputError for counts below 1, where the store has frames of another size than the environment, continuous
+    actions, episodes of another world, seeds that were played with other settings or another policy, or pieces of a
+    missing seed that were cut with other `piece_frames`, and where every seed fails.
     """
     if episodes < 1 or num_envs < 1 or seed < 0:
         raise InputError(
@@ -88,13 +95,15 @@ def record(
         )
     store.refresh()
     wanted = range(seed, seed + episodes)
+    create = maker(config)
     source = Source.of(config, policy)
     entries = listed(store)
     check_same_world(entries, source, store, wanted)
+    _check_actions(store, config)
     ours = [entry for entry in entries if entry.seed in wanted]
     frames = sum(entry.frames for entry in ours)
     returns, parts = _whole(ours)
-    skipped, steps = len(returns), 0
+    skipped, steps, before = len(returns), 0, frames - len(ours)
     failed: dict[int, str] = {}
     missing = [wish for wish in wanted if wish not in returns]
     inverse = inverse_actions(config)
@@ -105,7 +114,7 @@ def record(
         # Interrupted in the middle of an exchange with its processes, it could not close them in order.
         with (
             deferred_interrupts() as interrupt,
-            _opened(config, min(num_envs, len(missing)), processes, timeout) as pool,
+            _opened(create, min(num_envs, len(missing)), processes, timeout, interrupt) as pool,
             Writers(store) as writers,
         ):
             _check_frame_size(pool.made.frame_shape, store, config)
@@ -115,6 +124,7 @@ def record(
             else:
                 bar = Bar(config.id, max_frames, "frame", initial=frames, scale=True, show=progress)
             longest = piece_frames or max(2, PIECE_BYTES // int(np.prod(pool.made.frame_shape)))
+            _check_pieces([entry for entry in ours if entry.seed not in returns], longest, store)
             with bar:
                 for piece in play_pool(pool, policy, missing, longest, attempts, failed, interrupt):
                     length = len(piece.episode.image)
@@ -128,19 +138,25 @@ def record(
                     if not piece.more:
                         returns[piece.seed] = sum(total for (one, _), total in parts.items() if one == piece.seed)
                     bar.note({"steps/s": f"{steps / (time.perf_counter() - began):.0f}"})
-                    if max_frames is not None or not piece.more:
-                        bar.update(1 if max_frames is None else length)
+                    if max_frames is not None:
+                        bar.update(min(frames, max_frames) - bar.done)
+                    elif not piece.more:
+                        bar.update()
                     if frames >= budget:
                         break
         store.refresh()
         if failed and not returns:
             example = min(failed)
             raise InputError(f"{config.id} failed with every seed, {attempts} times each; {example}: {failed[example]}")
+        if failed:
+            example = min(failed)
+            _log.warning("%d seeds failed and are skipped; %d: %s", len(failed), example, failed[example])
     seconds = time.perf_counter() - began
     ordered = tuple(returns[wish] for wish in wanted if wish in returns)
     return RecordSummary(
         episodes=len(ordered),
         frames=frames,
+        steps=before + steps,
         seconds=seconds,
         steps_per_second=steps / seconds,
         mean_return=float(np.mean(ordered)) if ordered else float("nan"),
@@ -152,22 +168,52 @@ def record(
 
 def _whole(entries: Sequence[Entry]) -> tuple[dict[int, float], dict[tuple[int, int], float]]:
     """The returns of the seeds whose episodes are there to their end, and those of all pieces by seed and frame."""
-    parts = {(entry.seed, entry.first): entry.total for entry in entries if entry.seed is not None}
-    ended = {entry.seed for entry in entries if entry.seed is not None and not entry.more}
-    return {seed: sum(total for (one, _), total in parts.items() if one == seed) for seed in ended}, parts
+    found = {(entry.seed, entry.first): entry for entry in entries if entry.seed is not None}
+    parts = {key: entry.total for key, entry in found.items()}
+    returns: dict[int, float] = {}
+    for seed in {seed for seed, _ in parts}:
+        total, piece = 0.0, found.pop((seed, 0), None)
+        while piece is not None:  # one may be missing between others: several are written at once
+            total += piece.total
+            if not piece.more:
+                returns[seed] = total
+                break
+            piece = found.pop((seed, piece.first + piece.frames - 1), None)
+    return returns, parts
 
 
 @contextmanager
-def _opened(config: EnvConfig, count: int, processes: bool, timeout: float) -> Iterator[Pool]:
-    create = maker(config)
+def _opened(create: Create, count: int, processes: bool, timeout: float, between: Callable[[], None]) -> Iterator[Pool]:
     pool: Pool
-    pool = ProcessPool(create, count, timeout=timeout) if processes and count > 1 else LocalPool(create, count)
+    if processes:  # a single one too: a seed may kill it
+        pool = ProcessPool(create, count, timeout=timeout, between=between)
+    else:
+        pool = LocalPool(create, count)
     complete = False
     try:
         yield pool
         complete = True
     finally:
         pool.close(orderly=complete)
+
+
+def _check_actions(store: EpisodeStore, config: EnvConfig) -> None:
+    if len(store) and store.action_size:
+        raise InputError(
+            f"{config.id} is played with discrete actions, but the episodes in {store.root} have actions of "
+            f"{store.action_size} numbers: record into another folder"
+        )
+
+
+def _check_pieces(entries: Sequence[Entry], longest: int, store: EpisodeStore) -> None:
+    for entry in entries:
+        fits = entry.frames == longest if entry.more else entry.frames <= longest
+        if entry.first % (longest - 1) or not fits:
+            raise InputError(
+                f"{store.root / entry.file} has {entry.frames} frames of seed {entry.seed} from frame {entry.first}, "
+                f"which piece_frames={longest} would cut otherwise: give the piece_frames that it was recorded with, "
+                "give other seeds, or record into another folder"
+            )
 
 
 def _check_frame_size(shape: tuple[int, ...], store: EpisodeStore, config: EnvConfig) -> None:

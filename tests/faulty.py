@@ -17,12 +17,21 @@ from envs.policy import FrameArray
 
 class Faulty(gym.Env[FrameArray, np.int64]):
     """Frames tell seed and step, the reward is the action. In step 3 of `seeds`, `fault` happens; `once` if it is a
-    file, which is then deleted.
+    file, which is then deleted. `close` makes the file `closed`.
     """
 
     def __init__(
-        self, length: int = 6, reset_seconds: float = 0.0, fault: str = "", seeds: tuple[int, ...] = (), once: str = ""
+        self,
+        length: int = 6,
+        reset_seconds: float = 0.0,
+        fault: str = "",
+        seeds: tuple[int, ...] = (),
+        once: str = "",
+        make_seconds: float = 0.0,
+        closed: str = "",
     ) -> None:
+        time.sleep(make_seconds)
+        self.closed = closed
         self.length, self.reset_seconds, self.fault, self.seeds, self.once = length, reset_seconds, fault, seeds, once
         self.observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
         self.action_space = spaces.Discrete(5)
@@ -50,6 +59,10 @@ class Faulty(gym.Env[FrameArray, np.int64]):
             reward = float("nan") if self.fault == "nan" else reward
             frame = frame[:4] if self.fault == "shape" else frame
         return frame, reward, self.at == self.length, False, {}
+
+    def close(self) -> None:
+        if self.closed:
+            Path(self.closed).touch()
 
     def _frame(self) -> FrameArray:
         return np.full((8, 8, 3), ((self.seed or 0) * 16 + self.at % 16) % 256, np.uint8)

@@ -10,18 +10,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 import envs.pool
+from agents.loop import Loop
+from agents.run import Run
+from agents.settings import WorldSettings
 from envs.factory import EnvConfig
 from envs.provenance import LIST
 from envs.recording import RecordSummary, record
 from test_recording import ROOT, Uniform, assert_same, by_seed
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.errors import InputError
+from worldmodel.progress import Bar
 
 
 def faulty(**options: Any) -> EnvConfig:
@@ -70,6 +76,44 @@ def test_a_seed_that_always_fails_is_skipped(tmp_path: Path, processes: bool, ca
     assert caplog.text.count("seed 2 failed") == 2
     with pytest.raises(InputError, match="failed with every seed, 1 times each; 0: RuntimeError: out of marbles"):
         recorded(tmp_path / "b", faulty(fault="raise", seeds=[0, 1]), processes=processes, attempts=1, episodes=2)
+
+
+def test_a_single_seed_cannot_kill_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("envs.recording.LocalPool", None)  # it would kill the tests
+    config = faulty(fault="kill", seeds=[1])
+    for _ in range(2):  # the second call has one seed to play
+        summary, _ = recorded(tmp_path, config, attempts=1, episodes=2)
+        assert (summary.failed, summary.episodes) == ((1,), 1)
+    assert caplog.text.count("1 seeds failed and are skipped; 1: its process was killed by SIGKILL") == 2
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_where_an_environment_failed_is_logged_once(
+    tmp_path: Path, processes: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded(tmp_path, faulty(fault="raise", seeds=[1]), processes=processes, attempts=2, episodes=2)
+    assert caplog.text.count('raise RuntimeError("out of marbles")') == 1
+    assert caplog.text.count("seed 1 failed") == 2
+
+
+def test_workers_close_their_environment_when_they_are_ended(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    pool = envs.pool.ProcessPool(envs.factory.maker(faulty(reset_seconds=1000, closed=str(closed))), 1, timeout=60)
+    pool.reset(0, 0)
+    pool.close(orderly=False)
+    assert closed.exists()
+
+
+def test_interrupts_are_heard_while_environments_are_made() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        envs.pool.ProcessPool(envs.factory.maker(faulty(make_seconds=1000)), 1, timeout=1000, between=interrupt)
+    assert time.monotonic() - began < 60
 
 
 def test_a_world_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
@@ -127,6 +171,43 @@ def test_long_episodes_are_written_in_pieces_that_overlap(tmp_path: Path) -> Non
     assert again.skipped == 1
     assert kept < set(EpisodeStore(root).names)
     assert len(EpisodeStore(root)) == 6
+    # Killed while two threads wrote: the last piece is there, one before it is not.
+    for first in (0, 7):
+        store = EpisodeStore(root)
+        lost = next(name for name in store.names if int(store.read(name).extras["first_frame"]) == first)
+        (root / lost).unlink()
+        again, _ = recorded(root, faulty(length=20), episodes=2, piece_frames=8)
+        assert (again.returns, again.skipped, len(EpisodeStore(root))) == (whole.returns, 1, 6)
+    # Each piece has one step less than frames.
+    assert (summary.steps, again.steps, again.frames) == (40, 40, 46)
+
+
+def test_pieces_go_on_only_where_they_were_cut(tmp_path: Path) -> None:
+    config = faulty(length=10**9)
+    recorded(tmp_path, config, piece_frames=8, max_frames=30)
+    before = EpisodeStore(tmp_path).names
+    for length in (5, 15):
+        with pytest.raises(
+            InputError, match=f"has 8 frames of seed . from frame .*, which piece_frames={length} would"
+        ):
+            recorded(tmp_path, config, piece_frames=length, max_frames=60)
+    assert EpisodeStore(tmp_path).names == before
+    recorded(tmp_path, config, piece_frames=8, max_frames=60)
+    assert EpisodeStore(tmp_path).frames >= 60
+
+
+def test_the_bar_of_a_resumed_recording_ends_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, bars = faulty(length=10**9), []
+
+    class Watched(Bar):
+        def __exit__(self, *error: Any) -> None:
+            bars.append((self.done, self.total))
+            super().__exit__(*error)
+
+    monkeypatch.setattr("envs.recording.Bar", Watched)
+    for budget in (30, 60):
+        recorded(tmp_path, config, piece_frames=8, max_frames=budget, processes=False)
+    assert bars == [(30, 30), (60, 60)]
 
 
 def test_endless_episodes_reach_the_disk(tmp_path: Path) -> None:
@@ -150,6 +231,52 @@ def test_another_world_or_policy_is_refused(tmp_path: Path) -> None:
     assert (
         record(faulty(), EpisodeStore(tmp_path), Other(5), episodes=2, num_envs=1, seed=50, progress=False).skipped == 0
     )
+
+
+def test_the_module_to_import_is_no_part_of_the_world(tmp_path: Path) -> None:
+    first, _ = recorded(tmp_path, faulty(), processes=False)
+    again, _ = recorded(tmp_path, replace(faulty(), id="Faulty-v0"), processes=False)
+    assert (again.skipped, again.returns) == (4, first.returns)
+
+
+def test_versions_are_those_of_a_world_that_was_not_imported_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("Faulty-v0", "Faulty-Other-v0"):
+        monkeypatch.delitem(gym.registry, name, raising=False)
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    _, found = recorded(tmp_path, faulty(), processes=False, episodes=1)
+    assert "faulty" in json.loads(str(found[0].extras["recording"]))["versions"]
+
+
+def test_a_folder_of_continuous_actions_is_refused_before_playing(tmp_path: Path) -> None:
+    store = EpisodeStore(tmp_path, create=True)
+    _, found = recorded(tmp_path / "other", faulty(), processes=False, episodes=1)
+    action = np.full((len(found[0].image), 2), 0.5, np.float32)
+    action[0] = np.nan
+    store.append(replace(found[0], action=action, extras={}))
+    with pytest.raises(InputError, match=r"discrete actions, but the episodes in .* have actions of 2 numbers: record"):
+        recorded(tmp_path, faulty(), processes=False)
+    assert len(EpisodeStore(tmp_path)) == 1
+
+
+def test_a_stage_without_an_ended_episode_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envs.recording.PIECE_BYTES", 10 * 8 * 8 * 3)
+    settings = WorldSettings("faulty:Faulty-v0", env_options=json.dumps({"length": 10**9}), collect_frames=40)
+    run = Run(tmp_path, replace(settings, processes=False), progress=False)
+    figures = run.stage("0-collect", lambda: run.collect(0, Uniform(5)))
+    assert (figures["mean_return"], figures["episodes"]) == (None, 0)
+    assert run.figures("0-collect") == figures
+    here: Any = SimpleNamespace(out=tmp_path, settings=SimpleNamespace(place="dream", world_model=None))
+    assert figures["steps"] == Loop.real_steps(here, 0) == figures["frames"] - len(EpisodeStore(run.own_episodes))
+
+
+def test_a_stage_names_the_seeds_that_failed(tmp_path: Path) -> None:
+    options = json.dumps({"fault": "raise", "seeds": [2]})
+    settings = WorldSettings("faulty:Faulty-v0", env_options=options, collect_episodes=3, processes=False)
+    run = Run(tmp_path, settings, progress=False)
+    run.stage("0-collect", lambda: run.collect(0, Uniform(5)))
+    assert run.figures("0-collect")["failed"] == [2]  # type: ignore[index]
 
 
 def test_episodes_tell_where_they_come_from_and_need_not_be_opened(
