@@ -110,6 +110,7 @@ class DreamerConfig:
 class Dreamer:
     """Trains an `ActorCritic` in the dreams of `model`; `out` receives `policy.pt`, from which it continues exactly.
 
+    Where contexts are streamed and the memory of their readers exceeds `LARGEST_SAVED`, they read again: to rounding.
     It can be trained in portions, while the store grows and the world model learns: see `use`.
     """
 

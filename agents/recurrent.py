@@ -89,7 +89,7 @@ class RecurrentNet(nn.Module):
         flat = observations.flatten(0, observations.ndim - len(shape) - 1)
         if len(shape) == 3:
             flat = flat.permute(0, 3, 1, 2).float() / 255 - 0.5
-        seen = self.encoder(flat.float()).view(*led_here.shape, -1)
+        seen = self.encoder(flat.float()).view(*led_here.shape, self.config.hidden)  # also of no frame
         action = functional.one_hot(led_here + 1, self.config.num_actions + 1)[..., 1:]  # NO_ACTION is all zero
         return torch.cat([seen, action.to(seen.dtype)], -1)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,19 @@ class WorldModelPolicy:
     def __init__(self, model: WorldModel, agent: ActorCritic, *, greedy: bool = False) -> None:
         self.model, self.agent, self.greedy = model.eval(), agent.eval(), greedy
         self.watcher = Watcher(model)
-        self.distances: dict[int, list[float]] = {}
-        """By seed of the episode, at each of its steps: how far its features lie from those that were learned from."""
-        self._noting: list[list[float]] = []
+        self._distances: dict[int, list[float]] | None = None
+        self._noting: list[list[float]] = []  # by row
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         """Rows that start an episode forget everything; rows that are new are added."""
         self.watcher.reset(rows, seeds)
+        if self._distances is None:
+            return
         missing = int(rows.max()) + 1 - len(self._noting)
         self._noting += [[] for _ in range(missing)]
         for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
             self._noting[row] = []
-            self.distances.setdefault(seed, self._noting[row])  # an episode that is played again counts once
+            self._distances.setdefault(seed, self._noting[row])  # an episode that is played again counts once
 
     @torch.no_grad()
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> NDArray[Any]:
@@ -49,8 +51,9 @@ class WorldModelPolicy:
         """
         del info
         features = self.watcher.see(frames)
-        for noted, distance in zip(self._noting, self.agent.familiarity.distance(features).tolist(), strict=False):
-            noted.append(distance)
+        if self._distances is not None:
+            for noted, distance in zip(self._noting, self.agent.familiarity.distance(features).tolist(), strict=False):
+                noted.append(distance)
         policy = self.agent.policy(features)
         if self.greedy:
             actions = policy.mode
@@ -66,12 +69,25 @@ class WorldModelPolicy:
         """Actions (N,) or (N, A) were done, instead of those that it chose last."""
         self.watcher.took(torch.as_tensor(actions))
 
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[Mapping[int, list[float]]]:
+        """Note, by seed of each episode that begins within, how far its features lie from those learned from, by step.
+
+        Seeds are taken for episodes: one that is played again counts once.
+        """
+        self._distances, self._noting = {}, []
+        try:
+            yield self._distances
+        finally:
+            self._distances, self._noting = None, []
+
 
 def load_agent(path: Path, model: WorldModel) -> ActorCritic:
     """The actor-critic of a `policy.pt`; it must read the features of `model`."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: train a policy with train_agent.py first")
-    state = read_state(path, model.device)
+    # The file also holds the memory of the dreams, which may be gigabytes.
+    state = read_state(path, torch.device("cpu"))
     with taking_up(path):
         networks = ActorCriticConfig(**state["networks"])
     have = (networks.features, networks.num_actions, networks.action_size)
@@ -81,10 +97,10 @@ def load_agent(path: Path, model: WorldModel) -> ActorCritic:
             f"{path} reads {_interface(*have)}, the world model has {_interface(*want)}: use the world model that it "
             "was trained in"
         )
-    agent = ActorCritic(networks).to(model.device)
+    agent = ActorCritic(networks)
     with taking_up(path):
         agent.load_state_dict(state["agent"])
-    return agent.eval()
+    return agent.to(model.device).eval()
 
 
 def _interface(features: int, num_actions: int, action_size: int) -> str:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from envs.policy import FrameArray
 from worldmodel.errors import InputError, require
 
+_SMALLEST = 64  # below, the package draws a border of no pixels, which it then paints over the whole frame
 _GL_LIBRARIES = {"osmesa": "OSMesa", "egl": "EGL"}
 
 
@@ -40,7 +41,7 @@ _SIZES = {"9x9": _Size(9, 3), "11x11": _Size(11, 4), "13x13": _Size(13, 5), "15x
 class MemoryMaze(gym.Env[Any, np.int64]):
     """Walk to the ball whose color frames the image, again and again: reward 1 for each touch, then a new color.
 
-    Observation: the view of the agent, (r, r, 3) uint8 with r = `camera_resolution`. With `extra_obs` a dictionary:
+    Observation: the view of the agent, (r, r, 3) uint8, r = `camera_resolution` >= 64. With `extra_obs` a dictionary:
 
         image         (r, r, 3) uint8
         agent_pos     (2,) float64   x, y in cells; the center of cell k is k + 0.5
@@ -64,8 +65,8 @@ class MemoryMaze(gym.Env[Any, np.int64]):
 
     Rendering is by MuJoCo on the CPU through OSMesa, or EGL where only that is installed; the variable MUJOCO_GL
     decides otherwise, and LP_NUM_THREADS how many threads each process draws with (0, in the one that steps, unless
-    set). Raises InputError for an unknown size or when no such library is installed, MissingExtraError when the package
-    `memory_maze` is not.
+    set). Raises InputError for an unknown size, a smaller frame or when no such library is installed, MissingExtraError
+    when the package `memory_maze` is not.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium declares it so)
@@ -84,9 +85,10 @@ class MemoryMaze(gym.Env[Any, np.int64]):
             raise InputError(f"Memory Maze of size '{size}' does not exist: choose one of {', '.join(_SIZES)}")
         if render_mode not in (None, "rgb_array"):
             raise InputError(f"Memory Maze has no render mode '{render_mode}': choose rgb_array or None")
-        if camera_resolution < 1:
+        if camera_resolution < _SMALLEST:
             raise InputError(
-                f"Memory Maze has camera_resolution {camera_resolution}: give the side in pixels, 1 or more"
+                f"Memory Maze has camera_resolution {camera_resolution}: give the side in pixels, {_SMALLEST} or more, "
+                "and EnvConfig.size (--size) for smaller frames"
             )
         if maze_seed is not None and not 0 <= maze_seed < 2**32:
             raise InputError(f"Memory Maze has maze_seed {maze_seed}: give an integer from 0 to 2**32 - 1, or None")

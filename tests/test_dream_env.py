@@ -216,9 +216,9 @@ def test_what_cannot_be_dreamed_is_refused_at_construction(folder: Path, tmp_pat
     refused("contexts of 8 frames need an episode of 9 or more, but the longest in .*short has 4", contexts=str(short))
     refused(r"terminate='maybe': choose one of", terminate="maybe")
     refused("steps=0", steps=0)
-    for length in (0, (0, 3), (3, 1), (1, 2, 3), "whole", 1.5):
+    for length in (0, (0, 3), (3, 1), (1, 2, 3), (8,), (), "whole", 1.5):
         refused("context_length=.*give a number of at least 1, ", context_length=length)
-    for start in ("end", -0.1, 1.5):
+    for start in ("end", -0.1, 1.5, None):
         refused("start=.*choose any, episode, or the share", start=start)
 
 

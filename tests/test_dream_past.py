@@ -157,6 +157,21 @@ def test_an_index_reads_every_segment_once_and_keeps_to_its_room(monkeypatch: py
     assert MemoryIndex(model, lengths).every == 3
 
 
+def test_an_index_of_memories_that_grow_keeps_to_its_room_and_answers_the_same() -> None:
+    model, frames = random_model(small_config(window=None), 0), torch.randint(255, (1, 60, 16, 8, 3), dtype=torch.uint8)
+    flat, lengths = torch.zeros(1, 60), np.array([60, 60])
+    room = 4 * model.observe(frames[:, :32], flat[:, :32].long())[1].nbytes
+    index, unbounded = MemoryIndex(model, lengths, room=room), MemoryIndex(model, lengths)
+    unbounded.every = index.every
+    for count in (33, 60, 60, 20):
+        for name in ("a", "b"):
+            clips = Clips(*(p[:, :count] for p in (frames, flat.long(), flat, flat.bool(), flat.bool())))
+            found, expected = (each.at_end(name, clips) for each in (index, unbounded))
+            assert torch.equal(found.features, expected.features)
+    held = sum(memory.nbytes for memory in index.kept.values())
+    assert 0 < held <= room < sum(memory.nbytes for memory in unbounded.kept.values())
+
+
 @pytest.mark.parametrize(
     "more", [{"context_length": "all", "start": 0.5, "context_info": True}, {"context_length": (1, 3)}]
 )

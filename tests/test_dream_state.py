@@ -261,6 +261,17 @@ def test_files_that_are_no_state(folder: Path, saved: Path, tmp_path: Path) -> N
         DreamState.load(saved)
 
 
+def test_a_file_of_before_starts_were_chosen_is_of_dreams_that_began_anywhere(folder: Path, tmp_path: Path) -> None:
+    env = begun(folder)
+    state = env.get_state()
+    origin = {name: value for name, value in state.origin.items() if name != "start"}
+    DreamState(state.tensors, origin).save(tmp_path / "before")
+    before = DreamState.load(tmp_path / "before")
+    env.set_state(before)
+    with pytest.raises(InputError, match="start is 'any' there and 'episode' here"):
+        begun(folder, start="episode").set_state(before)
+
+
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 def test_pickles_go_on_without_weights(folder: Path, output: Any) -> None:
     env = begun(folder, output=output)

@@ -58,6 +58,19 @@ def test_an_evaluation_says_whether_real_play_is_what_was_learned_from(tmp_path:
     settings = DreamerConfig(rows=16, horizon=4, context=4)
     Dreamer(ExactModel(), store, settings, tmp_path).train(8, progress=False)  # type: ignore[arg-type]
     agent = load_agent(tmp_path / STATE, ExactModel())  # type: ignore[arg-type]
+    again = WorldModelPolicy(ExactModel(), agent)  # type: ignore[arg-type]
+    first, second = (
+        evaluate("it", CORRIDOR, again, episodes=2, seed=3, num_envs=1, processes=False, progress=False).evaluation
+        for agent.familiarity.mean in (agent.familiarity.mean, agent.familiarity.mean + 3)
+    )
+    agent.familiarity.mean -= 3
+    assert second.familiarity["0-49"] > first.familiarity["0-49"] + 1  # nothing is left of the evaluation before
+    with again.noting() as noted:
+        play_corridor(again, range(4), rows=2)
+    assert set(noted) >= set(range(4))
+    kept = {seed: list(each) for seed, each in noted.items()}
+    play_corridor(again, range(4, 8), rows=2)
+    assert noted == kept  # other play is not noted
 
     def told(rows: int, shift: float = 0.0) -> Evaluation:
         agent.familiarity.mean += shift

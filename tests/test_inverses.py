@@ -10,9 +10,12 @@ import pytest
 from agents.policies import RandomPolicy
 from envs.factory import EnvConfig, make
 from envs.inverses import inverse_actions
-from envs.recording import record
+from envs.recording import SEED_KEY, record
 from worldmodel.episodes import EpisodeStore
-from worldmodel.evaluation.studies.palindrome import inverse_of
+from worldmodel.evaluation.clips import read_windows
+from worldmodel.evaluation.studies.palindrome import inverse_of, walks, way_back
+from worldmodel.evaluation.studies.study import Settings
+from worldmodel.evaluation.trials import window
 
 
 @pytest.mark.parametrize("actions", [(0, 1, 2), (2, 1, 0), None])
@@ -36,6 +39,28 @@ def test_what_was_recorded_undoes_every_step(tmp_path: Path, actions: tuple[int,
         frame = env.step(np.int64(action))[0]
     assert moved > 30
     assert len(inverse) == 3
+
+
+def test_walks_back_pass_what_the_way_out_passed_where_steps_may_change_no_pixel(tmp_path: Path) -> None:
+    pytest.importorskip("minigrid")
+    config, store = EnvConfig("MiniGrid-Empty-16x16-v0", actions=(0, 1, 2)), EpisodeStore(tmp_path, create=True)
+    record(config, store, RandomPolicy(3), episodes=2, num_envs=1, processes=False, seed=3)
+    inverse, env = inverse_of(store), make(config)
+    found = walks(store, inverse, 4, Settings(context=4, horizon=1, clips=20, steps=1))
+    assert found.left_out > 0
+    clips = read_windows(store, found.windows)
+    back = way_back(window(clips, 3, found.windows.length), inverse)
+    for row, (number, start) in enumerate(zip(found.windows.episodes, found.windows.starts, strict=True)):
+        episode = store.read(store.names[number])
+        env.reset(seed=int(episode.extras[SEED_KEY]))
+        for action in episode.action[1 : start + found.windows.length]:
+            env.step(action)
+        for action, step in zip(back.actions[row], back.reached[row].tolist(), strict=True):
+            if not back.active[row].any():
+                break
+            frame = env.step(np.int64(action))[0]
+            if step >= 0:
+                assert (frame == clips.frames[row, 3 + step].numpy()).all()
 
 
 @pytest.mark.parametrize(

@@ -194,10 +194,10 @@ def test_ends_by_truncation_at_its_time_limit(maze: MemoryMaze) -> None:
 def test_sizes(size: str, steps: int, cells: int, balls: int) -> None:
     spec = gym.spec(f"lssvwm/MemoryMaze-{size}-v0")
     assert spec.max_episode_steps == steps
-    env = gym.make(spec, extra_obs=True, camera_resolution=32)
+    env = gym.make(spec, extra_obs=True, camera_resolution=80)
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
-    assert observation["image"].shape == (32, 32, 3)
+    assert observation["image"].shape == (80, 80, 3)
     assert observation["maze_layout"].shape == (cells, cells)
     assert observation["targets_pos"].shape == (balls, 2)
     env.close()
@@ -242,8 +242,8 @@ def test_bad_input_is_named(maze: MemoryMaze) -> None:
         MemoryMaze("10x10")
     with pytest.raises(InputError, match="render mode 'human'"):
         MemoryMaze(render_mode="human")
-    with pytest.raises(InputError, match="camera_resolution"):
-        MemoryMaze(camera_resolution=0)
+    with pytest.raises(InputError, match=r"camera_resolution 63: give .* 64 or more, and EnvConfig\.size"):
+        MemoryMaze(camera_resolution=63)
     maze.reset()
     with pytest.raises(gym.error.InvalidAction, match=r"0\.\.5, got -1"):
         maze.step(np.int64(-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,19 @@ def test_learning_sees_exactly_what_was_played(where: str, folder: Path, tmp_pat
             probs = policy.log_prob(rollout.actions[:, rows])
             torch.testing.assert_close(probs, rollout.log_probs[:, rows], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(values, rollout.values[:, rows], rtol=1e-4, atol=1e-5)
+
+
+def test_a_minibatch_may_hold_only_contexts_of_one_frame(folder: Path, tmp_path: Path) -> None:
+    subject = dreaming(folder, tmp_path, steps=12, burn_in=2)
+    rollout = subject.collector.collect(12, subject.generator)
+    assert rollout.contexts is not None
+    assert not rollout.contexts.state.any()
+    short = replace(rollout.contexts, known=torch.zeros_like(rollout.contexts.known))
+    states, alone = (
+        replay(subject.net, replace(rollout, contexts=contexts), torch.tensor([1, 0])) for contexts in (short, None)
+    )
+    assert torch.equal(states, alone)
+    assert not torch.equal(states, replay(subject.net, rollout, torch.tensor([1, 0])))
 
 
 def test_no_gradient_passes_from_an_episode_to_the_one_before(tmp_path: Path) -> None:

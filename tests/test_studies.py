@@ -145,11 +145,14 @@ def test_who_knows_the_ring_comes_back_and_who_stays_is_held(tmp_path: Path) -> 
     assert found.table[1][-2:] == ("2", "2")
 
 
-def test_a_step_against_a_wall_is_not_undone(tmp_path: Path) -> None:
-    store = ring_store(tmp_path, ring_episode([1, 1, 1, 1, 1, 2], wall=4))
-    found = palindrome([as_model(Ring(), store)], Palindrome("1:2,2:1", 3), settings(context=4))
-    psnr_by_step = found.figures["toy"]["real"]["mean"]
-    np.testing.assert_allclose(psnr_by_step, [CAP, np.nan, CAP])
+def test_walks_with_a_step_that_changed_nothing_are_left_out(tmp_path: Path) -> None:
+    store = ring_store(tmp_path, ring_episode([1, 1, 1, 1, 1, 2, 2, 2], wall=4))
+    found = palindrome([as_model(Ring(), store)], Palindrome("1:2,2:1", 3), settings(context=2))
+    np.testing.assert_allclose(found.figures["toy"]["real"]["mean"], [CAP] * 3)
+    assert found.table[1][-2:] == ("2", "1")  # actions 2 to 4, and 6 to 8
+    assert "3 walks of the episodes read were left out" in found.about
+    with pytest.raises(InputError, match=r"each changed a pixel \(1 times one did not\)"):
+        palindrome([as_model(Ring(), store)], Palindrome("1:2,2:1", 7), settings(context=2))
 
 
 def test_walks_are_taken_where_all_actions_can_be_undone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import agents.world_model_policy
 from agents.actor_critic import ActorCritic, ActorCriticConfig
 from agents.dreamer import STATE, Dreamer, DreamerConfig
 from agents.evaluation import Evaluation, evaluate, imagined_returns
@@ -25,6 +26,7 @@ from corridor import (
 )
 from envs.factory import EnvConfig
 from envs.policy import FrameArray, IntArray
+from worldmodel.checkpoint import read_state
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
@@ -230,6 +232,24 @@ def test_a_saved_policy_is_loaded_as_it_was(store: EpisodeStore, tmp_path: Path)
     assert not loaded.training
     for name, tensor in dreamer.agent.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_what_else_a_policy_file_holds_stays_off_the_device_of_the_model(
+    store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Dreamer(ExactModel(), store, DreamerConfig(rows=2, horizon=1), tmp_path).save()  # type: ignore[arg-type]
+    asked: list[torch.device] = []
+
+    def noting(path: Path, device: torch.device) -> dict[str, Any]:
+        asked.append(device)
+        return read_state(path, device)
+
+    monkeypatch.setattr(agents.world_model_policy, "read_state", noting)
+    model = ExactModel()
+    model.device = torch.device("meta")
+    agent = load_agent(tmp_path / STATE, model)  # type: ignore[arg-type]
+    assert asked == [torch.device("cpu")]
+    assert {parameter.device.type for parameter in agent.parameters()} == {"meta"}
 
 
 def test_a_policy_that_cannot_be_used_is_refused(store: EpisodeStore, tmp_path: Path, model: WorldModel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,11 +135,15 @@ def evaluate(
         )
     wanted = range(seed, seed + episodes)
     timed = _Timed(policy)
+    noting: AbstractContextManager[Mapping[int, list[float]]] = nullcontext({})
+    if isinstance(policy, WorldModelPolicy):
+        noting = policy.noting()
     results: dict[int, _Played] = {}
     example: Episode | None = None
     with (
         deferred_interrupts() as interrupt,
         open_envs(config, min(num_envs, episodes), processes=processes) as envs,
+        noting as noted,
         Bar(f"{name} in the real environment", episodes, "episode", show=progress) as bar,
     ):
         started = time.perf_counter()
@@ -158,7 +163,6 @@ def evaluate(
             bar.note({"return": f"{np.mean([r.total for r in results.values()]):.3f}"})
             bar.update()
     assert example is not None
-    noted = policy.distances if isinstance(policy, WorldModelPolicy) else {}
     played = [results[key] for key in wanted]
     evaluation = Evaluation(
         name,

@@ -30,8 +30,9 @@ class MemoryIndex:
 
     A past is read in segments of `every` frames, and the memory between two segments is kept: so an episode is read
     once, and after that `every / 2` frames for each beginning, on average. `every` is as small as lets the snapshots of
-    all episodes fit into `room` bytes. Pasts are read one by one and always in the same segments: what is known of a
-    frame does not depend on what was asked before, bit for bit.
+    all episodes fit into `room` bytes, unless they grow (attention over all frames): then what comes when the room is
+    full is not kept, and read again each time. Pasts are read one by one and always in the same segments: what is known
+    of a frame does not depend on what was asked before, bit for bit.
 
     The weights of `model` must stay as they are.
     """
@@ -40,6 +41,7 @@ class MemoryIndex:
         self.model = model
         self.every = max(SHORTEST, -(-int(lengths.sum()) * model.empty(1).nbytes // room))
         self.kept: dict[tuple[str, int], Memory] = {}
+        self.left = room  # bytes
 
     def at_end(self, name: str, past: Clips) -> Known:
         """What is known after all frames of `past`, (1, t + 1, ...): those of the episode `name` from the first on."""
@@ -51,8 +53,9 @@ class MemoryIndex:
             end = min(read + self.every, frames)
             span = slice(read, end)
             seen, memory = self.model.observe(past.frames[:, span], past.actions[:, span], memory)
-            if end % self.every == 0:
+            if end % self.every == 0 and (name, end) not in self.kept and memory.nbytes <= self.left:
                 self.kept[name, end] = memory
+                self.left -= memory.nbytes
             if end == frames:
                 return Known(seen.features[:, -1], memory)
             read = end

@@ -50,7 +50,7 @@ class DreamOptions:
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(get_args(kind))}")
         check_context_length(self.context_length)
-        if self.start not in get_args(Beginning) and (isinstance(self.start, str) or not 0 <= self.start <= 1):
+        if self.start not in get_args(Beginning) and not (isinstance(self.start, int | float) and 0 <= self.start <= 1):
             raise InputError(f"start={self.start!r}: choose any, episode, or the share of episodes from 0 to 1")
         at_least_one(max_episode_steps=self.max_episode_steps)
         if self.render_mode not in (None, *RENDER_MODES):
@@ -83,9 +83,9 @@ def autoreset(mode: str | AutoresetMode) -> AutoresetMode:
 
 def check_context_length(length: ContextLength) -> None:
     """Raise an InputError unless it is a number of at least 1, two such in order, or "all"."""
-    numbers = length if isinstance(length, tuple) else (length,)
+    numbers = length if isinstance(length, tuple) and len(length) == 2 else (length,)
     counts = [number for number in numbers if isinstance(number, int) and number >= 1]
-    if length != WHOLE and not (len(counts) == len(numbers) <= 2 and counts == sorted(counts)):
+    if length != WHOLE and not (len(counts) == len(numbers) and counts == sorted(counts)):
         raise InputError(f"context_length={length!r}: give a number of at least 1, (shortest, longest), or 'all'")
 
 

@@ -55,7 +55,8 @@ class DreamState:
             raise InputError(f"{path} is no state of dreams: give a file written by DreamState.save")
         try:
             told = json.loads(note)
-            written, origin = told["format"], dict(told["origin"])
+            # States of before the option was known are of dreams that began anywhere.
+            written, origin = told["format"], {"start": "any", **told["origin"]}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} says nothing that can be read of its origin: save the state again") from error
         if written != _FORMAT:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +38,14 @@ class Palindrome:
     inverse: str = ""
     """Which actions undo which, such as 1:2,2:1 or 2:1+1+2+1+1; by default what the recording says."""
     steps: int = 16
-    """Recorded actions on the way out; walks are taken where all of them can be undone."""
+    """Recorded actions on the way out; walks are taken where all of them can be undone, and each changed the frame."""
+
+
+class Walks(NamedTuple):
+    """Where walks begin, and how many others were left out of the episodes read, for a step that changed no pixel."""
+
+    windows: Windows
+    left_out: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ def palindrome(models: Sequence[Model], config: Palindrome, settings: Settings) 
     table = [("model", "way out", "all steps, dB", *(f"{n} back" for n in shown(config.steps)), "walks", "episodes")]
     figures: dict[str, Any] = {}
     lines: list[Line] = []
-    store, windows = models[0].store, None
+    store, drawn = models[0].store, None
     for model in models:
         world = model.checkpoint.model
         if not world.config.num_actions or world.config.pose_size or world.config.chunk > 1:
@@ -66,7 +73,8 @@ def palindrome(models: Sequence[Model], config: Palindrome, settings: Settings) 
                 "where a pose is told, --protocols retrieval walks back"
             )
         inverse = parse_inverse(config.inverse, world.config.num_actions) or inverse_of(store)
-        windows = windows or walks(store, inverse, config.steps, settings)
+        drawn = drawn or walks(store, inverse, config.steps, settings)
+        windows = drawn.windows
         found = walk_back(world, model.store, windows, inverse, config.steps, settings, model.name)
         figures[model.name] = {}
         for way, values in zip(("real", "dreamt", "held"), found, strict=True):
@@ -76,15 +84,15 @@ def palindrome(models: Sequence[Model], config: Palindrome, settings: Settings) 
             figures[model.name][way] = plain_band(student_band(by_episode))
             table.append(line_of(model.name, way, values, windows, config.steps))
             lines.append(Line(f"{model.name}, {way} way out", range(1, config.steps + 1), student_band(by_episode)))
-    assert windows is not None
+    assert drawn is not None
     table.append(line_of("last frame of the way out, held", "real", found[2], windows, config.steps))
     held = student_band(by_unit(found[2], windows.episodes))
     lines.append(Line("last frame of the way out, held", range(1, config.steps + 1), held, reference=True))
     about = (
         f"After {settings.context} real frames, {config.steps} recorded actions out and their inverses in inverse "
         f"order; PSNR of the frame that undoes n steps against the frame before them: the recorded one, or the dreamt "
-        f"one where the way out was dreamt too. Inverse: {told(inverse)}; a recorded step that changed no pixel did "
-        f"nothing and is not undone. {settings.steps} denoising steps. {len(models)} model(s), "
+        f"one where the way out was dreamt too. Inverse: {told(inverse)}; {drawn.left_out} walks of the episodes read "
+        f"were left out, in which a step changed no pixel. {settings.steps} denoising steps. {len(models)} model(s), "
         f"{len(windows.episodes)} walks from {len(np.unique(windows.episodes))} of {len(store)} episodes; means and "
         "95 % intervals (Student's t) over episodes."
     )
@@ -137,44 +145,51 @@ def told(inverse: Inverse) -> str:
     return ",".join(f"{done}:{'+'.join(map(str, undo))}" for done, undo in sorted(inverse.items()))
 
 
-def walks(store: EpisodeStore, inverse: Inverse, steps: int, settings: Settings) -> Windows:
+def walks(store: EpisodeStore, inverse: Inverse, steps: int, settings: Settings) -> Walks:
     """Windows of `context` frames and `steps` actions that can all be undone, from as many episodes as it takes.
 
-    Each is drawn once, episodes in random order and about as many from each, so that not all have to be read.
+    Each is drawn once, episodes in random order and about as many from each, so that not all have to be read. Frames
+    do not tell a step against a wall, which nothing has to undo, from one along a view that looks the same everywhere:
+    walks with an action that changed no pixel are left out.
     """
     if settings.context < 1:
         raise InputError("--context 0: a walk begins after at least 1 real frame")
-    length, found = settings.context + steps, list[tuple[int, int]]()
+    length, found, left_out = settings.context + steps, list[tuple[int, int]](), 0
     generator, each = np.random.default_rng(settings.seed), -(-settings.clips // len(store))
     for number in generator.permutation(len(store)).tolist():
-        action = store.read(store.names[number]).action
-        undone = np.isin(action, list(inverse)).astype(int) if action.ndim == 1 else np.zeros(len(action), int)
-        ends = np.concatenate([[0], undone.cumsum()])
+        episode = store.read(store.names[number])
+        action, image = episode.action, episode.image
+        undone = np.isin(action, list(inverse)) if action.ndim == 1 else np.zeros(len(action), bool)
+        still = np.array([False, *((new == old).all() for new, old in zip(image[1:], image[:-1], strict=True))])
+        # Over the steps of the walk that begins at each frame: how many can be undone, and how many changed nothing.
         starts = np.arange(max(0, len(action) - length + 1))
-        able = starts[ends[starts + length] - ends[starts + settings.context] == steps]
+        counts = np.stack([undone, still]).cumsum(1)[:, [starts + settings.context - 1, starts + length - 1]]
+        can, did_nothing = counts[:, 1] - counts[:, 0]
+        able = starts[(can == steps) & (did_nothing == 0)]
+        left_out += int((can == steps).sum()) - len(able)
         found += [(number, start) for start in generator.permutation(able)[:each].tolist()]
         if len(found) >= settings.clips:
             break
     if not found:
         raise InputError(
             f"{store.root}: nowhere {steps} actions in a row after {settings.context} frames are of {sorted(inverse)}, "
-            "the ones that can be undone: give --palindrome.inverse for more of them, or fewer --palindrome.steps"
+            f"the ones that can be undone, and each changed a pixel ({left_out} times one did not): give "
+            "--palindrome.inverse for more of them, or fewer --palindrome.steps"
         )
     episodes, starts = np.array(found[: settings.clips], np.int64).T
-    return Windows(episodes, starts, length)
+    return Walks(Windows(episodes, starts, length), left_out)
 
 
 def way_back(out: Clips, inverse: Inverse) -> Back:
     """The way back from `out` (B, steps + 1): the frame at which the walk begins, and the walk."""
     plans: list[list[tuple[int, int]]] = []
-    moved = (out.frames[:, 1:] != out.frames[:, :-1]).flatten(2).any(2)
-    for actions, changed in zip(out.actions.tolist(), moved.tolist(), strict=True):
+    for actions in out.actions.tolist():
         plan: list[tuple[int, int]] = []
-        for step in range(len(changed), 0, -1):
-            undo = inverse[actions[step]] if changed[step - 1] else ()
+        for step in range(len(actions) - 1, 0, -1):
+            undo = inverse[actions[step]]
             plan += [(action, step - 1 if n == len(undo) - 1 else -1) for n, action in enumerate(undo)]
         plans.append(plan)
-    shape = (len(plans), max(1, *map(len, plans)))
+    shape = (len(plans), max(map(len, plans)))
     actions, reached = torch.zeros(shape, dtype=torch.int64), torch.full(shape, -1)
     for row, plan in enumerate(plans):
         for at, (action, step) in enumerate(plan):
@@ -193,10 +208,7 @@ def walk_back(
     settings: Settings,
     name: str = "",
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """PSNR by steps undone, (walks, steps) each: real way out, dreamt way out, and the last real frame held.
-
-    NaN where a step did nothing: no frame undoes it.
-    """
+    """PSNR by steps undone, (walks, steps) each: real way out, dreamt way out, and the last real frame held."""
     count = len(windows.episodes)
     found = np.full((3, count, steps), np.nan)
     for begin in tqdm(range(0, count, settings.rows), desc=f"palindrome: {name}", disable=not settings.progress):
@@ -216,8 +228,7 @@ def walk_back(
             memory = new.memory
             dreamt.append(new.frame)
         found[1, part] = undone(model, memory, back, torch.stack(dreamt, 1), settings, rows)
-        held = psnr(out[:, -1:].expand_as(out[:, :-1]), out[:, :-1]).flip(1).cpu().numpy()
-        found[2, part] = np.where(np.isnan(found[0, part]), np.nan, held)
+        found[2, part] = psnr(out[:, -1:].expand_as(out[:, :-1]), out[:, :-1]).flip(1).cpu().numpy()
     return found[0], found[1], found[2]
 
 
