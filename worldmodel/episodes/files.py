@@ -183,7 +183,7 @@ def _array(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[Any]:
     info = archive.getinfo(f"{key}.npy")
     if key != "image" and info.file_size > (most := _most(archive)):
         raise InputError(
-            f"{path}: '{key}' would take {info.file_size} bytes, and no array besides 'image' may take more than its "
+            f"{path}: '{key}' would take {info.file_size} bytes, and beside these frames no array may take more than "
             f"{most} bytes: write the file again without"
         )
     with archive.open(info) as member:
@@ -200,9 +200,11 @@ def _array(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[Any]:
 
 
 def _most(archive: zipfile.ZipFile) -> int:
-    """Bytes that an array besides the frames may take. A few megabytes of zeros compressed would fill the memory."""
+    """Bytes that an array besides the frames may take. A few megabytes of zeros compressed would fill the memory; depths
+    of a frame's size, in 8 bytes each, must not be too much.
+    """
     frames = archive.NameToInfo.get("image.npy")
-    return (frames.file_size if frames else 0) + _SPARE
+    return 8 * (frames.file_size if frames else 0) + _SPARE
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
