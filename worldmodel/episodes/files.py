@@ -200,8 +200,9 @@ def _array(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[Any]:
 
 
 def _most(archive: zipfile.ZipFile) -> int:
-    """Bytes that an array besides the frames may take. A few megabytes of zeros compressed would fill the memory; depths
-    of a frame's size, in 8 bytes each, must not be too much.
+    """Bytes that an array besides the frames may take: depths of their size, in 8 bytes each, are not too much.
+
+    A few megabytes of zeros compressed would fill the memory.
     """
     frames = archive.NameToInfo.get("image.npy")
     return 8 * (frames.file_size if frames else 0) + _SPARE
