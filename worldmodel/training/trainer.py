@@ -84,8 +84,9 @@ class Trainer:
         self.recent: list[dict[str, float]] = []
         self.skipping = Skipping("resume to try others, or train anew with lower muon_lr and adam_lr, or in float32")
         self.carried = Carried(model, source, config, self.rows, self.processes) if config.carry else None
-        clips: StepClips | StreamClips = StepClips(source, config.seed, self.rows, config.stages.length)
-        clips = self.carried.clips if self.carried else clips
+        clips: StepClips | StreamClips = (
+            self.carried.clips if self.carried else StepClips(source, config.seed, self.rows, config.stages.length)
+        )
         self.loader = ClipLoader(clips, config.workers, pin=model.device.type == "cuda")
         if (out / STATE).exists():
             self.load()
