@@ -16,11 +16,12 @@ import tyro
 from agents.presets import preset
 from agents.run import write_json
 from agents.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings, from_json, to_json
-from envs.contexts import contexts_folder
+from envs.contexts import episodes_folder
 from envs.factory import EnvConfig
 from worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
 from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.training import MAY_CHANGE, check_same
+from worldmodel.worlds import resolve
 
 SETTINGS, COMMANDS = "settings.json", "commands.txt"
 
@@ -117,12 +118,12 @@ def _defaults(kind: type[OptionsT], args: list[str]) -> OptionsT:
     shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(LoopSettings)}
     values = {key: getattr(settings, key) for key in shared}
     if kind is LoopOptions and (checkpoint := _value(args, "--world-model")):
-        values |= _world_of(Path(checkpoint))
+        values |= _world_of(resolve(checkpoint))
     if kind is LearnOptions and _value(args, "--episodes"):
         values |= {"env": None, "size": None, "actions": None}
     if kind is LearnOptions and (checkpoint := _value(args, "--distill")):
         given = _value(args, "--env") or _value(args, "--episodes")
-        values |= _distilled(Path(checkpoint), its_episodes=given is None)
+        values |= _distilled(resolve(checkpoint), its_episodes=given is None)
     return kind(**values, preset=name)
 
 
@@ -143,7 +144,7 @@ def _distilled(folder: Path, *, its_episodes: bool) -> Mapping[str, Any]:
     values = dict(_world_of(folder))
     if its_episodes:
         try:
-            values["episodes"] = contexts_folder(checkpoint)
+            values["episodes"] = episodes_folder(checkpoint)
         except InputError as error:
             raise InputError(
                 f"--distill {folder}: the episodes that it was trained on are not there; name some with --episodes "
@@ -178,7 +179,8 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _resolved(options: LoopOptions | LearnOptions) -> dict[str, Any]:
     """Folders that are read, wherever a resumed run is started from."""
-    paths = {name: getattr(options, name, None) for name in ("world_model", "contexts", "episodes", "distill")}
+    paths = {name: getattr(options, name, None) for name in ("contexts", "episodes")}
+    paths |= {name: resolve(path) for name in ("world_model", "distill") if (path := getattr(options, name, None))}
     return {name: path.resolve() for name, path in paths.items() if path is not None}
 
 
