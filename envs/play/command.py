@@ -63,9 +63,9 @@ class PlayOptions:
     """Where to dream: cpu, cuda, or auto for CUDA where there is one."""
 
 
-def main(args: Sequence[str] | None = None, *, load_policy: LoadPolicy | None = None) -> None:
-    """Run the command line until it is interrupted; `load_policy` understands `--policy` better than this package."""
-    play(tyro.cli(PlayOptions, args=args), load_policy or by_name)
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line until it is interrupted."""
+    play(tyro.cli(PlayOptions, args=args), by_name)
 
 
 def play(options: PlayOptions, load_policy: LoadPolicy) -> None:
@@ -96,7 +96,7 @@ def play(options: PlayOptions, load_policy: LoadPolicy) -> None:
             if options.browser:
                 webbrowser.open(address)
 
-        server.serve(app, listening, ready)
+        server.Server(app, ready).run(sockets=[listening])
 
 
 def open_game(options: PlayOptions, load_policy: LoadPolicy) -> Game:
@@ -150,7 +150,7 @@ def hello_of(options: PlayOptions, game: Game) -> dict[str, Any]:
     checkpoint = game.dream.world.checkpoint
     named = checkpoint.world.get("env") or {}
     return {
-        "world": str(named.get("id", options.checkpoint)).rpartition(":")[2],
+        "world": str(named.get("id", options.checkpoint)).rpartition(":")[2].removeprefix("lssvwm/"),
         "checkpoint": str(options.checkpoint),
         "trained": checkpoint.step,
         "real": None if game.real is None else game.real.config.id,

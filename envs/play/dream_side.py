@@ -65,7 +65,7 @@ class DreamSide:
     @property
     def choices(self) -> tuple[int, ...]:
         """The steps that the model can dream with."""
-        return tuple(steps for steps in STEPS if self._sampler(steps) is not None)
+        return tuple(steps for steps in sorted({*STEPS, self.steps}) if self._sampler(steps) is not None)
 
     @property
     def frame(self) -> FrameArray:

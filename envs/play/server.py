@@ -137,25 +137,24 @@ def kept_token(folder: Path) -> str:
     return token
 
 
-def serve(app: ASGIApp, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until interrupted; `ready` is called when the game is open and pages are answered."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        ws="websockets-sansio",
-        ws_max_size=MAX_BYTES,
-        timeout_graceful_shutdown=2,
-        server_header=False,
-    )
-    server = _Server(config)
-    server.ready = ready
-    server.run(sockets=[listening])
+class Server(uvicorn.Server):
+    """Serves `app` on a socket (`run(sockets=[...])`) until interrupted; `ready` is called when pages are answered."""
 
-
-class _Server(uvicorn.Server):
-    ready: Callable[[], None]
+    def __init__(self, app: ASGIApp, ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                ws="websockets-sansio",
+                ws_max_size=MAX_BYTES,
+                timeout_graceful_shutdown=2,
+                server_header=False,
+            )
+        )
+        self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
         await super().startup(sockets)
         if self.started:
-            self.ready()
+            self._ready()
