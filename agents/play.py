@@ -1,6 +1,7 @@
 """Play by hand, and hand over to what a run has learned: `python -m agents.play RUN/world_model`.
 
-As `python -m envs.play`, which knows no policies; here `--policy` names a run of train_agent.py, or random or scripted.
+As `python -m envs.play`, which knows no policies; here `--policy` names a run of train_agent.py, random, scripted or
+none.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from envs.policy import Policy
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, MissingExtraError
+
+NOBODY = "none"
+"""For --policy: leave the policy of the checkpoint's own run alone."""
 
 
 def policy_of(checkpoint: Checkpoint, text: str) -> Policy:
@@ -64,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
     run = options.checkpoint.resolve().parent
     if options.policy is None and (run / "policy").is_dir() and (run / SETTINGS).is_file():
         options = replace(options, policy=str(run))
-    play(options, policy_of)
+    play(replace(options, policy=None) if options.policy == NOBODY else options, policy_of)
 
 
 if __name__ == "__main__":

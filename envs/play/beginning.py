@@ -29,14 +29,14 @@ class Beginning:
 
 
 def choose(store: EpisodeStore, number: int, *, seed: int, longest: int) -> Beginning:
-    """Beginning `number`: an episode, and a moment in the second half of its first `longest` frames.
+    """Beginning `number`: an episode and a moment in it, before which lie at most `longest` frames and half of it.
 
-    Depends on nothing else. Longer episodes are likelier, in proportion to what of them may be read.
+    Depends on nothing else. At least half of what may be read is, and episodes are drawn in proportion to it.
     """
     if longest < 1 or number < 0:
         raise InputError(f"a past of {longest} frames, beginning {number}: give at least 1 frame, and 0 or more")
     generator = np.random.default_rng((seed, number))
-    most = np.minimum(store.lengths - 1, longest)  # at least one real frame is left
+    most = np.clip(store.lengths // 2, 1, longest)
     row = int(generator.choice(len(store), p=most / most.sum()))
     frames = 1 + int(generator.integers(most[row] // 2, most[row]))
     name = store.names[row]
