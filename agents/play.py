@@ -6,7 +6,6 @@ none.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,11 @@ from agents.cli import SETTINGS
 from agents.evaluation.runs import open_run
 from agents.policies import make_policy, needs_map
 from envs.contexts import contexts_folder
-from envs.play.command import PlayOptions, by_name, play
+from envs.play.command import PlayOptions, by_name, main_with, play
 from envs.policy import Policy
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError, MissingExtraError
+from worldmodel.errors import InputError
 
 NOBODY = "none"
 """For --policy: leave the policy of the checkpoint's own run alone."""
@@ -72,8 +71,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main_with(main)

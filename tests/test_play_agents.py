@@ -77,5 +77,5 @@ def test_policies_by_name(run: Path, tmp_path: Path) -> None:
     assert policy_of(checkpoint, "plays:script=1").actions == [1]  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="no policy 'nobody'"):
         policy_of(checkpoint, "nobody")
-    with pytest.raises(InputError, match="settings.json does not exist"):
+    with pytest.raises(InputError, match=r"settings\.json does not exist"):
         policy_of(checkpoint, str(tmp_path))

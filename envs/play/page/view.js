@@ -61,7 +61,6 @@ export function show(state) {
   $("take").hidden = state.drives;
   for (const control of document.querySelectorAll("button:not(#take), input, select")) control.disabled = !state.drives;
   $("back").disabled ||= state.kept === null;
-  $("policy").disabled ||= state.over;
   choose("steps", dream.steps);
   choose("uncertainty", dream.kind);
   choose("idle", state.idle ?? "");
