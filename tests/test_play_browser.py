@@ -158,6 +158,22 @@ def test_settings_and_saving(window: Window) -> None:
     assert Path(window.text("notice").removeprefix("Saved ")).stat().st_size > 0
 
 
+def test_a_page_in_the_background_pauses(window: Window) -> None:
+    window.begin()
+    Select(window.chrome.find_element("id", "idle")).select_by_value("0")
+    window.press("1")
+    window.until(lambda: window.played() > 2)  # it runs on by itself
+    hide = "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true});"
+    window.chrome.execute_script(f"{hide} document.dispatchEvent(new Event('visibilitychange'))", True)
+    window.until(lambda: window.text("pause") == "Play")
+    time.sleep(0.2)
+    played = window.played()
+    time.sleep(0.2)
+    assert window.played() == played
+    window.chrome.execute_script(hide, False)
+    Select(window.chrome.find_element("id", "idle")).select_by_value("")
+
+
 def test_two_tabs(window: Window) -> None:
     first = window.chrome.current_window_handle
     window.begin()

@@ -83,7 +83,7 @@ def main_with(main: Callable[[], None]) -> None:
 def play(options: PlayOptions, load_policy: LoadPolicy) -> None:
     """Open the game and serve its page. Whatever is wrong with `options` is found before the page is served."""
     for module in ("starlette", "uvicorn", "websockets"):
-        require(module, "play", "playing in a browser")
+        require(module, "play", "games in a browser")
     from envs.play import server
     from envs.play.messages import SPEEDS
     from envs.play.session import Session

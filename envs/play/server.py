@@ -147,6 +147,7 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 ws="websockets-sansio",
                 ws_max_size=MAX_BYTES,
+                ws_per_message_deflate=False,  # pictures are compressed
                 timeout_graceful_shutdown=2,
                 server_header=False,
             )
