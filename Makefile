@@ -20,7 +20,7 @@ MINERL := .venv-minerl/.installed$(if $(MINERL_JAVA),-java)
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system minecraft minerl demo test test-gymnasium test-slow test-integrations lint types results results-minetest memory bench docs kernels cuda wheels gpu clean
+.PHONY: help setup system browser minecraft minerl demo test test-gymnasium test-slow test-integrations lint types results results-minetest memory bench docs kernels cuda wheels gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ $(STAMP): pyproject.toml constraints.txt
 system:  ## install the system packages that Memory Maze renders with (root), or name them
 	PYTHON=$(PYTHON) .ci/system-packages venv render
 
+browser: setup  ## install the browser that the tests of the page run in (root), or name it
+	.ci/system-packages browser
+
 minecraft: setup  ## install the Minetest engine and what it runs on without a screen (root), or name them
 	.ci/system-packages minecraft
 
@@ -51,7 +54,7 @@ DEMO_THREADS ?= 1
 demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/demo/report/index.html
 	OMP_NUM_THREADS=$(DEMO_THREADS) GOMP_SPINCOUNT=20000 $(BIN)/python train_agent.py --preset demo --out runs/demo
 
-test: setup kernels system minecraft minerl lint types  ## lint, types and all tests that take seconds
+test: setup kernels system browser minecraft minerl lint types  ## lint, types and all tests that take seconds
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m "not slow and not gpu"
 	$(MAKE) test-gymnasium
 
