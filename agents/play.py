@@ -64,7 +64,7 @@ def _of_run(checkpoint: Checkpoint, folder: Path) -> Policy:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line until it is interrupted; without --policy, that of the checkpoint's own run plays."""
     options = tyro.cli(PlayOptions, args=args)
-    run = options.checkpoint.resolve().parent
+    run = Path(options.checkpoint).resolve().parent
     if options.policy is None and (run / "policy").is_dir() and (run / SETTINGS).is_file():
         options = replace(options, policy=str(run))
     play(replace(options, policy=None) if options.policy == NOBODY else options, policy_of)

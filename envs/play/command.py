@@ -32,7 +32,7 @@ LoadPolicy = Callable[[Checkpoint, str], Policy]
 class PlayOptions:
     """Play a dream in the browser, beside the real world where it is installed."""
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: tyro.conf.Positional[str]
     """Folder of a world model."""
     real: str | None = None
     """The real world beside it: a Gymnasium id, or 'recorded' for the one that the checkpoint was recorded in."""
@@ -101,7 +101,7 @@ def play(options: PlayOptions, load_policy: LoadPolicy) -> None:
         game = thread.submit(open_game, options, load_policy).result()
         session = Session(game, thread, hello_of(options, game), options.speed)
         app = server.make_app(session, token, server.hosts_of(options.host, port, options.allow_hosts))
-        address = f"http://{options.host if ':' not in options.host else f'[{options.host}]'}:{port}/{token}/"
+        address = server.address_of(options.host, port, token)
 
         def ready() -> None:
             print(f"Play at {address}", flush=True)
@@ -162,8 +162,8 @@ def hello_of(options: PlayOptions, game: Game) -> dict[str, Any]:
     checkpoint = game.dream.world.checkpoint
     named = checkpoint.world.get("env") or {}
     return {
-        "world": str(named.get("id", options.checkpoint)).rpartition(":")[2].removeprefix("lssvwm/"),
-        "checkpoint": str(options.checkpoint),
+        "world": str(named.get("id") or options.checkpoint).rpartition(":")[2].removeprefix("lssvwm/"),
+        "checkpoint": options.checkpoint,
         "trained": checkpoint.step,
         "real": None if game.real is None else game.real.config.id,
         "policy": None if game.pilot is None else game.pilot.name,

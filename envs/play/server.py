@@ -25,6 +25,7 @@ from worldmodel.errors import InputError
 
 PAGE = Path(__file__).parent / "page"
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
+_EVERYWHERE = ("0.0.0.0", "[::]")
 _HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
     "referrer-policy": "no-referrer",
@@ -118,9 +119,15 @@ def bind(host: str, port: int) -> socket.socket:
 def hosts_of(host: str, port: int, others: tuple[str, ...]) -> frozenset[str]:
     """The `Host` headers that are answered, `others` without a port."""
     names = {f"[{host}]" if ":" in host else host, *others}
-    if names & set(_LOCAL):
+    if names & {*_LOCAL, *_EVERYWHERE}:
         names |= set(_LOCAL)
     return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
+
+
+def address_of(host: str, port: int, token: str) -> str:
+    """What to open in a browser on this machine."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{'127.0.0.1' if name in _EVERYWHERE else name}:{port}/{token}/"
 
 
 def kept_token(folder: Path) -> str:

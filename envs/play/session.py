@@ -85,18 +85,16 @@ class Session:
             return
         page = Page(socket)
         self._pages.append(page)
-        await socket.send_text(json.dumps({"type": "hello", **self._hello}))
-        self._tell()
         writer = asyncio.create_task(self._write(page))
         try:
+            self._tell()
             await self._read(page)
         finally:
             writer.cancel()
-            driving = page is self._pages[0]
-            self._pages.remove(page)
-            if driving:
+            if page is self._pages[0]:
                 self.held, self._tapped = None, None
                 self._heard = time.monotonic()
+            self._pages.remove(page)
             self._tell()
 
     async def run(self) -> None:
@@ -110,9 +108,9 @@ class Session:
             try:
                 await self._in_thread(self.game.step, action)
                 self.steps_taken += 1
+                await self._look()
             except Exception as error:
                 self._stop(error)
-            await self._look()
             if self._expired():
                 self.paused, self._once = True, []
                 self._say("notice", "Paused, since nobody pressed a key. Play goes on with the next one.")
@@ -263,6 +261,7 @@ class Session:
     async def _write(self, page: Page) -> None:
         """Tell a page the newest only: one that is slow skips what lay between."""
         try:
+            await page.socket.send_text(json.dumps({"type": "hello", **self._hello}))
             while True:
                 await page.news.wait()
                 page.news.clear()
