@@ -177,10 +177,12 @@ class LoopSettings(WorldSettings):
     eval_episodes: int = 100
     """Real episodes of every evaluation, on seeds that are never recorded."""
     world_model: Path | None = None
-    """Checkpoint folder of a world model to use as it is, instead of recording and learning one. The environment is
-    the one that it was trained on unless --env and the options with it say otherwise."""
+    """World model to use as it is, instead of recording and learning one: a checkpoint folder, a name of `python -m
+    worldmodel.worlds`, or hf://OWNER/NAME. The environment is the one that it was trained on unless --env and the
+    options with it say otherwise."""
     contexts: Path | None = None
-    """With --world-model: episodes in which dreams begin. None takes those that it was trained on."""
+    """With --world-model: episodes in which dreams begin. None takes those that it was trained on, or those that it
+    carries."""
 
     @property
     def all_world_steps(self) -> int:

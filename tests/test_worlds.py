@@ -183,6 +183,16 @@ def test_a_run_that_is_not_finished_is_packed_as_it_stands(run: Path, tmp_path: 
     assert (again / CONTEXTS).read_bytes() == (found / CONTEXTS).read_bytes(), "a world is packed from a world"
 
 
+def test_a_policy_is_packed_with_the_world_that_it_was_given(run: Path, packed: Path, tmp_path: Path) -> None:
+    given = shutil.copytree(run, tmp_path / "given")
+    shutil.rmtree(given / "world_model")
+    shutil.rmtree(given / "episodes")
+    (given / "settings.json").write_text(json.dumps({"world_model": str(packed)}))
+    found = pack_world(given, "given", tmp_path / "out")
+    for name in ("model.safetensors", CONTEXTS, POLICY):
+        assert (found / name).read_bytes() == (packed / name).read_bytes(), name
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

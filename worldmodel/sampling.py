@@ -206,7 +206,7 @@ class Options:
     """Measure the sampling profiles of a checkpoint on this machine, and choose one."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """Checkpoint folder of a world model."""
+    """World model: a checkpoint folder, a name of `python -m worldmodel.worlds`, or hf://OWNER/NAME."""
     rows: int = 1
     """Dreams at once."""
     target_fps: float | None = None

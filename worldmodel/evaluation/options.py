@@ -27,7 +27,8 @@ class Options:
     """
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of world models, made by train_wm.py or train_agent.py. The first names the table's order."""
+    """World models: folders made by train_wm.py or train_agent.py, names of `python -m worldmodel.worlds`, or
+    hf://OWNER/NAME. The first names the table's order."""
     episodes: Path
     """Folder of recorded episodes, better ones that no model was trained on."""
     out: Path

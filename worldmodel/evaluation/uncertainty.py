@@ -37,7 +37,7 @@ class Options:
     """Calibrate a world model's uncertainty on recorded episodes."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """Folder of a world model, made by train_wm.py or train_agent.py."""
+    """World model: a checkpoint folder, a name of `python -m worldmodel.worlds`, or hf://OWNER/NAME."""
     episodes: Path
     """Folder of recorded episodes that the model was not trained on."""
     out: Path

@@ -62,7 +62,7 @@ def pack_world(run: Path, name: str, out: Path, told: Packing | None = None) -> 
         raise InputError(f"{out / name} is there already: delete it, or choose another name")
     if not run.is_dir():
         raise InputError(f"there is no run {run}: name the --out of train_wm.py or train_agent.py")
-    loaded = load_checkpoint(run / "world_model" if (run / "world_model").is_dir() else run)
+    loaded = load_checkpoint(_world_model(run))
     store = _episodes(loaded)
     if told.held_out is not None and store is not None and told.held_out.resolve() == store.root:
         raise InputError(f"--held-out {told.held_out} holds what it was trained on: record others, with another --seed")
@@ -135,6 +135,15 @@ def this_machine() -> str:
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.is_file() else []
+
+
+def _world_model(run: Path) -> Path:
+    """The checkpoint of a run: its own, or the one that it was given; else the folder itself."""
+    if (run / "world_model").is_dir():
+        return run / "world_model"
+    settings = run / "settings.json"
+    given = read_json(settings, "a run").get("world_model") if settings.is_file() else None
+    return run if given is None else Path(given)
 
 
 def _episodes(loaded: Checkpoint) -> EpisodeStore | None:

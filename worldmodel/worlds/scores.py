@@ -32,7 +32,7 @@ class ScoreConfig:
     """Clips, at most."""
     ends: int = 64
     """Episodes on which reward and end are judged, at most: their last `end_frames` frames."""
-    end_frames: int = 256
+    end_frames: int = 1024
     """Frames of each, at most."""
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ def score(folder: Path, episodes: Path, config: ScoreConfig, device: str = "cpu"
     return plain
 
 
-def endings(store: EpisodeStore, config: ScoreConfig, rows: int = 16) -> Iterator[Clips]:
+def endings(store: EpisodeStore, config: ScoreConfig, rows: int = 8) -> Iterator[Clips]:
     """The last frames of episodes evenly spread over the store, a few episodes at a time."""
     length = min(config.end_frames, int(store.lengths.max()))
     chosen = np.unique(np.linspace(0, len(store) - 1, min(config.ends, len(store))).round().astype(int))
