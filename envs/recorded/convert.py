@@ -67,14 +67,13 @@ def convert(
     *,
     limit: int | None = None,
     strict: bool = False,
-    compress: bool = True,
     progress: bool = True,
 ) -> Summary:
     """Append the episodes of every source in `folder` to the folder `store`, which is made where it is missing.
 
     Sources that are done are left as they are, so an interrupted conversion goes on where it stood, and has lost the
     source at hand; its episodes appear together when it is done. A broken source is skipped and named in the summary.
-    `limit`: no more than so many sources, the first. `compress` as in `EpisodeStore.append`.
+    `limit`: no more than so many sources, the first.
 
     Raises InputError where nothing can be converted: a folder without sources, one that was converted with other
     options; and for the first broken source with `strict`. What was done until then stays.
@@ -96,7 +95,7 @@ def convert(
         with tqdm(total=len(sources), initial=before, unit="recording", disable=not progress) as bar:
             for source in waiting:
                 try:
-                    done = _convert(recording, source, store, options, journal, compress=compress)
+                    done = _convert(recording, source, store, options, journal)
                 except InputError as error:
                     if strict:
                         raise
@@ -117,9 +116,7 @@ def convert(
     )
 
 
-def _convert(
-    recording: Recording, source: Source, store: Path, options: ReadOptions, journal: Journal, *, compress: bool
-) -> Done:
+def _convert(recording: Recording, source: Source, store: Path, options: ReadOptions, journal: Journal) -> Done:
     sizes = {done.action_size for done in journal.done.values()}
     count = frames = 0
     with _staging(store) as staging:
@@ -132,7 +129,7 @@ def _convert(
                     f"{store} have {min(sizes)}: convert it into a folder of its own"
                 )
             sizes.add(header.action_size)
-            write_episode(staging, episode, compress=compress, name=f"{_stem(source)}-{count:05d}{SUFFIX}")
+            write_episode(staging, episode, name=f"{_stem(source)}-{count:05d}{SUFFIX}")
             count, frames = count + 1, frames + header.frames
         done = Done(source.name, count, frames, next(iter(sizes)))
         with deferred_interrupts() as interrupt:  # the episodes of a source appear together, and are noted
