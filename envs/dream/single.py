@@ -70,6 +70,7 @@ class DreamEnv(gym.Env[Any, np.int64]):
             render_mode=render_mode,
         )
         self.render_mode = render_mode
+        self.metadata = {**type(self).metadata, "render_fps": self._row.metadata["render_fps"]}
         self.observation_space = self._row.single_observation_space
         self.action_space = self._row.single_action_space
 

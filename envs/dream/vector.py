@@ -146,7 +146,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         self._world, self.model, self.sampler = world, world.model, world.sampler
         self.device, self.store = world.device, world.store
         self.render_mode, self.autoreset_mode = options.render_mode, options.autoreset_mode
-        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        told = {"autoreset_mode": self.autoreset_mode, "render_fps": world.fps}
+        self.metadata = {**type(self).metadata, **told}
         self._dreams = Dreams(rows, world, options)
         self._view = View(options.observation, options.output, options.channels_first, world.device)
         self.single_observation_space = self._view.space(self.model.config)

@@ -8,12 +8,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from envs.recorded.interface import NONE, RECORDED, ReadOptions, Recording, Source
+from envs.recorded.interface import NONE, RECORDED, VIDEOS, ReadOptions, Recording, Source
 from envs.recorded.journal import Done, Journal, opened
 from worldmodel.atomic import sync_folder
 from worldmodel.episodes.data import Episode, check_episode
@@ -80,6 +80,8 @@ def convert(
     """
     if options.actions not in (RECORDED, NONE) and not recording.minecraft:
         raise InputError(f"'{recording.name}' has actions of its own: leave out --actions {options.actions}")
+    if options.fps is not None and recording.name != VIDEOS:
+        raise InputError(f"--fps is for videos without actions: thin '{recording.name}' with --every")
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}: use 1 or more")
     if not folder.is_dir():
@@ -87,7 +89,7 @@ def convert(
     sources = recording.find(folder)[:limit]
     if not sources:
         raise InputError(f"{folder} holds nothing of the format '{recording.name}', which is {recording.files}")
-    settings = {"format": recording.name, "from": str(folder.resolve()), **asdict(options)}
+    settings = {"format": recording.name, "from": str(folder.resolve()), **options.told()}
     began, broken, episodes, frames = time.perf_counter(), [], 0, 0
     with opened(store, settings) as journal:
         waiting = [source for source in sources if source.name not in journal.done]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from worldmodel.episodes.catalogue import Catalogue
-from worldmodel.episodes.data import Clips, Episode, check_episode
+from worldmodel.episodes.data import FPS_KEY, Clips, Episode, check_episode
 from worldmodel.episodes.files import (
     NPZ,
     SUFFIX,
@@ -117,6 +117,13 @@ class EpisodeStore:
     def action_size(self) -> int:
         """Numbers of a continuous action; 0 where actions are discrete. Raises InputError while the store is empty."""
         return self._require_episodes().action_size
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second of the first episode; None where it does not say, and while the store is empty."""
+        told = self.read_array(self.names[0], FPS_KEY) if len(self) else None
+        fits = told is not None and told.ndim == 0 and told.dtype.kind in "fiu" and 0 < told < np.inf
+        return float(told) if told is not None and fits else None
 
     @property
     def pose_size(self) -> int:
