@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 import recordings
 from dreams import ID, dream_folder, vec
-from envs.factory import EnvConfig
+from envs.factory import EnvConfig, make
 from envs.recorded import FORMATS, ReadOptions, convert
 from envs.recorded.frames import decoded, rate_of, shrunk
 from envs.recorded.pieces import Track, thinned
@@ -49,7 +49,7 @@ class Slow(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> Any:
         self.time += 1
-        return np.full((8, 8, 3), self.time, np.uint8), 0.0, self.time == 4, False, {}
+        return np.full((8, 8, 3), self.time, np.uint8), float(self.time), self.time == 4, False, {}
 
 
 def test_recordings_know_the_rate_of_their_world(tmp_path: Path) -> None:
@@ -93,6 +93,31 @@ def test_converted_play_knows_its_rate(tmp_path: Path) -> None:
 
 
 # Every n-th frame
+
+
+def test_an_agent_that_acts_at_every_third_frame(tmp_path: Path) -> None:
+    gym.register("tests/Slow-v0", Slow)
+    try:
+        config = EnvConfig("tests/Slow-v0", every=3)
+        env = make(config)
+        env.reset(seed=0)
+        frame, reward, terminated, _, _ = env.step(np.int64(1))
+        assert (int(frame[0, 0, 0]), reward, terminated) == (3, 6.0, False)
+        frame, reward, terminated, _, _ = env.step(np.int64(1))
+        assert (int(frame[0, 0, 0]), reward, terminated) == (4, 4.0, True)  # the episode ended within the step
+        store = EpisodeStore(tmp_path, create=True)
+        how: dict[str, Any] = {"num_envs": 1, "seed": 0, "processes": False, "progress": False}
+        record(config, store, Uniform(2), episodes=1, **how)
+        with pytest.raises(InputError, match="has seed 0, recorded with every=3, not None"):
+            record(EnvConfig("tests/Slow-v0"), store, Uniform(2), episodes=1, **how)
+    finally:
+        gym.registry.pop("tests/Slow-v0")
+    assert store.fps == pytest.approx(7 / 3)
+    assert store.read(store.names[0]).reward.tolist() == [0, 6, 4]
+    assert "every" not in EnvConfig("x").to_dict()  # recordings of before stay what they were
+    assert EnvConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(InputError, match=r"EnvConfig.every is 0"):
+        EnvConfig("x", every=0)
 
 
 def test_thinned_by_hand() -> None:

@@ -56,7 +56,8 @@ def asked(
 def _per_row(key: str, value: Any, rows: int) -> Sequence[Any]:
     if value is None:
         return [None] * rows
-    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != rows:
+    rowed = isinstance(value, list | tuple) or (isinstance(value, np.ndarray | Tensor) and value.ndim > 0)
+    if not rowed or len(value) != rows:
         raise InputError(f"'{key}' in reset(options=...) needs {rows} entries, one per row, None for those without")
     return value  # type: ignore[no-any-return]
 

@@ -150,7 +150,8 @@ def _read(recording: Recording, source: Source, options: ReadOptions) -> Iterato
     except (InputError, MissingExtraError):
         raise
     except Exception as error:
-        raise InputError(f"{source.path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+        said = " ".join(str(error).split())
+        raise InputError(f"{source.path} cannot be read ({type(error).__name__}: {said:.200})") from error
 
 
 @contextmanager

@@ -143,7 +143,8 @@ def _tried(path: Path, read: Any) -> Any:
     try:
         return read()
     except (OSError, ValueError, KeyError, arrow.ArrowException) as error:
-        raise InputError(f"{path} cannot be read ({str(error)[:200]}): {_AGAIN}") from error
+        said = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read ({said:.200}): {_AGAIN}") from error
 
 
 def _rows(data: Dataset, told: Mapping[str, Any], columns: list[str], where: str) -> dict[str, NDArray[Any]]:
