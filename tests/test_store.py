@@ -19,6 +19,7 @@ import pytest
 import torch
 import zstandard
 
+from envs.writing import Writers
 from test_episodes import episode, same, store_of, where
 from worldmodel.episodes import EpisodeStore, catalogue
 from worldmodel.episodes.chunked import ROWS, ChunkedFile
@@ -311,6 +312,19 @@ def test_an_index_saves_opening_files(tmp_path: Path, read: list[str]) -> None:
     read.clear()
     again = EpisodeStore(tmp_path)
     assert (again.lengths.tolist(), again.max_action, read) == ([9, 9, 12], 4, [])
+
+
+def test_what_is_recorded_is_noted(tmp_path: Path, read: list[str]) -> None:
+    """By who writes it, and by nobody else: the index file does not grow with the number of readers."""
+    readers = [EpisodeStore(tmp_path, create=True) for _ in range(3)]
+    with Writers(readers[0]) as writers:
+        for number in range(3):
+            writers.put(episode(9, number))
+    for store in readers:
+        assert store.refresh() == 3
+    read.clear()
+    assert (len(EpisodeStore(tmp_path)), read) == (3, [])
+    assert len((tmp_path / INDEX).read_bytes().splitlines()) == 4
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ class Catalogue:
         seen = {name: now for name in unseen if (now := Seen.of(self.root / name))}
         listed = load(self.root, seen) if unseen and not self._loaded else {}
         read = self._read([name for name in unseen if name not in listed], seen)
-        note(self.root, read, seen)
+        if not self._loaded:  # later ones are those of writers, who note them
+            note(self.root, read, seen)
         kept = self.index.headers.keys() & found
         if len(kept) < len(self.index.headers):
             self.index = Index.of({name: self.index.headers[name] for name in kept})

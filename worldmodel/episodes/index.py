@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import zlib
 from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, fields
@@ -19,7 +20,8 @@ from worldmodel.episodes.files import Header
 from worldmodel.errors import InputError, check_fields
 
 INDEX = ".index.jsonl"
-"""A line that names the columns, then one for each file: its name, size and time of change, and its header.
+"""A line that names the columns, then one for each file: its name, size and time of change, and its header; each line
+is the CRC-32 of the rest in eight digits, a space, and JSON.
 
 It is a cache. A line counts only while the file has that size and time; whatever is missing is read from the files and
 added. A line is added by one write to the end, so that writers need no lock; one that is cut off or lost costs opening
@@ -135,7 +137,7 @@ def note(root: Path, headers: Mapping[str, Header], seen: Mapping[str, Seen]) ->
     """Add lines to the index file of `root`, as far as the folder can be written to."""
     if headers:
         try:
-            with (root / INDEX).open("ab") as file:
+            with (root / INDEX).open("ab", buffering=0) as file:
                 file.write(_lines(headers, seen, head=file.tell() == 0))
         except OSError as error:
             _log.debug("%s is left as it is: %s", root / INDEX, error)
@@ -152,19 +154,16 @@ def _anew(root: Path, headers: dict[str, Header], seen: Mapping[str, Seen]) -> d
 def _lines(headers: Mapping[str, Header], seen: Mapping[str, Seen], *, head: bool) -> bytes:
     rows: list[list[object]] = [_COLUMNS] if head else []  # type: ignore[list-item]
     rows += [[name, seen[name].size, seen[name].changed, *astuple(header)] for name, header in headers.items()]
-    return b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
+    texts = (json.dumps(row, separators=(",", ":")).encode() for row in rows)
+    return b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts)
 
 
 def _parsed(lines: list[bytes]) -> list[object]:
-    """The lines as JSON; those that are none are left out."""
-    try:
-        return list(json.loads(b"[" + b",".join(filter(None, lines)) + b"]"))  # several times as fast
-    except (ValueError, RecursionError):
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError, RecursionError):  # half a line of a process that was killed
-                found.append(json.loads(line))
-        return found
+    """The lines as JSON; those that are damaged, or half of one by a process that was killed, are left out."""
+    whole = [line[9:] for line in lines if b"%08x" % zlib.crc32(line[9:]) == line[:8]]
+    with contextlib.suppress(ValueError, RecursionError):  # written so
+        return list(json.loads(b"[" + b",".join(whole) + b"]"))
+    return []
 
 
 def _header(told: list[object]) -> Header | None:
@@ -174,4 +173,6 @@ def _header(told: list[object]) -> Header | None:
         check_fields(header)
     except InputError:
         return None
-    return header if header.frames >= 2 and min(header.image_shape) > 0 else None
+    sides = header.image_shape
+    fits = 2 <= header.frames < 1 << 40 and min(sides) > 0 and max(sides) < 1 << 16
+    return header if fits and max(header.max_action, header.action_size) < 1 << 40 else None

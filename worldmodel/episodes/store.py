@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -256,7 +257,12 @@ class EpisodeStore:
 
     def gather(self, rows: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> Clips:
         """The windows of `length` frames that begin at frame `starts` (B,) of the episodes at index `rows` (B,)."""
-        batch = len(rows)
+        batch, headers = len(rows), self._files.index.headers
+        reading = (
+            self._reader.part(name, headers[name], int(start), int(start) + length)
+            for name, start in zip((self.names[row] for row in rows), starts, strict=True)
+        )
+        first = list(islice(reading, 1))  # before anything is allocated that only the index speaks of
         frames = np.zeros((batch, length, *self.image_shape, 3), np.uint8)
         size = self.action_size
         actions = np.full((batch, length, size), np.nan, np.float32) if size else np.zeros((batch, length), np.int64)
@@ -264,9 +270,7 @@ class EpisodeStore:
         terminated = np.zeros((batch, length), np.bool_)
         mask = np.zeros((batch, length), np.bool_)
         pose: NDArray[np.float32] | None = None
-        for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
-            name = self.names[row]
-            part, seen = self._reader.part(name, self._files.index.headers[name], int(start), int(start) + length)
+        for i, (part, seen) in enumerate(chain(first, reading)):
             n = len(part.image)
             frames[i, :n] = part.image
             actions[i, :n] = part.action
