@@ -37,6 +37,8 @@ from worldmodel.errors import InputError, require
 
 METADATA = "metadata.json"
 CHANNELS = (1, 3, 4)
+MOST = 10_000_000
+"""Episodes that a dataset is believed to have: each is listed before any is read."""
 PACKAGES = {"hdf5": "h5py", "arrow": "pyarrow", "parquet": "pyarrow"}
 """What Minari's storages are written with: extras of its own."""
 
@@ -58,7 +60,7 @@ class Minari:
                 continue
             name = path.parent.relative_to(folder).as_posix().removesuffix("data").strip("/.")
             episodes = _metadata(path.parent).get("total_episodes")
-            if not isinstance(episodes, int):
+            if type(episodes) is not int or not 0 <= episodes <= MOST:
                 raise InputError(f"{path} does not say how many episodes there are: it is no Minari dataset")
             found += [Source(f"{name}/{i:06d}".lstrip("/"), path.parent, i) for i in range(episodes)]
         return found
@@ -114,8 +116,10 @@ def _storage(path: Path) -> Any:
 def _metadata(path: Path) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = json.loads((path / METADATA).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path / METADATA} is no JSON ({error}): copy or download the dataset again") from error
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path / METADATA} is no JSON object: copy or download the dataset again")
     return metadata
 
 
