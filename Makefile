@@ -20,7 +20,7 @@ MINERL := .venv-minerl/.installed$(if $(MINERL_JAVA),-java)
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system browser minecraft minerl demo test test-gymnasium test-slow test-integrations lint types results results-minetest memory bench docs kernels cuda wheels gpu clean
+.PHONY: help setup system browser minecraft minerl demo test test-gymnasium fuzz test-slow test-integrations lint types results results-minetest memory bench docs kernels cuda wheels gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ test-gymnasium: setup system $(OLDER_GYMNASIUM)  ## the tests of environments, w
 $(OLDER_GYMNASIUM): $(STAMP)
 	$(BIN)/pip install --no-deps --upgrade --target $@ gymnasium==$(OLDER)
 	touch $@
+
+fuzz: setup  ## 10,000 malformed files and options: each is refused in one line, or right
+	FUZZ=715 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py --timeout 0
 
 test-slow: setup kernels system minecraft minerl  ## the tests that take minutes
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m slow

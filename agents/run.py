@@ -170,6 +170,7 @@ class Run:
             "num_actions": config.num_actions,
             "episodes": str(Path("..") / "episodes") if own else str(self.episodes.resolve()),
             "pose": list(store.pose),
+            "fps": store.fps,
         }
         model = self.begun(config).to(device())
         steps = s.all_world_steps if s.training.decay else 0

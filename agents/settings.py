@@ -108,6 +108,8 @@ class WorldSettings:
     """Truncate real episodes after so many steps; None keeps the environment's own limit."""
     env_options: str = ""
     """What else the environment is made with, as a JSON object: '{"actions": "vpt"}'."""
+    every: int = 1
+    """Act at every n-th frame of the environment only, repeating the action and adding up the rewards."""
     collector: str = "random"
     """Policy that records the first episodes: random, scripted or oracle."""
     collect_episodes: int = 100
@@ -137,7 +139,8 @@ class WorldSettings:
         """The real environment as the model sees it."""
         if self.env is None:
             raise InputError("no environment is named: add --env ID")
-        return EnvConfig(self.env, self.size, self.actions, self.extra_obs, self.max_episode_steps, self.env_options)
+        limit = self.max_episode_steps
+        return EnvConfig(self.env, self.size, self.actions, self.extra_obs, limit, self.env_options, self.every)
 
 
 @dataclass(frozen=True)

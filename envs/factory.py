@@ -25,6 +25,7 @@ from PIL import Image
 
 from envs.minigrid import MiniGridFrames
 from envs.policy import FrameArray
+from envs.repeating import EveryNth
 from envs.rows import FrameVectorEnv as FrameVectorEnv
 from envs.rows import LocalRows, ProcessRows, in_workers
 from worldmodel.errors import InputError, require
@@ -48,6 +49,7 @@ class EnvConfig:
         in `info`.
     max_episode_steps: truncate after so many steps; a shorter limit of the environment's own still holds.
     options: what else the environment is made with, as a JSON object: '{"actions": "vpt"}'.
+    every: the agent acts at every n-th frame: its action is repeated, rewards are summed (`envs.repeating`).
     """
 
     id: str
@@ -56,9 +58,14 @@ class EnvConfig:
     extra_obs: bool = False
     max_episode_steps: int | None = None
     options: str = ""
+    every: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in (("size", self.size), ("max_episode_steps", self.max_episode_steps)):
+        for name, value in (
+            ("size", self.size),
+            ("max_episode_steps", self.max_episode_steps),
+            ("every", self.every),
+        ):
             if value is not None and value < 1:
                 raise InputError(f"EnvConfig.{name} is {value}: give a number of at least 1, or None")
         if self.actions is not None and (not self.actions or len(set(self.actions)) < len(self.actions)):
@@ -78,8 +85,9 @@ class EnvConfig:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, ready for JSON."""
-        return {**asdict(self), "actions": None if self.actions is None else list(self.actions)}
+        """Plain types only, ready for JSON. `every` came later: where it is 1 it is left out."""
+        plain = {**asdict(self), "actions": None if self.actions is None else list(self.actions)}
+        return {name: value for name, value in plain.items() if (name, value) != ("every", 1)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EnvConfig:
@@ -283,6 +291,8 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
     minigrid = sys.modules.get("minigrid.minigrid_env")
     if minigrid is not None and isinstance(env.unwrapped, minigrid.MiniGridEnv):
         env = MiniGridFrames(env, config.extra_obs)
+    if config.every > 1:
+        env = EveryNth(env, config.every)
     try:
         return DiscreteActions(FrameObservation(env, config.size), config.actions)
     except InputError:

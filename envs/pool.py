@@ -37,6 +37,8 @@ class Made:
 
     frame_shape: tuple[int, int, int]
     extra_keys: tuple[str, ...]
+    fps: float | None = None
+    """Frames per second of the world, where it tells."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class _Player:
         self._env = create()
         space = self._env.observation_space
         assert space.shape is not None
-        self.made = Made(tuple(space.shape), tuple(self._env.get_wrapper_attr("extra_keys")))  # type: ignore[arg-type]
+        keys, fps = tuple(self._env.get_wrapper_attr("extra_keys")), self._env.metadata.get("render_fps")
+        self.made = Made(tuple(space.shape), keys, None if fps is None else float(fps))  # type: ignore[arg-type]
 
     def reset(self, seed: int) -> Answer:
         frame, info = self._env.reset(seed=seed)

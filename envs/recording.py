@@ -19,7 +19,7 @@ from envs.provenance import SEED_KEY, Entry, Source, check_same_world, listed, t
 from envs.rows import Create
 from envs.writing import Writers
 from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.data import INVERSE_KEY
+from worldmodel.episodes.data import FPS_KEY, INVERSE_KEY
 from worldmodel.errors import InputError
 from worldmodel.progress import Bar
 from worldmodel.stepping import deferred_interrupts
@@ -118,6 +118,8 @@ def record(
             Writers(store) as writers,
         ):
             _check_frame_size(pool.made.frame_shape, store, config)
+            if pool.made.fps is not None:
+                known |= {FPS_KEY: np.array(pool.made.fps)}
             began = time.perf_counter()
             if max_frames is None:
                 bar = Bar(config.id, episodes, "episode", initial=skipped, show=progress)

@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from envs.provenance import add_line, entry_of
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.episodes.data import check_episode
-from worldmodel.episodes.files import write_episode
+from worldmodel.episodes.files import header_of, write_episode
+from worldmodel.episodes.index import Seen, note
 
 WRITERS = 2
 
@@ -47,6 +48,8 @@ class Writers:
         try:
             path = write_episode(self._root, episode)
             with self._lock:
+                if seen := Seen.of(path):
+                    note(self._root, {path.name: header_of(episode)}, {path.name: seen})
                 add_line(self._root, entry_of(path.name, episode.arrays()))
         finally:
             self._free.release()

@@ -170,7 +170,7 @@ def test_interrupted_it_says_so_in_one_line_and_leaves_nothing_half_done(tmp_pat
     playing = out / "random"
     stopped = stop(
         *("-m", *args, "--no-progress", "--out", str(out)),
-        when=lambda: any(playing.glob(".episodes-*/*.npz")),
+        when=lambda: any(playing.glob(".episodes-*/*.episode")),
         number=signal.SIGINT,
     )
     assert (stopped.returncode, stopped.stdout) == (130, "")

@@ -155,7 +155,7 @@ def test_what_cannot_be_read_is_told_to_whoever_asks(tmp_path: Path) -> None:
     env = vec(run, max_episode_steps=1, terminate="never", autoreset_mode="SameStep")
     for file in (run / "episodes").iterdir():
         file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"episodes.*\.npz"):
+    with pytest.raises(InputError, match=r"episodes.*\.episode"):
         env.reset(seed=0)
 
 

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
-from worldmodel.episodes import store as store_module
+from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore, catalogue
+from worldmodel.episodes.files import write_episode
+from worldmodel.episodes.index import INDEX
 from worldmodel.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +68,7 @@ def test_round_trip_with_extras(tmp_path: Path) -> None:
     assert (len(fresh), fresh.frames, fresh.image_shape, fresh.max_action) == (2, 11, (4, 6), 4)
     for name, e in zip(fresh.names, written, strict=True):
         assert same(fresh.read(name), e)
-        assert name.endswith(f"-{len(e.image)}.npz")
+        assert name.endswith(f"-{len(e.image)}.episode")
     assert fresh.read_array(fresh.names[0], "seed") == 7
     assert fresh.read_array(fresh.names[1], "seed") is None
     with pytest.raises(ValueError, match="read-only"):
@@ -78,8 +79,8 @@ def test_refresh_opens_only_new_files(tmp_path: Path, monkeypatch: pytest.Monkey
     writer = store_of(tmp_path, [3, 4])
     reader = EpisodeStore(tmp_path)
     opened: list[str] = []
-    read_header = store_module.read_header
-    monkeypatch.setattr(store_module, "read_header", lambda path: (opened.append(path.name), read_header(path))[1])
+    read_header = catalogue.read_header
+    monkeypatch.setattr(catalogue, "read_header", lambda path: (opened.append(path.name), read_header(path))[1])
     assert reader.refresh() == 0
     new = writer.append(episode(5, 2))
     (tmp_path / f".{new.name}.partial").write_bytes(b"half")
@@ -136,7 +137,7 @@ def test_killed_writer_leaves_only_whole_episodes(tmp_path: Path) -> None:
     store = EpisodeStore(tmp_path)
     assert len(store) >= 3
     for name in store.names:
-        assert len(store.read(name).image) == int(name.removesuffix(".npz").split("-")[-1])
+        assert len(store.read(name).image) == int(name.removesuffix(".episode").split("-")[-1])
     assert EpisodeStore(tmp_path, create=True).append(episode(3, size=(64, 64))).exists()
 
 
@@ -149,7 +150,7 @@ def test_write_cut_short_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         store.append(episode(5))
-    assert [path.name for path in tmp_path.iterdir()] == list(store.names)
+    assert {path.name for path in tmp_path.iterdir()} == {*store.names, INDEX}
 
 
 def test_many_writers_and_a_reader(tmp_path: Path) -> None:
@@ -297,7 +298,7 @@ def test_append_refuses(tmp_path: Path, message: str, change: dict[str, Any]) ->
     store = store_of(tmp_path, [3])
     with pytest.raises(InputError, match=message):
         store.append(replace(episode(3), **change))
-    assert len(list(tmp_path.iterdir())) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {*store.names, INDEX}
 
 
 def test_one_frame_size_per_folder(tmp_path: Path) -> None:
@@ -306,9 +307,11 @@ def test_one_frame_size_per_folder(tmp_path: Path) -> None:
         store.append(episode(3, size=(8, 8)))
     arrays: dict[str, Any] = episode(3, size=(8, 8)).arrays()
     np.savez_compressed(tmp_path / "other.npz", **arrays)
+    assert store.refresh() == 0
+    assert len(store) == len(EpisodeStore(tmp_path)) == 1
+    assert "other.npz has frames of (8, 8)" in store.broken["other.npz"]
     with pytest.raises(InputError, match=r"other.npz has frames of \(8, 8\)"):
-        store.refresh()
-    assert len(store) == 1
+        EpisodeStore(tmp_path, strict=True)
 
 
 BAD_FILES: dict[str, dict[str, Any]] = {
@@ -328,6 +331,8 @@ def test_index_refuses(tmp_path: Path, message: str, change: dict[str, Any]) -> 
     arrays: dict[str, Any] = {**episode(5).arrays(), **change}
     np.savez_compressed(tmp_path / "bad.npz", **{key: array for key, array in arrays.items() if array is not None})
     with pytest.raises(InputError, match=f"bad.npz.*{message}"):
+        EpisodeStore(tmp_path, strict=True)
+    with pytest.raises(InputError, match=f"holds no episodes.*left out:.*bad.npz.*{message}"):
         EpisodeStore(tmp_path)
 
 
@@ -352,12 +357,13 @@ def test_cut_file_is_found_at_once(tmp_path: Path, fraction: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(InputError, match=f"{path.name} is damaged .*: delete it, or copy it again"):
-        EpisodeStore(tmp_path)
+        EpisodeStore(tmp_path, strict=True)
+    assert list(EpisodeStore(tmp_path).broken) == [path.name]
 
 
 def test_flipped_bytes_are_found_on_reading(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 4, 6, 3), np.uint8)
-    path = EpisodeStore(tmp_path, create=True).append(replace(episode(40), image=noise))
+    path = write_episode(tmp_path, replace(episode(40), image=noise), name="a.npz")
     with zipfile.ZipFile(path) as archive:
         middle = archive.getinfo("image.npy").compress_size // 2
     data = bytearray(path.read_bytes())

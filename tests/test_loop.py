@@ -57,7 +57,7 @@ def episodes(out: Path) -> dict[int, list[bytes]]:
 
 
 def recorded(out: Path) -> int:
-    return len(list((out / "episodes").glob("*.npz")))
+    return len(list((out / "episodes").glob("*.episode")))
 
 
 def reached(out: Path, name: str) -> bool:
@@ -130,7 +130,7 @@ def test_a_run_leaves_a_report_with_all_figures(whole: Path) -> None:
 def test_killed_in_every_kind_of_training_it_ends_the_same(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     kill_in_collect(out)
-    kept = {path.name: path.read_bytes() for path in (out / "episodes").glob("*.npz")}
+    kept = {path.name: path.read_bytes() for path in (out / "episodes").glob("*.episode")}
     kill_in_world_model(out)
     assert all((out / "episodes" / name).read_bytes() == data for name, data in kept.items())
     kill_in_policy(out)

@@ -337,7 +337,7 @@ def test_vpt_without_positions_as_in_basalt(tmp_path: Path) -> None:
     kept = ("mouse", "keyboard", "isGuiOpen", "hotbar")
     lines = [{key: vpt_line(1)[key] for key in kept} for _ in range(5)]
     assert vpt_actions(tmp_path, lines) == {"forward": [1.0] * 4}
-    assert set(one("vpt", tmp_path).extras) == {"gui", "source", "first_frame"}
+    assert set(one("vpt", tmp_path).extras) == {"gui", "fps", "source", "first_frame"}
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,35 @@ def test_action_spaces(tmp_path: Path, space: spaces.Space[Any], actions: Any, w
         assert np.isnan(action[0]).all()
 
 
+@pytest.mark.parametrize(
+    "turned",
+    [
+        lambda image: image[..., 0],
+        lambda image: image[..., :1],
+        lambda image: image.transpose(0, 3, 1, 2),
+        lambda image: image[:, None, :, :, 0],
+        lambda image: np.concatenate((image, np.full_like(image[..., :1], 255)), 3),
+        lambda image: np.concatenate((image, image[..., :1] // 2), 3).transpose(0, 3, 1, 2),
+    ],
+    ids=["grey", "grey channel", "channels first", "grey first", "RGBA", "RGBA first"],
+)
+def test_frames_of_all_layouts(tmp_path: Path, turned: Callable[[Any], Any]) -> None:
+    image = turned(frames_of(places(), 32, 40))
+    dataset(tmp_path, spaces.Box(0, 255, image.shape[1:], np.uint8), observations=image)
+    found = read(tmp_path)[0].image
+    assert found.shape == (T + 1, 16, 16, 3)
+    assert seen(found).tolist() == places().tolist()
+
+
+def test_infos_with_an_entry_per_step_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset(tmp_path, infos={"moved": (np.array(STEPS) * 2.0).tolist(), "short": [1.0, 2.0]})
+    episode = read(tmp_path)[0]
+    assert episode.extras["moved"].tolist() == [0, *(2.0 * step for step in STEPS)]
+    assert "short" not in episode.extras
+    assert [r.message for r in caplog.records if "info 'moved' has an entry per step" in r.message]
+    assert len(caplog.records) == 1  # not for every episode
+
+
 def test_an_episode_that_ended_of_itself(tmp_path: Path) -> None:
     last = np.arange(T) == T - 1
     dataset(tmp_path, terminations=last, truncations=~last & False)

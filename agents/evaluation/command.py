@@ -206,6 +206,7 @@ def config_of(options: Options, runs: Sequence[TrainedRun]) -> EnvConfig:
                 actions=options.actions or told.actions,
                 max_episode_steps=options.max_episode_steps or told.max_episode_steps,
                 options=told.env_options if options.env in (None, told.env) else "",
+                every=told.every if options.env in (None, told.env) else 1,
             )
         )
     for run, config in zip(runs, own, strict=True):

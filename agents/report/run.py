@@ -19,7 +19,7 @@ from agents.report.plots import read_curves
 from agents.statistics import Interval, bootstrap_interval, separated
 from worldmodel import __version__
 from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.episodes.data import KEYS
+from worldmodel.episodes.data import FPS_KEY, KEYS
 from worldmodel.evaluation import Dreamt, dream_along
 from worldmodel.model import WorldModel
 from worldmodel.video import Panel, encode_png, filmstrip, montage, write_mp4
@@ -187,7 +187,8 @@ def _clip(folder: Path, name: str, chosen: str, episode: Episode, dreamt: Dreamt
             "was hidden so far may differ: the dream has to guess it."
         )
     path = folder / f"{name.replace(' ', '-')}.mp4"
-    write_mp4(path, montage(panels), fps=5)
+    fps = float(episode.extras.get(FPS_KEY, 5))  # the real speed, or one at which steps can be told apart
+    write_mp4(path, montage(panels), fps=fps)
     shown = min(len(episode.image), 40)
     strip = filmstrip([Panel(p.label, p.frames[:shown]) for p in panels], every=max(1, shown // 10))
     poster = montage([Panel(p.label, p.frames[first : first + 1]) for p in panels])[0]

@@ -68,7 +68,6 @@ def noise_episodes(folder: Path, config: WorldModelConfig, length: int, count: i
                 reward=np.zeros(length, np.float32),
                 terminated=last,
                 truncated=np.zeros_like(last),
-            ),
-            compress=False,
+            )
         )
     return store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,8 +53,8 @@ class Dreams:
         return self.chance.seeded
 
     @torch.no_grad()
-    def begin(self, rows: Rows, *, stagger: bool = False) -> list[Clips]:
-        """Start new dreams in `rows`; returns their n contexts, (1, C, ...) each.
+    def begin(self, rows: Rows, *, stagger: bool = False, asked: Mapping[int, Start] | None = None) -> list[Clips]:
+        """Start new dreams in `rows`, where `asked` says for some of them; returns their n contexts, (1, C, ...) each.
 
         Windows of one length are observed in one pass, whole pasts one by one.
         """
@@ -62,7 +62,9 @@ class Dreams:
         clock = np.zeros(len(numbers), np.int64)
         if stagger and self.options.max_episode_steps is not None:
             clock = (self.chance.phase(numbers) * self.options.max_episode_steps).astype(np.int64)
-        starts = self.starts.take(self.chance.upcoming(numbers))
+        given = asked or {}
+        drawn = iter(self.starts.take(self.chance.upcoming(np.array([n for n in numbers if n not in given], np.int64))))
+        starts = [given[number] if number in given else next(drawn) for number in numbers.tolist()]
         self.chance.begin(numbers)
         self.starts.expect(self.chance.upcoming(np.arange(len(rows))))
         self.observe(numbers, starts)

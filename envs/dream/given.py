@@ -28,9 +28,13 @@ def check_mask(name: str, mask: Any, rows: int, *, some: bool = False) -> NDArra
     """`mask`, bool (rows,), as an array; None is every row. With `some`, one of them must be True."""
     if mask is None:
         return np.ones(rows, bool)
-    checked = np.array(mask.cpu().numpy() if isinstance(mask, Tensor) else mask)
+    try:
+        checked = np.array(mask.cpu().numpy() if isinstance(mask, Tensor) else mask)
+    except ValueError:  # lists of different lengths
+        checked = np.array(None)
     if checked.shape != (rows,) or checked.dtype != np.bool_ or (some and not checked.any()):
-        raise InputError(f"{name} must be bool ({rows},){' with at least one True' * some}, got {checked!r}")
+        got = " ".join(repr(mask).split())
+        raise InputError(f"{name} must be bool ({rows},){' with at least one True' * some}, got {got:.200}")
     return checked
 
 

@@ -70,15 +70,21 @@ class DreamEnv(gym.Env[Any, np.int64]):
             render_mode=render_mode,
         )
         self.render_mode = render_mode
+        self.metadata = {**type(self).metadata, "render_fps": self._row.metadata["render_fps"]}
         self.observation_space = self._row.single_observation_space
         self.action_space = self._row.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin a new dream; without a seed it goes on with its own random numbers."""
+        """Begin a new dream; without a seed it goes on with its own random numbers.
+
+        `options` may say where, as those of `DreamVectorEnv.reset` do for a row: `context_frames` (C, h, w, 3) with
+        `context_actions` (C,), or `episode` with `start`.
+        """
         super().reset(seed=seed)
         if seed is None and not self._row.begun:
             seed = int(self.np_random.integers(2**31))
-        observation, info = self._row.reset(seed=seed)
+        row = {key: value if key == "reset_mask" else [value] for key, value in (options or {}).items()}
+        observation, info = self._row.reset(seed=seed, options=row)
         return _first(observation), _only(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

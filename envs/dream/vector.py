@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.dream.asked import asked
 from envs.dream.dreams import Dreams, Dreamt, Rows, padded
 from envs.dream.ends import ends
 from envs.dream.given import check_actions, check_mask, check_seeds
@@ -30,6 +31,7 @@ from envs.dream.options import (
     at_least_one,
     autoreset,
 )
+from envs.dream.starts import Start
 from envs.dream.state import DreamState
 from envs.dream.view import View
 from envs.dream.world import World, open_world
@@ -146,7 +148,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         self._world, self.model, self.sampler = world, world.model, world.sampler
         self.device, self.store = world.device, world.store
         self.render_mode, self.autoreset_mode = options.render_mode, options.autoreset_mode
-        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        told = {"autoreset_mode": self.autoreset_mode, "render_fps": world.fps}
+        self.metadata = {**type(self).metadata, **told}
         self._dreams = Dreams(rows, world, options)
         self._view = View(options.observation, options.output, options.channels_first, world.device)
         self.single_observation_space = self._view.space(self.model.config)
@@ -159,22 +162,37 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Begin new dreams in all rows, or in those of `options["reset_mask"]`, bool (N,).
 
-        A row whose seed is None goes on with its own random numbers.
+        A row whose seed is None goes on with its own random numbers. Other options say where rows begin, with an entry
+        for each of the N rows, and None for one that draws its context as always:
+
+        context_frames, context_actions: uint8 (C, h, w, 3), or (3, h, w) with `channels_first`, and int64 (C,) in each
+            row: C real frames and the actions that led to them, -1 where none did or none is known (as of the first
+            frame of an episode). All are observed, from empty memory; the last is the first observation. With
+            `context_length` (N,) only the last of the C frames: what `context_info` tells can be handed over as it is.
+        episode, start: name of a file of the store, and the number of the frame in it that is the first observation.
+            The environment's `context_length` frames up to that one are observed, the longest of several; at the
+            beginning of an episode fewer.
+
+        They hold for this reset only, which then staggers no row; dreams that begin by themselves draw their contexts.
+        The random numbers of a dream do not depend on them. Raises InputError for what is unknown, half given, or does
+        not fit the world; nothing has changed then.
         """
         self._check_open()
         mask = (options or {}).get("reset_mask")
         rows = check_mask("reset_mask", mask, self.num_envs, some=True)
+        first = not self._dreams.begun
+        rows = np.ones(self.num_envs, bool) if first else rows
+        where = asked(options, rows, self.store, self.model.config, self.options)
         seeds = check_seeds(seed, self.num_envs)
         super().reset(seed=int(seed) if isinstance(seed, int | np.integer) else None)
-        first = not self._dreams.begun
         if first:
             fresh = self.np_random.integers(2**31, size=self.num_envs).tolist()
             seeds = [fresh[row] if s is None else s for row, s in enumerate(seeds)]
-            rows = np.ones(self.num_envs, bool)
         for row in np.flatnonzero(rows):
             if (s := seeds[row]) is not None:
                 self._dreams.chance.seed(int(row), s)
-        info = self._begin(rows, stagger=self.options.stagger and (first or mask is None))
+        stagger = self.options.stagger and (first or mask is None) and not where
+        info = self._begin(rows, stagger=stagger, asked=where)
         return self._observation(), info
 
     def step(self, actions: Any, *, mask: Any = None) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -281,8 +299,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     def _observation(self) -> Any:
         return self._view.observe(self._dreams.frame, self._dreams.features)
 
-    def _begin(self, rows: Rows, *, stagger: bool = False) -> dict[str, Any]:
-        begun = self._dreams.begin(rows, stagger=stagger)
+    def _begin(self, rows: Rows, *, stagger: bool = False, asked: Mapping[int, Start] | None = None) -> dict[str, Any]:
+        begun = self._dreams.begin(rows, stagger=stagger, asked=asked)
         if not self.options.context_info:
             return {}
         contexts = padded(begun).to(self.device)

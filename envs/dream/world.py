@@ -37,6 +37,13 @@ class World:
         """The model, in evaluation mode."""
         return self.checkpoint.model
 
+    @property
+    def fps(self) -> float:
+        """Frames per second of the world that was recorded; 10 where nothing told it."""
+        fps = self.checkpoint.world.get("fps")
+        known = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < float("inf")
+        return fps if known else 10  # type: ignore[return-value]
+
     @cached_property
     def index(self) -> MemoryIndex:
         """What the model remembers at frames of the episodes; shared by all dreams of this world."""

@@ -29,7 +29,7 @@ class ConvertOptions:
     """Convert recorded play to episodes. An interrupted conversion goes on when it is started again."""
 
     format: Annotated[
-        Literal["memory-maze", "teco-dmlab", "teco-minecraft", "minerl", "vpt", "minari", "videos"],
+        Literal["memory-maze", "teco-dmlab", "teco-minecraft", "minerl", "vpt", "minari", "lerobot", "videos"],
         tyro.conf.Positional,
     ]
     """What was recorded."""
@@ -43,8 +43,6 @@ class ConvertOptions:
     """Convert no more than so many recordings, the first."""
     strict: bool = False
     """Stop at the first broken recording instead of skipping it."""
-    compress: bool = True
-    """Without, files are several times as large and clips are read faster."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -59,7 +57,6 @@ def main() -> int:
         options.read,
         limit=options.limit,
         strict=options.strict,
-        compress=options.compress,
         progress=options.progress,
     )
     print(summary)

@@ -8,12 +8,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from envs.recorded.interface import NONE, RECORDED, ReadOptions, Recording, Source
+from envs.recorded.interface import NONE, RECORDED, VIDEOS, ReadOptions, Recording, Source
 from envs.recorded.journal import Done, Journal, opened
 from worldmodel.atomic import sync_folder
 from worldmodel.episodes.data import Episode, check_episode
@@ -67,20 +67,21 @@ def convert(
     *,
     limit: int | None = None,
     strict: bool = False,
-    compress: bool = True,
     progress: bool = True,
 ) -> Summary:
     """Append the episodes of every source in `folder` to the folder `store`, which is made where it is missing.
 
     Sources that are done are left as they are, so an interrupted conversion goes on where it stood, and has lost the
     source at hand; its episodes appear together when it is done. A broken source is skipped and named in the summary.
-    `limit`: no more than so many sources, the first. `compress` as in `EpisodeStore.append`.
+    `limit`: no more than so many sources, the first.
 
     Raises InputError where nothing can be converted: a folder without sources, one that was converted with other
     options; and for the first broken source with `strict`. What was done until then stays.
     """
     if options.actions not in (RECORDED, NONE) and not recording.minecraft:
         raise InputError(f"'{recording.name}' has actions of its own: leave out --actions {options.actions}")
+    if options.fps is not None and recording.name != VIDEOS:
+        raise InputError(f"--fps is for videos without actions: thin '{recording.name}' with --every")
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}: use 1 or more")
     if not folder.is_dir():
@@ -88,7 +89,7 @@ def convert(
     sources = recording.find(folder)[:limit]
     if not sources:
         raise InputError(f"{folder} holds nothing of the format '{recording.name}', which is {recording.files}")
-    settings = {"format": recording.name, "from": str(folder.resolve()), **asdict(options)}
+    settings = {"format": recording.name, "from": str(folder.resolve()), **options.told()}
     began, broken, episodes, frames = time.perf_counter(), [], 0, 0
     with opened(store, settings) as journal:
         waiting = [source for source in sources if source.name not in journal.done]
@@ -96,7 +97,7 @@ def convert(
         with tqdm(total=len(sources), initial=before, unit="recording", disable=not progress) as bar:
             for source in waiting:
                 try:
-                    done = _convert(recording, source, store, options, journal, compress=compress)
+                    done = _convert(recording, source, store, options, journal)
                 except InputError as error:
                     if strict:
                         raise
@@ -117,9 +118,7 @@ def convert(
     )
 
 
-def _convert(
-    recording: Recording, source: Source, store: Path, options: ReadOptions, journal: Journal, *, compress: bool
-) -> Done:
+def _convert(recording: Recording, source: Source, store: Path, options: ReadOptions, journal: Journal) -> Done:
     sizes = {done.action_size for done in journal.done.values()}
     count = frames = 0
     with _staging(store) as staging:
@@ -132,7 +131,7 @@ def _convert(
                     f"{store} have {min(sizes)}: convert it into a folder of its own"
                 )
             sizes.add(header.action_size)
-            write_episode(staging, episode, compress=compress, name=f"{_stem(source)}-{count:05d}{SUFFIX}")
+            write_episode(staging, episode, name=f"{_stem(source)}-{count:05d}{SUFFIX}")
             count, frames = count + 1, frames + header.frames
         done = Done(source.name, count, frames, next(iter(sizes)))
         with deferred_interrupts() as interrupt:  # the episodes of a source appear together, and are noted
@@ -151,7 +150,8 @@ def _read(recording: Recording, source: Source, options: ReadOptions) -> Iterato
     except (InputError, MissingExtraError):
         raise
     except Exception as error:
-        raise InputError(f"{source.path} cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
+        said = " ".join(str(error).split())
+        raise InputError(f"{source.path} cannot be read ({type(error).__name__}: {said:.200})") from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from envs.recorded.interface import Recording
+from envs.recorded.lerobot import LeRobot
 from envs.recorded.memory_maze import MemoryMaze
 from envs.recorded.minari import Minari
 from envs.recorded.minerl import MineRL
@@ -13,7 +14,16 @@ from envs.recorded.videos import Videos
 from envs.recorded.vpt import VPT
 from worldmodel.errors import InputError
 
-_ALL: tuple[Recording, ...] = (MemoryMaze(), TecoDMLab(), TecoMinecraft(), MineRL(), VPT(), Minari(), Videos())
+_ALL: tuple[Recording, ...] = (
+    MemoryMaze(),
+    TecoDMLab(),
+    TecoMinecraft(),
+    MineRL(),
+    VPT(),
+    Minari(),
+    LeRobot(),
+    Videos(),
+)
 
 FORMATS: Mapping[str, Recording] = {format.name: format for format in _ALL}
 """Every format under its name."""

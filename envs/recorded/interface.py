@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from envs.minecraft.actions import ACTION_SETS
 from worldmodel.episodes import Episode
 from worldmodel.errors import InputError
 
+VIDEOS = "videos"
+"""The format without actions."""
 RECORDED, NONE = "recorded", "none"
 """Values of `ReadOptions.actions` beside the names of action sets."""
+
+Fit = Literal["squeeze", "crop"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class ReadOptions:
     """How recordings are read."""
 
     size: int = 64
-    """Side of the frames in pixels: every pixel is the mean over its area. Frames that are not square are squeezed."""
+    """Side of the frames in pixels: every pixel is the mean over its area."""
     max_frames: int = 1000
     """Longer recordings are cut into episodes of so many frames; the next begins with the last frame of the one
     before, so that no step is lost."""
@@ -32,17 +36,38 @@ class ReadOptions:
     cursor: bool = True
     """VPT: draw the mouse cursor, which the recorder did not see, while a menu is open."""
     image_key: str | None = None
-    """Minari: which observation holds the frames; only needed where there are several."""
+    """Minari, LeRobot: which observation holds the frames; only needed where there are several."""
+    every: int = 1
+    """Keep every n-th frame only. What was done in between is one action then: buttons that were pressed at any time
+    and all turns together, the mean of other vectors; numbered actions have to be the same. Rewards are summed."""
+    fps: float | None = None
+    """videos: frames per second to keep; by default all."""
+    fit: Fit = "squeeze"
+    """What becomes of frames that are not square: squeezed, or cropped to the square in their middle."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise InputError(f"size={self.size}: give the side of the frames in pixels, 1 or more")
+        if self.every < 1:
+            raise InputError(f"every={self.every}: keep every n-th frame, n being 1 or more")
+        if self.fps is not None and not 0.001 <= self.fps <= 1000:
+            raise InputError(f"fps={self.fps}: give frames per second, from 0.001 to 1000")
+        if self.fit not in get_args(Fit):
+            raise InputError(f"fit={self.fit!r}: choose one of {', '.join(get_args(Fit))}")
         if self.max_frames < 2:
             raise InputError(f"max_frames={self.max_frames}: an episode has at least 2 frames")
         if self.actions not in (RECORDED, NONE, *ACTION_SETS):
             raise InputError(
                 f"actions='{self.actions}' is none of {RECORDED}, {NONE} and the action sets {', '.join(ACTION_SETS)}"
             )
+
+    def told(self) -> dict[str, Any]:
+        """As journals have it. Options that came later are left out where they change nothing."""
+        plain = asdict(self)
+        return {name: value for name, value in plain.items() if name not in _LATER or value != _LATER[name]}
+
+
+_LATER: dict[str, Any] = {"every": 1, "fps": None, "fit": "squeeze"}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from worldmodel.episodes.files import SUFFIX
+from worldmodel.episodes.files import is_episode
 from worldmodel.errors import InputError
 
 JOURNAL = ".converted.jsonl"
@@ -63,7 +63,7 @@ def opened(store: Path, settings: Mapping[str, Any]) -> Iterator[Journal]:
             raise InputError(f"another process converts into {store}: wait for it, or choose another --to") from error
         lines = _whole_lines(file, path)
         if not lines:
-            if any(name.endswith(SUFFIX) for name in os.listdir(store)):
+            if any(map(is_episode, os.listdir(store))):
                 raise InputError(f"{store} holds episodes that were not converted: choose another folder for --to")
             journal = Journal(file, {})
             journal._write(settings)

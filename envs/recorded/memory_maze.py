@@ -14,7 +14,11 @@ from pathlib import Path
 from envs.recorded.interface import ReadOptions, Source, sources_of
 from envs.recorded.pieces import Track, cut
 from worldmodel.episodes import Episode
+from worldmodel.episodes.data import FPS_KEY
 from worldmodel.episodes.files import read_episode, read_header
+
+FPS = 4.0
+"""Actions per second of Memory Maze."""
 
 
 class MemoryMaze:
@@ -33,4 +37,4 @@ class MemoryMaze:
         read_header(source.path)  # it tells what is missing
         episode = read_episode(source.path)
         track = Track(episode.action, episode.reward, episode.terminated, episode.extras)
-        yield from cut(episode.image, track, source.name, options)
+        yield from cut(episode.image, track, source.name, options, float(episode.extras.get(FPS_KEY, FPS)))

@@ -3,10 +3,14 @@
 Layout: `NAME/data/metadata.json` beside the storage's own files; read through the package `minari`, 0.5. An episode has
 T + 1 observations and T actions, rewards and flags.
 
-Time-line: entry k of actions, rewards and flags belongs to frame k + 1 here. Frames are a space Box (h, w, 3) or
-(h, w, 1) of uint8, alone or in a Dict. Actions: Discrete becomes numbers from 0, Box, MultiDiscrete and MultiBinary
-become vectors of numbers. Other observations and infos of numbers with an entry per frame become extras; infos within
-infos only from HDF5, since `minari` 0.5.4 does not take those of the other storages apart.
+Time-line: entry k of actions, rewards and flags belongs to frame k + 1 here. Frames are a space Box of uint8 (h, w),
+(h, w, c) or (c, h, w), alone or in a Dict: grey, RGB, or RGBA of which the opacity is left out. Actions: Discrete
+becomes numbers from 0, Box, MultiDiscrete and MultiBinary become vectors of numbers. Other observations and infos of
+numbers with an entry per frame become extras; infos within infos only from HDF5, since `minari` 0.5.4 does not take
+those of the other storages apart.
+
+Infos with an entry per step, as they also occur, belong to frame k + 1 too, and are 0 at frame 0; a line in the log
+says so.
 
 Minari stores frames as JPEG unless told otherwise: those frames come back with its errors.
 """
@@ -14,6 +18,7 @@ Minari stores frames as JPEG unless told otherwise: those frames come back with 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -31,8 +36,13 @@ from worldmodel.episodes.data import KEYS
 from worldmodel.errors import InputError, require
 
 METADATA = "metadata.json"
+CHANNELS = (1, 3, 4)
+MOST = 10_000_000
+"""Episodes that a dataset is believed to have: each is listed before any is read."""
 PACKAGES = {"hdf5": "h5py", "arrow": "pyarrow", "parquet": "pyarrow"}
 """What Minari's storages are written with: extras of its own."""
+
+_log = logging.getLogger(__name__)
 
 
 class Minari:
@@ -50,7 +60,7 @@ class Minari:
                 continue
             name = path.parent.relative_to(folder).as_posix().removesuffix("data").strip("/.")
             episodes = _metadata(path.parent).get("total_episodes")
-            if not isinstance(episodes, int):
+            if type(episodes) is not int or not 0 <= episodes <= MOST:
                 raise InputError(f"{path} does not say how many episodes there are: it is no Minari dataset")
             found += [Source(f"{name}/{i:06d}".lstrip("/"), path.parent, i) for i in range(episodes)]
         return found
@@ -71,9 +81,10 @@ class Minari:
         ends = np.concatenate(([False], flags["terminations"] | flags["truncations"]))
         if ends[:-1].any():
             raise InputError(f"{where} goes on after its end at step {int(ends.argmax())}: split it into episodes")
+        infos = {key: _with_first(key, value, steps, source) for key, value in _flat(stored["infos"] or {}).items()}
         extras = {
             key: value
-            for key, value in {**others, **_flat(stored["infos"] or {})}.items()
+            for key, value in {**others, **infos}.items()
             if value.shape[:1] == (steps + 1,) and value.dtype.kind in "biuf" and key not in KEYS and "/" not in key
         }
         track = Track(
@@ -105,8 +116,10 @@ def _storage(path: Path) -> Any:
 def _metadata(path: Path) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = json.loads((path / METADATA).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path / METADATA} is no JSON ({error}): copy or download the dataset again") from error
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path / METADATA} is no JSON object: copy or download the dataset again")
     return metadata
 
 
@@ -131,9 +144,27 @@ def _rgb(observations: Any, where: str) -> NDArray[np.uint8]:
     frames = np.asarray(observations)
     if frames.ndim == 3:
         frames = frames[..., None]
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in (1, 3):
-        raise InputError(f"{where} has observations {frames.dtype} {frames.shape[1:]}, want frames uint8 (h, w, 3)")
-    return np.broadcast_to(frames, (*frames.shape[:3], 3))
+    if frames.ndim == 4 and frames.shape[3] not in CHANNELS and frames.shape[1] in CHANNELS:
+        frames = frames.transpose(0, 2, 3, 1)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in CHANNELS:
+        raise InputError(
+            f"{where} has observations {frames.dtype} {frames.shape[1:]}, want frames uint8 (h, w), (h, w, c) or "
+            "(c, h, w) of 1, 3 or 4 channels"
+        )
+    return np.broadcast_to(frames[..., :3], (*frames.shape[:3], 3))
+
+
+def _with_first(key: str, values: NDArray[Any], steps: int, source: Source) -> NDArray[Any]:
+    """An info with an entry per frame: where it has one per step, frame 0 gets 0."""
+    if values.shape[:1] != (steps,) or values.dtype.kind not in "biuf":
+        return values
+    _say_once(source.path, key)
+    return np.concatenate((np.zeros_like(values[:1]), values))
+
+
+@lru_cache(maxsize=1000)
+def _say_once(path: Path, key: str) -> None:
+    _log.warning("%s: info '%s' has an entry per step, not per frame: it is kept as 0 at the first frame", path, key)
 
 
 def _is_image(space: spaces.Space[Any]) -> bool:

@@ -27,7 +27,7 @@ from envs.recorded.arrays import Arrays, per_step, read_npz
 from envs.recorded.frames import decoded
 from envs.recorded.interface import NONE, RECORDED, ReadOptions, Source, sources_of
 from envs.recorded.pieces import Actions, Track, came_with, cut, ended, led_here
-from envs.recorded.played import Played
+from envs.recorded.played import FPS, Played
 from worldmodel.episodes import Episode
 from worldmodel.errors import InputError
 
@@ -61,16 +61,17 @@ class MineRL:
             elif key.startswith(_OBSERVATION):
                 per_step(array, steps + 1, key, name)
         track = Track(
-            led_here(_taken(arrays, options.actions, name)),
+            led_here(_taken(arrays, options, name)),
             came_with(arrays["reward"]),
             ended(steps + 1, success),
             _extras(arrays),
         )
         frames = islice(decoded(source.path / VIDEO), ahead, None)
-        yield from cut(frames, track, source.name, options)
+        yield from cut(frames, track, source.name, options, FPS)
 
 
-def _taken(arrays: Arrays, kind: str, source: str) -> Actions:
+def _taken(arrays: Arrays, options: ReadOptions, source: str) -> Actions:
+    kind = options.actions
     if _OBFUSCATED in arrays:
         if kind not in (RECORDED, NONE):
             raise InputError(f"{source} has obfuscated actions, which no action set has: leave out --actions {kind}")
@@ -82,7 +83,8 @@ def _taken(arrays: Arrays, kind: str, source: str) -> Actions:
     for button, column in zip(BUTTONS, pressed, strict=True):
         if column.ndim != 1 or column.dtype.kind not in "biuf" or not np.isin(column, (0, 1)).all():
             raise InputError(f"{source}: {_ACTION}{button} must be 0 or 1 at every step, got {column.dtype}")
-    return Played(np.stack(pressed, axis=1).astype(np.float32), arrays[_CAMERA].astype(np.float32)).actions(kind)
+    played = Played(np.stack(pressed, axis=1).astype(np.float32), arrays[_CAMERA].astype(np.float32))
+    return played.merged(options.every).actions(kind)
 
 
 def _extras(arrays: Arrays) -> dict[str, NDArray[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from envs.recorded.frames import Frame, shrunk
 from envs.recorded.interface import NONE, ReadOptions
 from worldmodel.episodes import NO_ACTION, Episode
+from worldmodel.episodes.data import FPS_KEY
 from worldmodel.errors import InputError
 
 SOURCE, FIRST_FRAME = "source", "first_frame"
@@ -56,34 +57,84 @@ def untold(frames: int) -> Track:
     return Track(np.full(frames, NO_ACTION, np.int64), np.zeros(frames, np.float32), np.zeros(frames, np.bool_))
 
 
-def cut(frames: Iterable[Frame], track: Track | None, source: str, options: ReadOptions) -> Iterator[Episode]:
+def thinned(track: Track, every: int, source: str) -> tuple[Track, NDArray[np.int64]]:
+    """The track of every `every`-th frame, and which these are; the one in which an episode ended of itself too.
+
+    What led from one to the next is one action: the same throughout, or the mean of vectors. Rewards are summed. Raises
+    InputError, naming `source`, for numbered actions that differ in between: they have no mean.
+    """
+    whole = len(track.reward)
+    kept = np.arange(0, whole, every)
+    if track.terminated[-1] and kept[-1] != whole - 1:
+        kept = np.append(kept, whole - 1)
+    if len(kept) < 2:
+        raise InputError(f"{source} has {whole} frames, of which --every {every} keeps 1: an episode needs at least 2")
+    begins, end = kept[:-1] + 1, kept[-1] + 1
+    taken = track.action[:end]
+    least, most = np.minimum.reduceat(taken, begins), np.maximum.reduceat(taken, begins)
+    if taken.ndim == 1:
+        if differ := np.flatnonzero(least != most)[:1].tolist():
+            raise InputError(
+                f"{source} has different numbered actions before frame {kept[differ[0] + 1]}, which --every {every} "
+                "would make one: use --actions none, or an --every at which they are repeated"
+            )
+        led = led_here(most)
+    else:
+        mean = np.add.reduceat(taken.astype(np.float64), begins) / np.diff(kept)[:, None]
+        led = led_here(np.where(least == most, most, mean))
+    extras = {key: value[kept] if value.shape[:1] == (whole,) else value for key, value in track.extras.items()}
+    reward = came_with(np.add.reduceat(track.reward[:end], begins))
+    return Track(led, reward, track.terminated[kept], extras), kept
+
+
+def cut(
+    frames: Iterable[Frame], track: Track | None, source: str, options: ReadOptions, rate: float | None = None
+) -> Iterator[Episode]:
     """Episodes of at most `options.max_frames` frames of `options.size`; only one is held in memory.
 
     Each begins with the last frame of the one before, so every action is in exactly one of them. All are truncated in
     their last frame, but for the end of a recording that ended of itself. Extras with an entry per frame are cut too,
-    others are in every piece. Without a track, or with `options.actions` "none", no action is known.
+    others are in every piece. Without a track, or with `options.actions` "none", no action is known. `rate` is that of
+    the recording, in frames per second, where it is known; of its frames only each `options.every`-th is kept.
 
     Raises InputError, naming `source`, for less than 2 frames and where frames and track differ in number.
     """
     held: list[Frame] = []
-    count = 0
+    count, kept, every = 0, 0, options.every
+    recorded = None if track is None else len(track.reward)
+    last = recorded - 1 if track is not None and recorded is not None and track.terminated[-1] else None
+    if track is not None and every > 1:
+        if options.actions == NONE:
+            track = replace(track, action=untold(len(track.reward)).action)
+        track, _ = thinned(track, every, source)
+    facts = {} if rate is None else {FPS_KEY: np.array(rate / every)}
     for frame in frames:
         count += 1
-        if track is not None and count > len(track.reward):
-            raise InputError(f"{source} has more frames than the {len(track.reward)} that actions are recorded for")
-        held.append(shrunk(frame, options.size, source))
+        if recorded is not None and count > recorded:
+            raise InputError(f"{source} has more frames than the {recorded} that actions are recorded for")
+        if (count - 1) % every and count - 1 != last:
+            continue
+        kept += 1
+        held.append(shrunk(frame, options.size, source, options.fit))
         if len(held) == options.max_frames:
-            yield _piece(held, track, count - len(held), source, options)
+            yield _piece(held, track, kept - len(held), source, options, facts)
             held = held[-1:]
-    if count < 2:
-        raise InputError(f"{source} has {count} frames: an episode needs at least 2")
-    if track is not None and count < len(track.reward):
-        raise InputError(f"{source} has {count} frames, but actions are recorded for {len(track.reward)}")
+    if kept < 2:
+        raise InputError(f"{source} has {count} frames: an episode needs at least 2{f', {every} apart' * (every > 1)}")
+    if recorded is not None and count < recorded:
+        raise InputError(f"{source} has {count} frames, but actions are recorded for {recorded}")
     if len(held) > 1:
-        yield _piece(held, track, count - len(held), source, options)
+        yield _piece(held, track, kept - len(held), source, options, facts)
 
 
-def _piece(frames: list[Frame], track: Track | None, first: int, source: str, options: ReadOptions) -> Episode:
+def _piece(
+    frames: list[Frame],
+    track: Track | None,
+    first: int,
+    source: str,
+    options: ReadOptions,
+    facts: Mapping[str, NDArray[Any]],
+) -> Episode:
     length = len(frames)
     part = untold(length) if track is None else _part(track, slice(first, first + length))
     action = untold(length).action if options.actions == NONE else part.action
@@ -96,7 +147,12 @@ def _piece(frames: list[Frame], track: Track | None, first: int, source: str, op
         reward=part.reward,
         terminated=part.terminated,
         truncated=last & ~part.terminated,
-        extras={**part.extras, SOURCE: np.array(source), FIRST_FRAME: np.array(first, np.int64)},
+        extras={
+            **part.extras,
+            **facts,
+            SOURCE: np.array(source),
+            FIRST_FRAME: np.array(first * options.every, np.int64),
+        },
     )
 
 

@@ -19,12 +19,28 @@ VECTOR = (*BUTTONS, "pitch", "yaw")
 """What the numbers of an action vector are: buttons 0 or 1, then the turn of the step in degrees."""
 
 
+FPS = 20.0
+"""Frames per second of the game, and steps of MineRL's and VPT's recordings."""
+
+
 @dataclass(frozen=True)
 class Played:
     """What was pressed and moved in each of T steps, in the order in which it was done."""
 
     buttons: NDArray[np.float32]  # (T, len(BUTTONS)) 0 or 1
     camera: NDArray[np.float32]  # (T, 2) pitch and yaw in degrees; down and right are positive
+
+    def merged(self, every: int) -> Played:
+        """As if each `every` steps had been one: its buttons are those pressed in any of them, its turn is all theirs.
+
+        The number of steps stays; all steps of such a one are the same.
+        """
+        if every == 1:
+            return self
+        begins = np.arange(0, len(self.buttons), every)
+        counts = np.diff(np.append(begins, len(self.buttons)))
+        pressed, turned = np.maximum.reduceat(self.buttons, begins), np.add.reduceat(self.camera, begins)
+        return Played(pressed.repeat(counts, 0), turned.repeat(counts, 0))
 
     def actions(self, kind: str) -> Actions:
         """The actions of `ReadOptions.actions`: (T,) int64 for an action set, (T, len(VECTOR)) float32 otherwise."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from envs.recorded.frames import decoded
-from envs.recorded.interface import ReadOptions, Source, sources_of
+from envs.recorded.frames import decoded, rate_of
+from envs.recorded.interface import VIDEOS, ReadOptions, Source, sources_of
 from envs.recorded.pieces import cut
 from worldmodel.episodes import Episode
 
@@ -20,7 +20,7 @@ SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"))
 class Videos:
     """Videos without actions or rewards."""
 
-    name = "videos"
+    name = VIDEOS
     files = "videos: " + ", ".join(f"*{suffix}" for suffix in sorted(SUFFIXES))
     minecraft = False
 
@@ -29,5 +29,6 @@ class Videos:
         return sources_of(folder, (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES))
 
     def read(self, source: Source, options: ReadOptions) -> Iterator[Episode]:
-        """The video at its own rate."""
-        yield from cut(decoded(source.path, whole=True), None, source.name, options)
+        """The video at its own rate, or at `options.fps`."""
+        rate = options.fps or rate_of(source.path)
+        yield from cut(decoded(source.path, whole=True, fps=options.fps), None, source.name, options, rate)

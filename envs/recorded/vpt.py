@@ -34,7 +34,7 @@ from envs.recorded.cursor import with_cursor
 from envs.recorded.frames import Frame, decoded
 from envs.recorded.interface import ReadOptions, Source, sources_of
 from envs.recorded.pieces import Track, cut, led_here
-from envs.recorded.played import Played
+from envs.recorded.played import FPS, Played
 from worldmodel.episodes import Episode
 from worldmodel.errors import InputError
 
@@ -83,7 +83,8 @@ class VPT:
         `agent_dir` (T + 1, 3), the unit vector of the view in the same axes."""
         lines = read_lines(source.path.with_suffix(".jsonl"), GUI_SCALE.get(source.path.parent.name, 1.0))
         kept = ~lines.null if options.drop_null else np.ones(len(lines.null), np.bool_)
-        actions = lines.played.actions(options.actions)[kept]
+        played = Played(lines.played.buttons[kept], lines.played.camera[kept]).merged(options.every)
+        actions = played.actions(options.actions)
         if len(actions) < 2:
             raise InputError(f"{source.path.with_suffix('.jsonl')}: something is done in less than 2 of its lines")
         extras: dict[str, NDArray[Any]] = {"gui": lines.gui[kept]}
@@ -92,7 +93,7 @@ class VPT:
         frames = len(actions)
         track = Track(led_here(actions[:-1]), np.zeros(frames, np.float32), np.zeros(frames, np.bool_), extras)
         shown = compress(_shown(source, lines, cursor=options.cursor), kept)
-        yield from cut(shown, track, source.name, options)
+        yield from cut(shown, track, source.name, options, FPS)
 
 
 def view(yaw: NDArray[np.float64], pitch: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,6 +20,9 @@ NO_ACTION = -1
 INVERSE_KEY = "inverse_actions"
 """Extra of an episode, int64 (1, A, n): the actions that undo each of A actions, filled up with -1; all -1: none."""
 
+FPS_KEY = "fps"
+"""Extra of an episode, one number: frames per second of the world, or of the video."""
+
 KEYS = ("image", "action", "reward", "terminated", "truncated")
 """The arrays of every episode; all other keys are extras."""
 

@@ -1,4 +1,4 @@
-"""One episode as one `.npz` file: written whole or not at all, checked by its headers before its frames are read.
+"""One episode as one file: written whole or not at all, checked by its headers before its frames are read.
 
 A single file can hold several (`episodes.packed`): `PACK.npz/NAME` is then the path of one of them.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import lzma
 import math
-import struct
+import os
+import re
+import stat
 import time
 import uuid
 import zipfile
@@ -16,19 +18,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.atomic import replace
+from worldmodel.episodes.chunked import ChunkedFile, Stored, write_chunked
 from worldmodel.episodes.data import KEYS, NO_ACTION, Episode, check_episode
+from worldmodel.episodes.npz import NpzFile
 from worldmodel.errors import InputError
 
-SUFFIX = ".npz"
+SUFFIX = ".episode"
+"""Of the files that are written."""
+NPZ = ".npz"
+"""Of those that are read as well."""
+_PARTIAL = re.compile(r"\..+(\.[0-9a-f]{32}|\.partial)")
+_LEFT = 3600.0  # seconds after which a file that is not whole has been left by a writer that died
 _RESERVED = {"file", "allow_pickle"}  # names that np.savez_compressed takes for its own parameters
-_MAPPED = 1 << 16  # bytes from which on reading a part of an array is cheaper than reading it all
 _SPARE = 1 << 26  # bytes
+_SPARE_FRAMES = 1 << 30  # bytes
+_TEXT = 0x10FFFF  # the last character there is
 _DAMAGED = "is damaged ({}): delete it, or copy it again from where it came"
 
 
@@ -50,59 +60,98 @@ def header_of(episode: Episode) -> Header:
     return Header(len(episode.image), (height, width), *_action_space(episode.action))
 
 
-def write_episode(root: Path, episode: Episode, *, compress: bool = True, name: str | None = None) -> Path:
+def is_episode(name: str) -> bool:
+    """Whether a file of that name is an episode, rather than one that is being written or something else."""
+    return name.endswith((SUFFIX, NPZ)) and not name.startswith(".")
+
+
+def chunked(path: Path | str) -> bool:
+    """Whether a part of the frames of that file can be read without the others."""
+    return str(path).endswith(SUFFIX)
+
+
+def write_episode(root: Path, episode: Episode, *, name: str | None = None) -> Path:
     """Write `episode` into `root` under `name`, or one of its own, and return the path.
 
     Its own name sorts by time and is unique across machines, so that nothing is ever overwritten; the file appears
-    under it only once all its bytes are on disk. Without `compress` it is larger, and a part of it can be read.
+    under it only once all its bytes are on disk. A `name` that ends in .npz is written as the published files are.
     """
     _check_extras(episode.extras)
-    arrays: dict[str, Any] = {**episode.arrays()}
+    arrays = episode.arrays()
     name = name or f"{time.time_ns():020d}-{uuid.uuid4().hex}-{len(episode.image)}{SUFFIX}"
-    save = np.savez_compressed if compress else np.savez
 
     def write(partial: Path) -> None:
         with partial.open("xb") as file:  # an open file, or numpy appends .npz to the name
-            save(file, **arrays)
+            if chunked(name):
+                write_chunked(file, arrays, len(episode.image))
+            else:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     replace(root / name, write)
     return root / name
 
 
+def sweep(root: Path) -> None:
+    """Delete what writers that died have left in `root` more than an hour ago."""
+    for entry in os.scandir(root):
+        if _PARTIAL.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            try:
+                if time.time() - entry.stat().st_mtime > _LEFT:
+                    os.unlink(entry.path)
+            except FileNotFoundError:
+                pass  # another writer was faster
+
+
 def read_header(path: Path) -> Header:
-    """Check the zip directory and the array headers of `path`, without decompressing its frames.
+    """Check what `path` tells of its arrays, without decompressing its frames.
 
     Raises InputError naming the file for a cut or damaged file, missing keys, wrong dtypes or shapes.
     """
-    with _opened(path) as archive:
-        keys = archive.names()
-        missing = [key for key in KEYS[:3] if key not in keys]
-        if missing:
-            raise InputError(
-                f"{path} has no {missing}, only {sorted(keys)}: an episode file needs image, action and reward; "
-                "move other .npz files out of this folder"
-            )
-        shapes = {key: _shape_and_dtype(archive, path, key) for key in KEYS if key in keys}
-        shape, dtype = shapes["image"]
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[0] < 2:
-            raise InputError(f"{path}: 'image' must be uint8 (T + 1, h, w, 3) with T >= 1, got {dtype} {shape}")
-        for key, (other, _) in shapes.items():
-            if other[:1] != shape[:1] or (len(other) != 1 and key not in ("image", "action")):
-                raise InputError(
-                    f"{path}: '{key}' needs one entry for each of the {shape[0]} frames, got shape {other}"
-                )
-        actions = _actions(_array(archive, path, "action"), path)
+    with opened(path) as file:
+        shape = _checked(file)
+        actions = _actions(_array(file, "action"), path)
     return Header(shape[0], (shape[1], shape[2]), *_action_space(actions))
 
 
 def read_episode(path: Path) -> Episode:
     """Read and check the episode in `path`; raises InputError naming the file. The arrays are read-only.
 
-    Large arrays that are stored without compression are mapped: only what is used of them is read, when it is used.
-    Damage to their bytes, unlike to those of all others, is then not noticed.
+    Large arrays of .npz files that are stored without compression are mapped: only what is used of them is read, when
+    it is used. Damage to their bytes, unlike to those of all others, is then not noticed.
     """
-    with _opened(path) as archive:
-        arrays = {key: _array(archive, path, key) for key in archive.names()}
+    with opened(path) as file:
+        _checked(file)
+        return _episode({key: _array(file, key) for key in file.arrays}, path)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A chunked file of which all is read but the frames, and of the extras only those that were asked for."""
+
+    episode: Episode
+    """Its image is zeros that take no memory."""
+    arrays: Mapping[str, Stored]
+    """Where the arrays lie in the file."""
+
+
+def read_outline(path: Path, extras: Sequence[str]) -> Outline:
+    """Read and check all of a chunked file but its frames; raises InputError naming the file."""
+    with opened(path) as file:
+        assert isinstance(file, ChunkedFile)
+        keys = [key for key in (*KEYS[1:], *extras) if key in file.arrays]
+        image = np.broadcast_to(np.zeros((), np.uint8), _checked(file))
+        arrays = {key: _array(file, key) for key in keys}
+        return Outline(_episode({**arrays, "image": image}, path), file.arrays)
+
+
+def read_frames(path: Path, arrays: Mapping[str, Stored], chunks: Sequence[int]) -> list[NDArray[np.uint8]]:
+    """Read those chunks of the frames of a chunked file whose outline has told `arrays`, read-only."""
+    with opened(path, arrays) as file:
+        assert isinstance(file, ChunkedFile)
+        return [file.chunk("image", chunk) for chunk in chunks]
+
+
+def _episode(arrays: Mapping[str, NDArray[Any]], path: Path) -> Episode:
     frames = len(arrays["image"])
     last = np.arange(frames) == frames - 1
     # Published Memory Maze episodes carry no end flags: they end by the time limit.
@@ -110,10 +159,12 @@ def read_episode(path: Path) -> Episode:
     truncated = _flags(arrays.get("truncated"), last & ~terminated, "truncated", path)
     if arrays["reward"].dtype.kind not in "fiu":
         raise InputError(f"{path}: 'reward' must be numbers, got {arrays['reward'].dtype}")
+    with np.errstate(over="ignore"):  # said below
+        reward = arrays["reward"].astype(np.float32)
     episode = Episode(
         image=arrays["image"],
         action=_actions(arrays["action"], path),
-        reward=arrays["reward"].astype(np.float32),
+        reward=reward,
         terminated=terminated,
         truncated=truncated,
         extras={key: array for key, array in arrays.items() if key not in KEYS},
@@ -131,9 +182,8 @@ def read_array(path: Path, key: str) -> NDArray[Any] | None:
 
 def read_arrays(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Read those of the arrays under `keys` that the file has, opening it once."""
-    with _opened(path) as archive:
-        found = archive.names()
-        return {key: _array(archive, path, key) for key in keys if key in found}
+    with opened(path) as file:
+        return {key: _array(file, key) for key in keys if key in file.arrays}
 
 
 def _check_extras(extras: Mapping[str, NDArray[np.generic]]) -> None:
@@ -141,107 +191,90 @@ def _check_extras(extras: Mapping[str, NDArray[np.generic]]) -> None:
     for key, array in extras.items():
         if key in KEYS or key in _RESERVED or "/" in key or not key:
             raise InputError(f"extra '{key}' of an episode: this name is taken or not allowed, choose another one")
-        if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufcSUmM":
             raise InputError(f"extra '{key}' of an episode must be a NumPy array of numbers or text, got {type(array)}")
 
 
 def names_in(path: Path) -> set[str]:
     """The names of the episodes that the file `path` holds. Raises InputError where it is no such file."""
-    with _opened(path) as archive:
-        names = {name.partition("/")[0] for name in archive.file.namelist() if "/" in name}
+    with opened(path) as file:
+        names = file.packed() if isinstance(file, NpzFile) else set()
     if not names:
         raise InputError(f"{path} holds no episodes of names: name the folder of an episode file, not the file")
     return names
 
 
-class _Archive(NamedTuple):
-    """The arrays of one episode, in a file that may hold others."""
-
-    file: zipfile.ZipFile
-    path: Path
-    prefix: str
-
-    def names(self) -> list[str]:
-        """Names of the arrays."""
-        names = (name.removeprefix(self.prefix) for name in self.file.namelist() if name.startswith(self.prefix))
-        return [name.removesuffix(".npy") for name in names if name.endswith(".npy") and "/" not in name]
-
-    def info(self, key: str) -> zipfile.ZipInfo:
-        """What the zip directory says of an array that is there."""
-        return self.file.getinfo(f"{self.prefix}{key}.npy")
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[_Archive]:
-    packed = path.parent.suffix == SUFFIX and path.parent.is_file()
-    whole, prefix = (path.parent, f"{path.name}/") if packed else (path, "")
+def opened(path: Path, arrays: Mapping[str, Stored] | None = None) -> Iterator[ChunkedFile | NpzFile]:
+    """The open file, whatever its format. Raises InputError naming it, also for what is read of it later.
+
+    `arrays`: what an earlier opening of a chunked file has told, which then is not read again.
+    """
+    descriptor = -1
+    whole = path.parent if path.parent.suffix == NPZ and path.parent.is_file() else None
     try:
-        with zipfile.ZipFile(whole) as file:
-            yield _Archive(file, whole, prefix)
+        descriptor = os.open(whole or path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InputError(f"{path} is not a file: move it out of this folder")
+        if chunked(path):
+            yield ChunkedFile(path, descriptor, arrays)
+        else:
+            with os.fdopen(os.dup(descriptor), "rb") as file, zipfile.ZipFile(file) as archive:
+                yield NpzFile(path, archive, whole)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise InputError(f"{path} {_DAMAGED.format(error)}") from error
     except FileNotFoundError as error:
         raise InputError(f"{path} is not there (any more): refresh the store, or copy the file again") from error
-    except (OSError, RuntimeError, NotImplementedError, MemoryError) as error:  # a folder; encrypted; odd compression
+    except (OSError, RuntimeError, NotImplementedError, MemoryError, LookupError, OverflowError) as error:
+        # A link to itself; encrypted; compressed by an unknown method; sizes that no memory holds.
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {error}): move it out of this folder"
         ) from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
-def _shape_and_dtype(archive: _Archive, path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    info = archive.info(key)
-    with archive.file.open(info) as member:
-        shape, _, dtype = _array_header(member, path, key)
-        if info.file_size != member.tell() + math.prod(shape) * dtype.itemsize:
-            raise InputError(f"{path} {_DAMAGED.format(f'{key}: its size is not that of {dtype} {shape}')}")
-    return shape, dtype
-
-
-def _array_header(member: IO[bytes], path: Path, key: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype; `member` stands at the array's bytes afterwards."""
-    try:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return read(member)
-    except ValueError as error:
-        raise InputError(f"{path} {_DAMAGED.format(f'{key}: {error}')}") from error
-
-
-def _array(archive: _Archive, path: Path, key: str) -> NDArray[Any]:
-    info = archive.info(key)
-    if key != "image" and info.file_size > (most := _most(archive)):
+def _checked(file: ChunkedFile | NpzFile) -> tuple[int, ...]:
+    """Shape of the frames, all arrays being there in shapes that fit."""
+    path = file.path
+    missing = [key for key in KEYS[:3] if key not in file.arrays]
+    if missing:
         raise InputError(
-            f"{path}: '{key}' would take {info.file_size} bytes, and beside these frames no array may take more than "
-            f"{most} bytes: write the file again without"
+            f"{path} has no {missing}, only {sorted(file.arrays)}: an episode file needs image, action and reward; "
+            "move other files out of this folder"
         )
-    with archive.file.open(info) as member:
-        if info.compress_type == zipfile.ZIP_STORED and info.file_size >= _MAPPED:
-            shape, fortran, dtype = _array_header(member, path, key)
-            if not dtype.hasobject:
-                offset = _data_offset(archive.path, info) + member.tell()
-                return np.memmap(archive.path, dtype, "r", offset, shape, "F" if fortran else "C")
-            member.seek(0)
-        try:
-            return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
-        except ValueError as error:
-            raise InputError(f"{path}: '{key}' cannot be read ({error}): write the file again") from error
+    shapes = {key: file.describe(key) for key in KEYS if key in file.arrays}
+    shape, dtype = shapes["image"]
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[0] < 2 or not shape[1] * shape[2]:
+        raise InputError(f"{path}: 'image' must be uint8 (T + 1, h, w, 3) with T >= 1, got {dtype} {shape}")
+    for key, (other, _) in shapes.items():
+        if other[:1] != shape[:1] or (len(other) != 1 and key not in ("image", "action")):
+            raise InputError(f"{path}: '{key}' needs one entry for each of the {shape[0]} frames, got shape {other}")
+    return shape
 
 
-def _most(archive: _Archive) -> int:
-    """Bytes that an array besides the frames may take: depths of their size, in 8 bytes each, are not too much.
-
-    A few megabytes of zeros compressed would fill the memory.
-    """
-    frames = archive.info("image").file_size if "image" in archive.names() else 0
-    return 8 * frames + _SPARE
-
-
-def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a member begin: after its own header, whose length the zip directory does not tell."""
-    with path.open("rb") as file:
-        file.seek(info.header_offset)
-        name, extra = struct.unpack("<26xHH", file.read(30))
-    return info.header_offset + 30 + int(name) + int(extra)
+def _array(file: ChunkedFile | NpzFile, key: str) -> NDArray[Any]:
+    """An array that takes no more memory than one of an episode may: a few megabytes of zeros could fill it all."""
+    shape, dtype = file.describe(key)
+    size = math.prod(shape) * dtype.itemsize
+    image, image_dtype = file.describe("image") if "image" in file.arrays else ((0,), np.dtype(np.uint8))
+    frames = math.prod(image) * image_dtype.itemsize
+    if key == "image":
+        most, beside = max(_SPARE_FRAMES, 64 * file.file.stat().st_size), f"a file of this size no {key}"
+    else:  # depths of the frames' size, in 8 bytes each, are not too much
+        most, beside = 8 * frames + _SPARE, "beside these frames no array"
+    if size > most:
+        raise InputError(
+            f"{file.path}: '{key}' would take {size} bytes, and {beside} may take more than {most} bytes: write the "
+            "file again without"
+        )
+    array = file.array(key)
+    if dtype.kind == "U" and array.size and dtype.itemsize:
+        characters = np.ascontiguousarray(array).reshape(-1).view(np.dtype(np.uint32).newbyteorder(dtype.byteorder))
+        if characters.max() > _TEXT:
+            raise InputError(f"{file.path} {_DAMAGED.format(f'{key} is no text')}")
+    return array
 
 
 def _flags(array: NDArray[Any] | None, default: NDArray[np.bool_], key: str, path: Path) -> NDArray[np.bool_]:

@@ -1,10 +1,10 @@
-"""Copy a folder of episodes into one whose clips are read faster, or with `--compress` into a smaller one.
+"""Copy a folder of episodes into one of chunked files, whose clips are read faster, or of `.npz` files for others.
 
-    python -m worldmodel.episodes.repack SRC DST
+    python -m worldmodel.episodes.repack SRC DST [--npz]
 
-Files keep their names, and so their order: the same seed draws the same clips from both folders. Published episodes
-come out as they are read here, with integer actions and end flags. What is in DST already is left as it is, so a copy
-that was cut short goes on.
+Files keep their names but for the suffix, and so their order: the same seed draws the same clips from both folders.
+Published episodes come out as they are read here, with integer actions and end flags. What is in DST already is left as
+it is, so a copy that was cut short goes on. Damaged files are named and left out, and the exit status is then 3.
 """
 
 from __future__ import annotations
@@ -17,51 +17,76 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from worldmodel.episodes.files import write_episode
+from worldmodel.episodes.files import NPZ, SUFFIX, write_episode
 from worldmodel.episodes.store import EpisodeStore
 from worldmodel.errors import InputError
+
+SKIPPED = 3
+"""Exit status when some files were left out."""
 
 
 @dataclass(frozen=True)
 class RepackOptions:
-    """Copy a folder of episodes into one without compression, of which clips are read faster."""
+    """Copy a folder of episodes into one of chunked files, of which clips are read faster."""
 
     src: Annotated[Path, tyro.conf.Positional]
     """Folder of episodes."""
     dst: Annotated[Path, tyro.conf.Positional]
     """Folder to copy them to."""
-    compress: bool = False
-    """Compress instead: smaller files, of which a clip costs reading a whole one."""
+    npz: bool = False
+    """Write .npz files instead, as the published ones are: any NumPy reads them, a clip costs reading a whole one."""
+    strict: bool = False
+    """Stop at the first damaged file instead of leaving it out."""
     progress: bool = True
     """Show a progress bar."""
 
 
-def repack(src: Path, dst: Path, *, compress: bool = False, progress: bool = False) -> int:
-    """Copy the episodes in `src` that `dst` lacks, one at a time; returns how many.
+@dataclass(frozen=True)
+class Repacked:
+    """What `repack` did: how many episodes it copied, and why others could not be read."""
 
-    Raises InputError for damaged episodes and for others in `dst` that do not fit.
+    copied: int
+    broken: dict[str, str]
+
+
+def repack(src: Path, dst: Path, *, npz: bool = False, strict: bool = False, progress: bool = False) -> Repacked:
+    """Copy the episodes in `src` that `dst` lacks, one at a time.
+
+    Raises InputError where there are none, and with `strict` for the first that is damaged.
     """
-    source, target = EpisodeStore(src, cache_bytes=0), EpisodeStore(dst, create=True)
+    source = EpisodeStore(src, cache_bytes=0, strict=strict)
+    target = EpisodeStore(dst, create=True, strict=strict)
     if source.root.resolve() == target.root.resolve():
         raise InputError(f"{dst} is the folder to copy from: name another one")
-    present = set(target.names)
-    names = [name for name in source.names if name not in present]
+    present = {Path(name).stem for name in target.names}
+    names = [name for name in source.names if Path(name).stem not in present]
+    broken = source.broken
     for name in tqdm(names, unit="episode", disable=not progress):
-        write_episode(target.root, source.read(name), compress=compress, name=name)
+        try:
+            episode = source.read(name)
+        except InputError as error:
+            if strict:
+                raise
+            broken[name] = str(error)
+        else:
+            write_episode(target.root, episode, name=Path(name).stem + (NPZ if npz else SUFFIX))
     target.refresh()
-    return len(names)
+    return Repacked(len(names) - len(broken.keys() & set(names)), broken)
 
 
-def main() -> None:
-    """Run the command line."""
+def main() -> int:
+    """Run the command line; returns the exit status."""
     options = tyro.cli(RepackOptions)
-    copied = repack(options.src, options.dst, compress=options.compress, progress=options.progress)
-    print(f"{copied} episodes copied to {options.dst}")
+    done = repack(options.src, options.dst, npz=options.npz, strict=options.strict, progress=options.progress)
+    print(f"{done.copied} episodes copied to {options.dst}")
+    for reason in done.broken.values():
+        print(f"left out: {reason}")
+    return SKIPPED if done.broken else 0
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -41,7 +41,7 @@ def load_models(
         config = loaded.model.config
         keys = (tuple(pose) or tuple(loaded.world.get("pose", ()))) if config.pose_size else ()
         if keys not in stores:
-            stores[keys] = EpisodeStore(episodes, pose=keys)
+            stores[keys] = EpisodeStore(episodes, pose=keys, strict=True)
         store = stores[keys]
         if store.image_shape != (config.height, config.width):
             raise InputError(

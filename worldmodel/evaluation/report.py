@@ -197,16 +197,16 @@ def draw_band(axes: Any, steps: FloatArray, band: Band, label: str, color: str, 
     axes.plot(steps, band.mean, color=color, linestyle=style, linewidth=1.5, marker=marker, markersize=3, label=label)
 
 
-def write_grid(folder: Path, name: str, trial: Trial, imagined: Mapping[str, Tensor]) -> None:
+def write_grid(folder: Path, name: str, trial: Trial, imagined: Mapping[str, Tensor], fps: float | None = None) -> None:
     """Write `grid-NAME.mp4`, truth and models side by side, a row per clip, and `strip-NAME.png`, stills of the first.
 
     `imagined` frames (clips, horizon, h, w, 3) by model, of the first clips of the trial. Frames of the context, which
-    all of them were shown, have a colored border.
+    all of them were shown, have a colored border. `fps` is the rate of the world, where it is known.
     """
     clips = len(next(iter(imagined.values())))
     rows = [panels(trial, imagined, row) for row in range(clips)]
     video = np.concatenate([montage(row) for row in rows], axis=1)
-    write_mp4(folder / f"grid-{name}.mp4", video, FPS)
+    write_mp4(folder / f"grid-{name}.mp4", video, fps or FPS)
     length = len(rows[0][0].frames)
     write_png(folder / f"strip-{name}.png", filmstrip(rows[0], every=max(1, length // STILLS)))
 

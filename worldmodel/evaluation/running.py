@@ -59,7 +59,8 @@ def run_protocol(
     report.plot_drift(options.out / f"drift-{protocol}.png", protocol, judged, list(reference))
     if options.shown > 0:
         first = windows.rows(slice(options.shown))
-        report.write_grid(options.out, protocol, next(trials(options, protocol, model, first, options.shown)), imagined)
+        trial = next(trials(options, protocol, model, first, options.shown))
+        report.write_grid(options.out, protocol, trial, imagined, model.store.fps)
     return judged
 
 
