@@ -5,14 +5,17 @@ Several devices train together: `accelerate launch train_wm.py ...` or `torchrun
 
 from __future__ import annotations
 
-from agents.cli import LearnOptions, begin, main_with, parse
+from collections.abc import Sequence
+
+from agents.cli import INTERRUPTED, LearnOptions, begin, parse
 from agents.run import Learning
+from worldmodel.command_line import run_main
 from worldmodel.training import processes
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, record where needed, and train."""
-    options, together = parse(LearnOptions), processes()
+    options, together = parse(LearnOptions, args), processes()
     run = Learning(options.out, options, progress=options.progress and together.main)
     run.model_config()
     collector = None if options.episodes else run.first_collector()
@@ -28,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main_with(main)
+    run_main(main, INTERRUPTED)

@@ -1,14 +1,11 @@
-"""What the scripts share: where defaults come from, runs that begin or go on, errors as one line, signals that save."""
+"""What the scripts share: where defaults come from, runs that begin or go on."""
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import tyro
@@ -19,9 +16,11 @@ from agents.settings import LearnSettings, LoopSettings, ModelOptions, WorldSett
 from envs.contexts import contexts_folder
 from envs.factory import EnvConfig
 from worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
-from worldmodel.errors import InputError, MissingExtraError
+from worldmodel.command_line import typed
+from worldmodel.errors import InputError
 from worldmodel.training import MAY_CHANGE, check_same
 
+INTERRUPTED = "interrupted; everything so far is saved: add --resume to continue"
 SETTINGS, COMMANDS = "settings.json", "commands.txt"
 
 SHORTCUT = 4
@@ -65,13 +64,13 @@ class LearnOptions(ScriptOptions, LearnSettings):
 OptionsT = TypeVar("OptionsT", LoopOptions, LearnOptions)
 
 
-def parse(kind: type[OptionsT], args: list[str] | None = None) -> OptionsT:
+def parse(kind: type[OptionsT], args: Sequence[str] | None = None) -> OptionsT:
     """Read the command line. Nothing is written: `begin` does.
 
     Defaults come from the preset, or with `--resume` from the run in `--out`. A run that exists needs `--resume` and
     keeps its settings; anything else is an `InputError`.
     """
-    args = sys.argv[1:] if args is None else args
+    args = sys.argv[1:] if args is None else list(args)
     path = Path(_value(args, "--out") or kind.out) / SETTINGS
     saved = from_json(kind, read_json(path, "a run"), path) if "--resume" in args and path.exists() else None
     parsed = tyro.cli(kind, args=args, default=saved or _defaults(kind, args))
@@ -90,25 +89,8 @@ def begin(options: LoopOptions | LearnOptions) -> str:
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / SETTINGS, to_json(options))
     with (options.out / COMMANDS).open("a") as file:
-        file.write(shlex.join(["python", *sys.argv]) + "\n")
+        file.write(typed() + "\n")
     return (options.out / COMMANDS).read_text().strip()
-
-
-def main_with(main: Callable[[], None]) -> None:
-    """Run a script: SIGTERM saves as Ctrl-C does, and bad input is one line on standard error, exit status 2."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        main()
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; everything so far is saved: add --resume to continue", file=sys.stderr)
-        sys.exit(130)
 
 
 def _defaults(kind: type[OptionsT], args: list[str]) -> OptionsT:

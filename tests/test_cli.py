@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +16,17 @@ import pytest
 
 import train_agent
 import train_wm
-from agents.cli import LearnOptions, LoopOptions, main_with, parse
+from agents.cli import INTERRUPTED, LearnOptions, LoopOptions, parse
 from agents.presets import PRESETS
 from agents.settings import LearnSettings, TrainingOptions, from_json, to_json
 from runs import TINY_LOOP, TINY_WORLD, start
 from worldmodel.checkpoint import load_checkpoint
+from worldmodel.command_line import Main, run_main
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worlds import small_store
 
-SCRIPTS: dict[str, Callable[[], None]] = {"train_agent.py": train_agent.main, "train_wm.py": train_wm.main}
+SCRIPTS: dict[str, Main] = {"train_agent.py": train_agent.main, "train_wm.py": train_wm.main}
 SHORT_WORLD = (*TINY_WORLD, "--collect-episodes", "4", "--world-steps", "3")
 SHORT_LOOP = (
     *TINY_LOOP,
@@ -44,7 +45,7 @@ def call(monkeypatch: pytest.MonkeyPatch, script: str, *args: object) -> int:
     """Run a script in this process; its exit status."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
     try:
-        main_with(SCRIPTS[script])
+        run_main(SCRIPTS[script], INTERRUPTED)
     except SystemExit as end:
         return int(end.code or 0)
     return 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from agents.run import write_json
 from envs.factory import EnvConfig
 from worldmodel.atomic import replace as write_atomically
 from worldmodel.checkpoint import device_of
+from worldmodel.command_line import started_as, typed
 from worldmodel.errors import InputError, require
 
 RESULTS, REPORT, CURVES, GAP = "results.json", "report.md", "curves", "imagined"
@@ -118,7 +117,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     options.out.mkdir(parents=True, exist_ok=True)
     results = {group.name: [judge(each, how, options.out) for each in group.contestants] for group in groups}
     found: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "agents.evaluation", *sys.argv[1:]]),
+        "command": typed("agents.evaluation"),
         "options": {**asdict(options), "out": str(options.out)},
         "versions": versions(),
     }
@@ -269,8 +268,8 @@ def _checked(config: EnvConfig | None) -> EnvConfig:
     return config
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, evaluate, and print the tables."""
-    options = tyro.cli(Options)
+    options = tyro.cli(Options, args=args, prog=started_as("agents.evaluation"))
     evaluate(options)
     print((options.out / REPORT).read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ that was cut short goes on.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
+from worldmodel.command_line import run_main, started_as
 from worldmodel.episodes.files import write_episode
 from worldmodel.episodes.store import EpisodeStore
 from worldmodel.errors import InputError
@@ -52,16 +53,12 @@ def repack(src: Path, dst: Path, *, compress: bool = False, progress: bool = Fal
     return len(names)
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    options = tyro.cli(RepackOptions)
+    options = tyro.cli(RepackOptions, args=args, prog=started_as("worldmodel.episodes.repack"))
     copied = repack(options.src, options.dst, compress=options.compress, progress=options.progress)
     print(f"{copied} episodes copied to {options.dst}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_main(main, "interrupted; what is copied stays: the same command goes on")
