@@ -6,10 +6,12 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import tyro
 
+from agents.config_file import overlaid, read_config
+from agents.help import HELP_ALL, print_help
 from agents.presets import preset
 from agents.run import write_json
 from agents.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings, from_json, to_json
@@ -37,6 +39,9 @@ class ScriptOptions:
     """Where the defaults of all other options come from: default, demo, smoke, memory-maze, or a
     size of world model: tiny, small, base, paper. Those made for MiniGrid (demo, smoke, tiny) take the actions and
     frames of another world when --env names one."""
+    config: Path | None = None
+    """YAML or JSON file with values for other options, as a run's settings.json has them: they replace the preset's,
+    and the command line replaces them."""
     resume: bool = False
     """Continue the run in --out where it stopped, or start it if there is none yet. Its settings are the defaults and
     have to stay; only --rounds may grow and --curriculum go on, and options that do not change what is computed may
@@ -46,17 +51,27 @@ class ScriptOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class LoopOptions(ScriptOptions, LoopSettings):
+class LoopOptions(LoopSettings, ScriptOptions):
     """Record a real world, learn it, train a policy in its dreams, and judge the policy for real."""
 
+    FIRST: ClassVar = (
+        *("preset", "config", "env", "out", "resume", "algo", "place", "rounds", "collect_episodes", "world_steps"),
+        *("dreams", "eval_episodes", "world_model", "seed"),
+    )
+    """Options that a newcomer needs: --help shows no others."""
     out: Path = Path("runs/agent")
     """Folder of the run: episodes, world model, policy, curves and RUN/report/index.html."""
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnOptions(ScriptOptions, LearnSettings):
+class LearnOptions(LearnSettings, ScriptOptions):
     """Record a real world and train a world model on it, or train on episodes that are there already."""
 
+    FIRST: ClassVar = (
+        *("preset", "config", "env", "out", "resume", "episodes", "size", "collector", "collect_episodes"),
+        *("world_steps", "distill", "seed"),
+    )
+    """Options that a newcomer needs: --help shows no others."""
     out: Path = Path("runs/world")
     """Folder of the run: episodes, world model and curves."""
 
@@ -67,13 +82,22 @@ OptionsT = TypeVar("OptionsT", LoopOptions, LearnOptions)
 def parse(kind: type[OptionsT], args: Sequence[str] | None = None) -> OptionsT:
     """Read the command line. Nothing is written: `begin` does.
 
-    Defaults come from the preset, or with `--resume` from the run in `--out`. A run that exists needs `--resume` and
-    keeps its settings; anything else is an `InputError`.
+    Defaults come from `--config`, and what it does not say from the preset, or with `--resume` from the run in `--out`.
+    A run that exists needs `--resume` and keeps its settings; anything else is an `InputError`.
     """
     args = sys.argv[1:] if args is None else list(args)
     path = Path(_value(args, "--out") or kind.out) / SETTINGS
     saved = from_json(kind, read_json(path, "a run"), path) if "--resume" in args and path.exists() else None
-    parsed = tyro.cli(kind, args=args, default=saved or _defaults(kind, args))
+    file = _value(args, "--config")
+    given = {} if file is None else read_config(Path(file))
+    default = saved or _defaults(kind, args, given)
+    if file is not None:
+        default = overlaid(default, given, Path(file))
+    if HELP_ALL in args:
+        args = ["--help"]
+    elif {"-h", "--help"} & {*args}:
+        print_help(kind, kind.FIRST, default)
+    parsed = tyro.cli(kind, args=args, default=default)
     parsed = dataclasses.replace(parsed, **_resolved(parsed))
     if parsed.out.exists() and not parsed.out.is_dir():
         raise InputError(f"--out {parsed.out} is a file: name a folder")
@@ -93,18 +117,23 @@ def begin(options: LoopOptions | LearnOptions) -> str:
     return (options.out / COMMANDS).read_text().strip()
 
 
-def _defaults(kind: type[OptionsT], args: list[str]) -> OptionsT:
-    name, env = _value(args, "--preset") or kind.preset, _value(args, "--env")
-    settings = preset(name, None if env == "None" else env)
+def _defaults(kind: type[OptionsT], args: list[str], given: Mapping[str, Any]) -> OptionsT:
+    """Those of the preset, and of the checkpoint or the episodes that `args` or else `given` name."""
+
+    def asked(option: str) -> str | None:
+        value = _value(args, f"--{option.replace('_', '-')}") or given.get(option)
+        return None if value in (None, "None") else str(value)
+
+    name, env = asked("preset") or kind.preset, asked("env")
+    settings = preset(name, env)
     shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(LoopSettings)}
     values = {key: getattr(settings, key) for key in shared}
-    if kind is LoopOptions and (checkpoint := _value(args, "--world-model")):
+    if kind is LoopOptions and (checkpoint := asked("world_model")):
         values |= _world_of(Path(checkpoint))
-    if kind is LearnOptions and _value(args, "--episodes"):
+    if kind is LearnOptions and asked("episodes"):
         values |= {"env": None, "size": None, "actions": None}
-    if kind is LearnOptions and (checkpoint := _value(args, "--distill")):
-        given = _value(args, "--env") or _value(args, "--episodes")
-        values |= _distilled(Path(checkpoint), its_episodes=given is None)
+    if kind is LearnOptions and (checkpoint := asked("distill")):
+        values |= _distilled(Path(checkpoint), its_episodes=(env or asked("episodes")) is None)
     return kind(**values, preset=name)
 
 

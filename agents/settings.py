@@ -206,7 +206,7 @@ class LearnSettings(WorldSettings):
     """Share of training clips that turn round and play their own past backwards; needs --pose."""
 
 
-UNSAVED = {"out", "resume", "progress"}
+UNSAVED = {"out", "config", "resume", "progress"}
 """What a script is told besides and that does not change what a run is."""
 DERIVED = {
     "model": ("height", "width", "num_actions", "action_size", "pose_size", "architecture"),
