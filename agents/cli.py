@@ -54,7 +54,7 @@ class ScriptOptions:
 class LoopOptions(LoopSettings, ScriptOptions):
     """Record a real world, learn it, train a policy in its dreams, and judge the policy for real."""
 
-    FIRST: ClassVar = (
+    FIRST: ClassVar[tuple[str, ...]] = (
         *("preset", "config", "env", "out", "resume", "algo", "place", "rounds", "collect_episodes", "world_steps"),
         *("dreams", "eval_episodes", "world_model", "seed"),
     )
@@ -67,7 +67,7 @@ class LoopOptions(LoopSettings, ScriptOptions):
 class LearnOptions(LearnSettings, ScriptOptions):
     """Record a real world and train a world model on it, or train on episodes that are there already."""
 
-    FIRST: ClassVar = (
+    FIRST: ClassVar[tuple[str, ...]] = (
         *("preset", "config", "env", "out", "resume", "episodes", "size", "collector", "collect_episodes"),
         *("world_steps", "distill", "seed"),
     )
@@ -95,7 +95,7 @@ def parse(kind: type[OptionsT], args: Sequence[str] | None = None) -> OptionsT:
         default = overlaid(default, given, Path(file))
     if HELP_ALL in args:
         args = ["--help"]
-    elif {"-h", "--help"} & {*args}:
+    elif "-h" in args or "--help" in args:
         print_help(kind, kind.FIRST, default)
     parsed = tyro.cli(kind, args=args, default=default)
     parsed = dataclasses.replace(parsed, **_resolved(parsed))

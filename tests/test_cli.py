@@ -242,6 +242,14 @@ def test_the_settings_of_a_run_are_such_a_file(tmp_path: Path, trained: Path) ->
     assert parse(LearnOptions, ["--config", str(tmp_path / "none.yaml")]).seed == 0
 
 
+def test_the_file_of_the_docs_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()
+    file = tmp_path / "run.yaml"
+    file.write_text(page.split("```yaml\n")[1].split("```")[0])
+    parsed = parse(LoopOptions, ["--config", str(file), "--out", str(tmp_path / "run")])
+    assert (parsed.preset, parsed.model.dim, parsed.training.adam_lr) == ("memory-maze", 192, 5e-4)
+
+
 def test_a_file_names_what_is_given(tmp_path: Path, trained: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(f"world_model: {trained / 'world_model'}")
