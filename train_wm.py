@@ -6,6 +6,7 @@ Several devices train together: `accelerate launch train_wm.py ...` or `torchrun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from agents.cli import INTERRUPTED, LearnOptions, begin, parse
 from agents.run import Learning
@@ -20,12 +21,13 @@ def main(args: Sequence[str] | None = None) -> None:
     run.model_config()
     collector = None if options.episodes else run.first_collector()
     together.wait()  # what is in the folder has been read by all
-    with together.main_first():
-        if together.main:
-            begin(options)
-        if collector is not None:
-            run.stage("0-collect", lambda: run.collect(0, collector))
-    figures = run.stage("0-world-model", lambda: run.learn_world(0))
+    with run.tracking.open() if together.main else nullcontext():
+        with together.main_first():
+            if together.main:
+                begin(options)
+            if collector is not None:
+                run.stage("0-collect", lambda: run.collect(0, collector))
+        figures = run.stage("0-world-model", lambda: run.learn_world(0))
     if together.main:
         print(f"world model: {options.out / 'world_model'} after {figures['steps']} steps, loss {figures['loss']:.4f}")
 

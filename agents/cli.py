@@ -13,10 +13,10 @@ import tyro
 from agents.config_file import overlaid, read_config
 from agents.help import HELP_ALL, print_help
 from agents.presets import preset
-from agents.run import write_json
 from agents.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings, from_json, to_json
 from envs.contexts import contexts_folder
 from envs.factory import EnvConfig
+from worldmodel.atomic import write_json
 from worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
 from worldmodel.command_line import typed
 from worldmodel.errors import InputError
@@ -44,8 +44,8 @@ class ScriptOptions:
     and the command line replaces them."""
     resume: bool = False
     """Continue the run in --out where it stopped, or start it if there is none yet. Its settings are the defaults and
-    have to stay; only --rounds may grow and --curriculum go on, and options that do not change what is computed may
-    change."""
+    have to stay; only --rounds may grow, --curriculum go on, and what does not change what is computed, as --log, be
+    another."""
     progress: bool = True
     """Show progress bars."""
 
@@ -56,7 +56,7 @@ class LoopOptions(LoopSettings, ScriptOptions):
 
     FIRST: ClassVar[tuple[str, ...]] = (
         *("preset", "config", "env", "out", "resume", "algo", "place", "rounds", "collect_episodes", "world_steps"),
-        *("dreams", "eval_episodes", "world_model", "seed"),
+        *("dreams", "eval_episodes", "world_model", "seed", "log"),
     )
     """Options that a newcomer needs: --help shows no others."""
     out: Path = Path("runs/agent")
@@ -69,7 +69,7 @@ class LearnOptions(LearnSettings, ScriptOptions):
 
     FIRST: ClassVar[tuple[str, ...]] = (
         *("preset", "config", "env", "out", "resume", "episodes", "size", "collector", "collect_episodes"),
-        *("world_steps", "distill", "seed"),
+        *("world_steps", "distill", "seed", "log"),
     )
     """Options that a newcomer needs: --help shows no others."""
     out: Path = Path("runs/world")
@@ -172,7 +172,7 @@ def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> N
     stages = sorted((saved.training.stages, wanted.training.stages), key=lambda one: len(one.stages))
     if stages[0].begins(stages[1]):  # whether the training has come too far for that, it knows itself
         may_change += ("curriculum",)
-    check_same(path, before, now, but=("rounds", *(f"training.{name}" for name in may_change)))
+    check_same(path, before, now, but=("rounds", "log", *(f"training.{name}" for name in may_change)))
     if now.get("rounds", 0) < before.get("rounds", 0):
         raise InputError(
             f"{path} asks for {before['rounds']} rounds, --rounds {now['rounds']} is less: it may only grow"

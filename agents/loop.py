@@ -7,7 +7,7 @@ RUN/policy/           the policy, and what it resumes from
 RUN/evaluations.npz   real returns by steps and seconds, as Stable-Baselines3 names them
 RUN/clocks.json       seconds that each stage has taken
 RUN/stages/           figures of every finished stage; one that is here is not done again
-RUN/tensorboard/      learning curves, a folder for each part
+RUN/tensorboard/      learning curves and dreams beside what was, a folder for each part; RUN/wandb/ where asked
 RUN/report/           index.html, which grows with the run, and in the end results.json
 """
 
@@ -89,7 +89,7 @@ class Loop(Run):
     def run_to_report(self, command: str) -> Path:
         """Run every stage that is not done yet, the report growing with them; returns its page."""
         self.growing = Growing(self.subject(command))
-        with self.growing.watching():
+        with self.tracking.open(), self.growing.watching():
             stages = self.run()
             model = None if self.settings.place == "real" else self.world().model
             return report_run(self.out, stages, model, settings=to_json(self.settings), command=command)

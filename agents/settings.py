@@ -18,6 +18,7 @@ from agents.planning import PlanningConfig
 from agents.ppo import PPOConfig
 from agents.probe import Probe
 from agents.sb3_config import SB3Config
+from agents.tracking import Log
 from envs.factory import EnvConfig
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
@@ -126,6 +127,8 @@ class WorldSettings:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     seed: int = 0
     """Everything random in the run follows from it."""
+    log: tuple[Log, ...] = ("tensorboard",)
+    """Where curves and videos of dreams go: tensorboard, wandb, or both."""
 
     @property
     def all_world_steps(self) -> int:
@@ -241,6 +244,7 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) ->
     readers: dict[str, Callable[[Any], Any]] = {
         "actions": tuple,
         "pose": tuple,
+        "log": tuple,
         "model": ModelOptions.from_dict,
         **{name: functools.partial(_filled, part, source=source) for name, part in _PARTS.items()},
         **dict.fromkeys(("world_model", "contexts", "episodes", "distill"), Path),

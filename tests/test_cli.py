@@ -340,6 +340,13 @@ def test_a_curriculum_may_go_on(tmp_path: Path) -> None:
         parse(LearnOptions, [*resume, "8:2,16:3"])
 
 
+def test_where_a_run_is_logged_may_change(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps(to_json(LearnSettings())))
+    resume = ["--out", str(tmp_path), "--resume"]
+    assert parse(LearnOptions, resume).log == ("tensorboard",)
+    assert parse(LearnOptions, [*resume, "--log", "tensorboard", "wandb"]).log == ("tensorboard", "wandb")
+
+
 def test_a_damaged_episode_is_named_and_the_others_stay(
     refusal: Refusal, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

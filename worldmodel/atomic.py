@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -19,6 +21,12 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    replace(path, lambda temporary: temporary.write_text(text))
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,9 +19,9 @@ from agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, 
 from agents.evaluation.scores import Score, correlation, score
 from agents.loop import EVALUATION_SEEDS
 from agents.report.page import plain
-from agents.run import write_json
 from envs.factory import EnvConfig
 from worldmodel.atomic import replace as write_atomically
+from worldmodel.atomic import write_json
 from worldmodel.checkpoint import device_of
 from worldmodel.command_line import started_as, typed
 from worldmodel.errors import InputError, require
