@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
         "train-wm": Command("train_wm", "record and learn a world, or learn from episodes that are there"),
     },
     "judge": {
+        "report": Command("agents.report.__main__", "the report of a run, which may go on, on a local web server"),
         "evaluate": Command("agents.evaluation.__main__", "play what runs have learned in real episodes, and compare"),
         "evaluate-wm": Command("worldmodel.evaluation.__main__", "what world models remember, how far dreams drift"),
         "calibrate": Command("worldmodel.evaluation.uncertainty", "whether a world model knows when it is wrong"),
