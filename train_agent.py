@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agents.cli import INTERRUPTED, LoopOptions, begin, parse
+from agents.cli import INTERRUPTED, LoopOptions, claimed, parse
 from agents.loop import Loop
 from worldmodel.command_line import run_main
 
@@ -13,7 +13,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line and run the loop to its report."""
     options = parse(LoopOptions, args)
     loop = Loop(options.out, options, progress=options.progress)
-    page = loop.run_to_report(begin(options))
+    with loop.tracking.open(), claimed(options) as commands:
+        page = loop.run_to_report(commands)
     print(f"report: {page}")
 
 

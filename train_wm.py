@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from agents.cli import INTERRUPTED, LearnOptions, begin, parse
+from agents.cli import INTERRUPTED, LearnOptions, claimed, parse
 from agents.run import Learning
 from worldmodel.command_line import run_main
 from worldmodel.training import processes
@@ -21,10 +21,9 @@ def main(args: Sequence[str] | None = None) -> None:
     run.model_config()
     collector = None if options.episodes else run.first_collector()
     together.wait()  # what is in the folder has been read by all
-    with run.tracking.open() if together.main else nullcontext():
+    main = together.main
+    with run.tracking.open() if main else nullcontext(), claimed(options) if main else nullcontext():
         with together.main_first():
-            if together.main:
-                begin(options)
             if collector is not None:
                 run.stage("0-collect", lambda: run.collect(0, collector))
         figures = run.stage("0-world-model", lambda: run.learn_world(0))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -13,16 +14,19 @@ import tyro
 from agents.config_file import overlaid, read_config
 from agents.help import HELP_ALL, print_help
 from agents.presets import preset
+from agents.run import CLOCKS
 from agents.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings, from_json, to_json
 from envs.contexts import contexts_folder
 from envs.factory import EnvConfig
 from worldmodel.atomic import write_json
 from worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
 from worldmodel.command_line import typed
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.training import MAY_CHANGE, check_same
 
 INTERRUPTED = "interrupted; everything so far is saved: add --resume to continue"
+WORK = ("episodes", "world_model", "policy", "stages")
+"""What a run leaves in its folder as soon as some of its work is done."""
 SETTINGS, COMMANDS = "settings.json", "commands.txt"
 
 SHORTCUT = 4
@@ -80,7 +84,7 @@ OptionsT = TypeVar("OptionsT", LoopOptions, LearnOptions)
 
 
 def parse(kind: type[OptionsT], args: Sequence[str] | None = None) -> OptionsT:
-    """Read the command line. Nothing is written: `begin` does.
+    """Read the command line. Nothing is written: `claimed` does.
 
     Defaults come from `--config`, and what it does not say from the preset, or with `--resume` from the run in `--out`.
     A run that exists needs `--resume` and keeps its settings; anything else is an `InputError`.
@@ -108,13 +112,24 @@ def parse(kind: type[OptionsT], args: Sequence[str] | None = None) -> OptionsT:
     return parsed
 
 
-def begin(options: LoopOptions | LearnOptions) -> str:
-    """Note the settings and the command in the run's folder; returns all its commands so far, one per line."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / SETTINGS, to_json(options))
-    with (options.out / COMMANDS).open("a") as file:
+@contextmanager
+def claimed(options: LoopOptions | LearnOptions) -> Iterator[str]:
+    """The run's folder, with the settings and the command noted there; gives all its commands so far, one per line.
+
+    It is given back if what is inside finds fault with the options of a new run before there is anything to keep.
+    """
+    out, new = options.out, not (options.out / SETTINGS).exists()
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / SETTINGS, to_json(options))
+    with (out / COMMANDS).open("a") as file:
         file.write(typed() + "\n")
-    return (options.out / COMMANDS).read_text().strip()
+    try:
+        yield (out / COMMANDS).read_text().strip()
+    except (InputError, MissingExtraError):
+        if new and not any((out / part).exists() for part in WORK):
+            for name in (SETTINGS, COMMANDS, CLOCKS):
+                (out / name).unlink(missing_ok=True)
+        raise
 
 
 def _defaults(kind: type[OptionsT], args: list[str], given: Mapping[str, Any]) -> OptionsT:

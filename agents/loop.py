@@ -27,7 +27,7 @@ from agents.policies import Exploring, RandomPolicy
 from agents.probe import Probe, probe
 from agents.report.growing import Growing, Subject
 from agents.report.run import report_run
-from agents.run import SEEDS_PER_RUN, Figures, Run, device
+from agents.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run, device
 from agents.settings import LoopSettings, to_json
 from agents.world_model_policy import WorldModelPolicy
 from envs.contexts import check_world, contexts_folder
@@ -38,9 +38,6 @@ from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
 from worldmodel.shortcut import halvings_of
 from worldmodel.training import processes
-
-EVALUATION_SEEDS = 1_000_000_000
-"""Seeds from here on are for evaluation, those below for recording; a run's own seed moves both."""
 
 LEARNED = {"clone": "cloned", "plan": "plans in dreams"}
 PLACES = {"dream": "trained in dreams", "real": "trained in the real environment"}
@@ -89,7 +86,7 @@ class Loop(Run):
     def run_to_report(self, command: str) -> Path:
         """Run every stage that is not done yet, the report growing with them; returns its page."""
         self.growing = Growing(self.subject(command))
-        with self.tracking.open(), self.growing.watching():
+        with self.growing.watching():
             stages = self.run()
             model = None if self.settings.place == "real" else self.world().model
             return report_run(self.out, stages, model, settings=to_json(self.settings), command=command)

@@ -29,8 +29,10 @@ from worldmodel.loggers import Logger
 from worldmodel.model import WorldModel, weights_from
 from worldmodel.training import STATE, ClipSource, Trainer, TrainingConfig, distilled, processes
 
-SEEDS_PER_RUN = 1_000_000
-"""A run's own seed moves the seeds of its episodes by so many."""
+SEEDS_PER_RUN, RUNS = 1_000_000, 1000
+"""A run's own seed moves the seeds of its episodes by so many, and there are so many of such seeds."""
+EVALUATION_SEEDS = SEEDS_PER_RUN * RUNS
+"""Seeds from here on are for evaluation, those below for recording; a run's own seed moves both."""
 
 CLOCKS = "clocks.json"
 
@@ -52,11 +54,17 @@ class Run:
         self.tracking = Tracking(out, settings.log, lambda: to_json(settings))
         self.own_episodes = out / "episodes"
         self.episodes = episodes or self.own_episodes
-        counts = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "dreams", "eval_episodes", "rounds")
-        for name in counts:
+        counted = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "dreams", "eval_episodes", "rounds")
+        for name in counted:
             count = getattr(settings, name, None)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}: use 1 or more")
+        if not 0 <= settings.seed < RUNS:
+            raise InputError(f"--seed {settings.seed}: use 0 to {RUNS - 1}, others would meet the seeds of evaluation")
+        counts = {"collect_episodes": recorded_by(settings), "eval_episodes": getattr(settings, "eval_episodes", 0)}
+        for name, count in counts.items():
+            if count > SEEDS_PER_RUN:
+                raise InputError(f"{name}: {count} are more than the {SEEDS_PER_RUN} seeds of a run, use fewer")
 
     def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
         """Do `work` unless its figures are there already; keep and return them."""
@@ -247,6 +255,11 @@ class Learning(Run):
             size = sum(sizes[key] for key in pose)
         world = seen if told else Probe(seen.frame, 0)
         return self.settings.model.of_world(world, size)
+
+
+def recorded_by(settings: WorldSettings) -> int:
+    """Seeds on which a run of these settings records, at most: those from `seed * SEEDS_PER_RUN` on."""
+    return int(getattr(settings, "rounds", 1)) * settings.collect_episodes
 
 
 def build_model(config: WorldModelConfig, seed: int) -> WorldModel:

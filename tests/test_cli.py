@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ import pytest
 
 import train_agent
 import train_wm
-from agents.cli import INTERRUPTED, LearnOptions, LoopOptions, parse
+from agents.cli import INTERRUPTED, LearnOptions, LoopOptions, claimed, parse
 from agents.presets import PRESETS
+from agents.run import EVALUATION_SEEDS, RUNS, SEEDS_PER_RUN
 from agents.settings import LearnSettings, TrainingOptions, from_json, to_json
 from runs import TINY_LOOP, TINY_WORLD, start
 from worldmodel.checkpoint import load_checkpoint
@@ -169,6 +171,10 @@ def test_settings_survive_json(name: str, tmp_path: Path) -> None:
         (["--collect-episodes", "0"], ["collect_episodes is 0", "1 or more"]),
         (["--collect-frames", "0"], ["collect_frames is 0", "1 or more"]),
         (["--rounds", "0"], ["rounds is 0"]),
+        (["--seed", "-1"], ["--seed -1", "0 to 999"]),
+        (["--seed", "1000"], ["--seed 1000", "0 to 999"]),
+        (["--rounds", "2", "--collect-episodes", "500001"], ["collect_episodes: 1000002", "1000000 seeds of a run"]),
+        (["--eval-episodes", "1000001"], ["eval_episodes: 1000001", "use fewer"]),
         (["--world-model", "/no/checkpoint"], ["/no/checkpoint/config.json", "does not exist"]),
         (["--contexts", "/no/episodes"], ["--contexts", "--world-model"]),
     ],
@@ -293,6 +299,41 @@ def test_a_file_that_cannot_be_used_is_named_with_the_key(
 def test_a_file_that_is_not_there(refusal: Refusal, tmp_path: Path) -> None:
     said = refusal("train_wm.py", "--config", tmp_path / "none.yaml", "--out", tmp_path / "run")
     assert f"--config {tmp_path / 'none.yaml'} cannot be read (No such file or directory)" in said
+
+
+def test_seeds_for_recording_and_for_evaluation_do_not_meet() -> None:
+    ranges = [range(seed * SEEDS_PER_RUN, (seed + 1) * SEEDS_PER_RUN) for seed in range(RUNS)]
+    ranges += [range(EVALUATION_SEEDS + each.start, EVALUATION_SEEDS + each.stop) for each in ranges]
+    assert all(before.stop <= after.start for before, after in pairwise(ranges))
+    assert ranges[-1].stop < 2**31  # what some environments take
+
+
+def test_a_folder_is_given_back_if_nothing_was_done(tmp_path: Path) -> None:
+    options, names = LearnOptions(out=tmp_path / "run"), {"settings.json", "commands.txt"}
+
+    def files() -> set[str]:
+        return {path.name for path in options.out.iterdir()}
+
+    def run(error: BaseException) -> None:
+        with claimed(options):
+            assert files() >= names
+            (options.out / "clocks.json").write_text("{}")
+            raise error
+
+    def fail(error: BaseException) -> None:
+        with pytest.raises(type(error)):
+            run(error)
+
+    fail(InputError("wrong option"))
+    assert files() == set()
+    fail(KeyboardInterrupt())
+    fail(InputError("wrong option of a resumed run"))
+    assert files() == {*names, "clocks.json"}
+    for path in options.out.iterdir():
+        path.unlink()
+    (options.out / "episodes").mkdir()
+    fail(InputError("after some work"))
+    assert files() == {*names, "clocks.json", "episodes"}
 
 
 # Runs that are there

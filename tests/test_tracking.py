@@ -18,9 +18,11 @@ import pytest
 from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import train_agent
 from agents.clips import TAG, dream_beside_truth
 from agents.loop import Loop
 from agents.tracking import Tracking, WandbLogger
+from runs import TINY_LOOP
 from test_algorithms import SMALL
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
@@ -179,8 +181,8 @@ def test_what_cannot_log_is_said_before_any_work(tmp_path: Path, monkeypatch: py
     ):
         pass
     with pytest.raises(InputError, match="--log wandb"):
-        Loop(tmp_path / "run", replace(SMALL, log=("wandb",)), progress=False).run_to_report("the test")
-    assert not (tmp_path / "run" / "episodes").exists()
+        train_agent.main([*TINY_LOOP, "--log", "wandb", "--out", str(tmp_path / "run")])
+    assert not list((tmp_path / "run").iterdir())
     monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
     with pytest.raises(MissingExtraError, match=r"pip install 'lssvwm\[wandb\]'"):
         Loop(tmp_path / "run", replace(SMALL, log=("wandb",)), progress=False)

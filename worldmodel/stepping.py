@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,8 @@ from torch import Tensor
 from worldmodel.loggers import Scalars
 from worldmodel.progress import Bar
 
+HEARD = b"interrupted: going on to the next point at which nothing is lost; Ctrl-C again stops at once\n"
+"""Said as soon as a signal comes."""
 KEPT = 100
 """Steps whose figures are kept for the mean that a run reports."""
 SAVING = 0.03
@@ -168,6 +171,8 @@ def deferred_interrupts() -> Iterator[Interrupts]:
         if number == signal.SIGINT and number in interrupts.numbers:
             raise KeyboardInterrupt
         interrupts.numbers.append(number)
+        # A signal may come in the midst of a print, where Python's own files must not be written to.
+        os.write(2, b"\n" + HEARD if os.isatty(2) else HEARD)
 
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

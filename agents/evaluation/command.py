@@ -17,8 +17,8 @@ from agents.evaluation.plots import plot_comparison, plot_gap
 from agents.evaluation.report import markdown, versions
 from agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, open_run
 from agents.evaluation.scores import Score, correlation, score
-from agents.loop import EVALUATION_SEEDS
 from agents.report.page import plain
+from agents.run import EVALUATION_SEEDS, SEEDS_PER_RUN, recorded_by
 from envs.factory import EnvConfig
 from worldmodel.atomic import replace as write_atomically
 from worldmodel.atomic import write_json
@@ -111,6 +111,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     groups = groups_of(options)
     if not groups and not methods:
         raise InputError("name at least one run, --policies with --env, or methods to --compare")
+    _check_seeds(options, groups)
     how = how_of(options)
     for contestant in (each for group in groups for each in group.contestants):
         contestant.learned(how.device, how.greedy)
@@ -266,6 +267,16 @@ def pairs_of(results: Sequence[Result]) -> list[tuple[float, float]]:
 def _checked(config: EnvConfig | None) -> EnvConfig:
     assert config is not None  # there is one wherever something is played
     return config
+
+
+def _check_seeds(options: Options, groups: Sequence[Group]) -> None:
+    """Raise InputError for seeds on which one of the runs may have recorded what it learned from."""
+    for run in (each.run for group in groups for each in group.contestants if each.run is not None):
+        first = run.settings.seed * SEEDS_PER_RUN
+        if options.seed < first + recorded_by(run.settings) and first < options.seed + options.episodes:
+            raise InputError(
+                f"--seed {options.seed}: {run.folder} learned from such seeds, use {EVALUATION_SEEDS} or more"
+            )
 
 
 def main(args: Sequence[str] | None = None) -> None:
