@@ -20,7 +20,7 @@ MINERL := .venv-minerl/.installed$(if $(MINERL_JAVA),-java)
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system minecraft minerl demo test test-gymnasium test-slow test-integrations lint types results results-minetest memory bench kernels cuda wheels gpu clean
+.PHONY: help setup system browser minecraft minerl demo test test-gymnasium test-slow test-integrations lint types results results-minetest memory bench docs kernels cuda wheels gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ $(STAMP): pyproject.toml constraints.txt
 system:  ## install the system packages that Memory Maze renders with (root), or name them
 	PYTHON=$(PYTHON) .ci/system-packages venv render
 
+browser: setup  ## install the browser that the tests of the page run in (root), or name it
+	.ci/system-packages browser
+
 minecraft: setup  ## install the Minetest engine and what it runs on without a screen (root), or name them
 	.ci/system-packages minecraft
 
@@ -51,7 +54,7 @@ DEMO_THREADS ?= 1
 demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/demo/report/index.html
 	OMP_NUM_THREADS=$(DEMO_THREADS) GOMP_SPINCOUNT=20000 $(BIN)/python train_agent.py --preset demo --out runs/demo
 
-test: setup kernels system minecraft minerl lint types  ## lint, types and all tests that take seconds
+test: setup kernels system browser minecraft minerl lint types  ## lint, types and all tests that take seconds
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m "not slow and not gpu"
 	$(MAKE) test-gymnasium
 
@@ -98,6 +101,10 @@ results-minetest: setup minecraft  ## does it remember a voxel world: docs/resul
 memory: setup  ## does the memory solve it, does the dream pay: docs/memory.md, hours on 2 cores
 	$(BIN)/python -m benchmarks.memory
 
+docs: setup  ## build the documentation site without a warning: docs/_build/index.html
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+
 bench: setup  ## run every benchmark that takes minutes
 	set -e; for name in $(basename $(notdir $(wildcard benchmarks/*.py))) throughput; do echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done
 
@@ -121,5 +128,5 @@ gpu: cuda  ## show on this GPU what is claimed of GPUs, nine minutes: runs/gpu/s
 	$(BIN)/python -m benchmarks.gpu --out runs/gpu
 
 clean:  ## remove caches and build outputs; .venv and runs stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)*/*' -prune -exec rm -rf {} +

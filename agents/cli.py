@@ -16,13 +16,14 @@ from agents.help import HELP_ALL, print_help
 from agents.presets import preset
 from agents.run import CLOCKS
 from agents.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings, from_json, to_json
-from envs.contexts import contexts_folder
+from envs.contexts import episodes_folder
 from envs.factory import EnvConfig
 from worldmodel.atomic import write_json
 from worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
 from worldmodel.command_line import typed
 from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.training import MAY_CHANGE, check_same
+from worldmodel.worlds import resolve
 
 INTERRUPTED = "interrupted; everything so far is saved: add --resume to continue"
 WORK = ("episodes", "world_model", "policy", "stages")
@@ -144,11 +145,11 @@ def _defaults(kind: type[OptionsT], args: list[str], given: Mapping[str, Any]) -
     shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(LoopSettings)}
     values = {key: getattr(settings, key) for key in shared}
     if kind is LoopOptions and (checkpoint := asked("world_model")):
-        values |= _world_of(Path(checkpoint))
+        values |= _world_of(resolve(checkpoint))
     if kind is LearnOptions and asked("episodes"):
         values |= {"env": None, "size": None, "actions": None}
     if kind is LearnOptions and (checkpoint := asked("distill")):
-        values |= _distilled(Path(checkpoint), its_episodes=(env or asked("episodes")) is None)
+        values |= _distilled(resolve(checkpoint), its_episodes=(env or asked("episodes")) is None)
     return kind(**values, preset=name)
 
 
@@ -169,7 +170,7 @@ def _distilled(folder: Path, *, its_episodes: bool) -> Mapping[str, Any]:
     values = dict(_world_of(folder))
     if its_episodes:
         try:
-            values["episodes"] = contexts_folder(checkpoint)
+            values["episodes"] = episodes_folder(checkpoint)
         except InputError as error:
             raise InputError(
                 f"--distill {folder}: the episodes that it was trained on are not there; name some with --episodes "
@@ -204,7 +205,8 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _resolved(options: LoopOptions | LearnOptions) -> dict[str, Any]:
     """Folders that are read, wherever a resumed run is started from."""
-    paths = {name: getattr(options, name, None) for name in ("world_model", "contexts", "episodes", "distill")}
+    paths = {name: getattr(options, name, None) for name in ("contexts", "episodes")}
+    paths |= {name: resolve(path) for name in ("world_model", "distill") if (path := getattr(options, name, None))}
     return {name: path.resolve() for name, path in paths.items() if path is not None}
 
 

@@ -26,10 +26,16 @@ class Command:
     """What stands before the arguments, where a module has commands of its own."""
 
 
+HUB = "worldmodel.hub.__main__"
+
 COMMANDS: Mapping[str, Mapping[str, Command]] = {
     "learn": {
         "train": Command("train_agent", "record a real world, learn it, train a policy in its dreams, judge it"),
         "train-wm": Command("train_wm", "record and learn a world, or learn from episodes that are there"),
+    },
+    "dream": {
+        "play": Command("agents.play", "play a dream by hand in a browser, beside the real world"),
+        "worlds": Command("worldmodel.worlds.__main__", "the worlds that come with the package"),
     },
     "judge": {
         "report": Command("agents.report.__main__", "the report of a run, which may go on, on a local web server"),
@@ -39,9 +45,15 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
         "profile": Command("worldmodel.sampling", "how fast a world model dreams on this machine"),
         "check": Command("envs.checker.__main__", "check an environment against Gymnasium's contract"),
     },
+    "share": {
+        "push": Command(HUB, "what a run has learned to the Hugging Face hub", ("push",)),
+        "pull": Command(HUB, "a world model from the hub", ("pull",)),
+    },
     "episodes": {
         "convert": Command("envs.recorded.__main__", "recorded play of other projects to episodes"),
         "export": Command("envs.recorded.export", "episodes to a Minari data set"),
+        "push-episodes": Command(HUB, "episodes to the Hugging Face hub, as a data set", ("push-episodes",)),
+        "pull-episodes": Command(HUB, "episodes from the hub", ("pull-episodes",)),
         "repack": Command("worldmodel.episodes.repack", "episodes to a folder that is read faster, or is smaller"),
     },
 }
@@ -75,7 +87,7 @@ def page() -> str:
     """The help: a line for every command."""
     lines = ["usage: lssvwm COMMAND [OPTIONS]", "", "Video world models that remember, and agents that learn in them."]
     for purpose, commands in COMMANDS.items():
-        lines += ["", f"{purpose}:", *(f"  {name:<12} {command.does}" for name, command in commands.items())]
+        lines += ["", f"{purpose}:", *(f"  {name:<13} {command.does}" for name, command in commands.items())]
     return "\n".join([*lines, "", "lssvwm COMMAND --help lists the options of a command."])
 
 

@@ -30,7 +30,7 @@ from agents.report.run import report_run
 from agents.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run, device
 from agents.settings import LoopSettings, to_json
 from agents.world_model_policy import WorldModelPolicy
-from envs.contexts import check_world, contexts_folder
+from envs.contexts import check_world, contexts_of
 from envs.policy import Policy
 from worldmodel import WorldModelConfig
 from worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json
@@ -153,7 +153,7 @@ class Loop(Run):
 
     def contexts(self, checkpoint: Checkpoint) -> EpisodeStore:
         """Where dreams begin: the run's own episodes, or those of the world model that was given."""
-        return EpisodeStore(self.settings.contexts or contexts_folder(checkpoint))
+        return EpisodeStore(self.settings.contexts or contexts_of(checkpoint))
 
     def collector(self, round_: int) -> Policy:
         """The first round is recorded by a policy that needs no learning, later ones by what was learned."""

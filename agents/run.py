@@ -23,6 +23,7 @@ from worldmodel.atomic import write_json
 from worldmodel.checkpoint import read_json
 from worldmodel.config import WorldModelConfig
 from worldmodel.episodes import EpisodeStore
+from worldmodel.episodes.packed import CONTEXTS, pack
 from worldmodel.episodes.retrace import Retraced
 from worldmodel.errors import InputError
 from worldmodel.loggers import Logger
@@ -184,6 +185,9 @@ class Run:
         steps = s.all_world_steps if s.training.decay else 0
         training = TrainingConfig(**{**asdict(s.training), "seed": s.seed, "steps": steps})
         trainer = Trainer(model, self.clips(store), training, self.out / "world_model", world=world)
+        if processes().main:  # before the training, so that what an interrupted one leaves can dream elsewhere, too
+            trainer.out.mkdir(parents=True, exist_ok=True)
+            pack(trainer.out / CONTEXTS, store)
         with self.writer("world_model", trainer.step) if processes().main else nullcontext() as logger:
             trainer.writer = logger
             losses = trainer.train(self.world_steps(round_, store), progress=self.progress)

@@ -17,6 +17,7 @@ from envs.policy import FrameArray, IntArray
 from worldmodel.checkpoint import read_state, taking_up
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
+from worldmodel.worlds.policy import read_policy
 
 
 class WorldModelPolicy:
@@ -83,11 +84,11 @@ class WorldModelPolicy:
 
 
 def load_agent(path: Path, model: WorldModel) -> ActorCritic:
-    """The actor-critic of a `policy.pt`; it must read the features of `model`."""
+    """The actor-critic of a `policy.pt`, or the `policy.safetensors` of a packed world, reading features of `model`."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: train a policy with train_agent.py first")
     # The file also holds the memory of the dreams, which may be gigabytes.
-    state = read_state(path, torch.device("cpu"))
+    state = read_policy(path) if path.suffix == ".safetensors" else read_state(path, torch.device("cpu"))
     with taking_up(path):
         networks = ActorCriticConfig(**state["networks"])
     have = (networks.features, networks.num_actions, networks.action_size)
@@ -99,7 +100,9 @@ def load_agent(path: Path, model: WorldModel) -> ActorCritic:
         )
     agent = ActorCritic(networks)
     with taking_up(path):
-        agent.load_state_dict(state["agent"])
+        # Policies of earlier versions do not say what they were trained on; how far real play lies from it is then NaN.
+        unknown = {f"familiarity.{name}": value for name, value in agent.familiarity.state_dict().items()}
+        agent.load_state_dict({**unknown, **state["agent"]})
     return agent.to(model.device).eval()
 
 

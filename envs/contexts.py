@@ -1,4 +1,4 @@
-"""Where dreams begin: the real episodes that a checkpoint names, checked against it."""
+"""Where dreams begin: the real episodes that a checkpoint names or carries, checked against it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,36 @@ from pathlib import Path
 
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.episodes import EpisodeStore
+from worldmodel.episodes.packed import CONTEXTS
 from worldmodel.errors import InputError
 
 
-def contexts_folder(checkpoint: Checkpoint) -> Path:
+def contexts_of(checkpoint: Checkpoint) -> Path:
+    """The episodes in which dreams of a checkpoint begin: the folder that it names, else the file that it carries.
+
+    Where both are there the folder is taken, which holds more of them. Raises InputError where neither is.
+    """
+    folder, carried = _named(checkpoint), checkpoint.path / CONTEXTS
+    if folder is not None and folder.is_dir():
+        return folder
+    if carried.is_file():
+        return carried
+    missing = "names no folder of episodes" if folder is None else f"names the episodes {folder}, which are not there"
+    raise InputError(f"{checkpoint.path} {missing}, and carries no {CONTEXTS}: give contexts=FOLDER")
+
+
+def episodes_folder(checkpoint: Checkpoint) -> Path:
+    """The folder of episodes that a checkpoint was trained on. Raises InputError where it is not there."""
+    folder = _named(checkpoint)
+    if folder is None or not folder.is_dir():
+        raise InputError(f"the episodes that {checkpoint.path} was trained on ({folder}) are not there")
+    return folder
+
+
+def _named(checkpoint: Checkpoint) -> Path | None:
     """The folder of episodes that a checkpoint names, relative to itself."""
     named = checkpoint.world.get("episodes")
-    if named is None:
-        raise InputError(f"{checkpoint.path} names no folder of episodes: give contexts=FOLDER")
-    folder = (checkpoint.path / str(named)).resolve()
-    if not folder.is_dir():
-        raise InputError(f"{checkpoint.path} names the episodes {folder}, which are not there: give contexts=FOLDER")
-    return folder
+    return None if named is None else (checkpoint.path / str(named)).resolve()
 
 
 def check_world(checkpoint: Checkpoint, store: EpisodeStore) -> None:

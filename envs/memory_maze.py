@@ -22,6 +22,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from envs.keys import MEMORY_MAZE, to_gymnasium
 from envs.policy import FrameArray
 from worldmodel.errors import InputError, require
 
@@ -108,6 +109,10 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         self.render_mode = render_mode
         self.action_space = spaces.Discrete(6)
         self.observation_space = _observation_space(_SIZES[size], camera_resolution, extra_obs)
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """Which keys are which action, for `gymnasium.utils.play`."""
+        return to_gymnasium(MEMORY_MAZE)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; with `seed` in a world that follows from it alone. No options, no info."""

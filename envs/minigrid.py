@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from envs.keys import MINIGRID, to_gymnasium
+
 TILE = 8
 """Pixels of a cell's side."""
 
@@ -52,3 +54,7 @@ class MiniGridFrames(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArg
             "cells": world.grid.encode()[..., 0],
         }
         return {**observation, **extras}
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """Which keys are which action, for `gymnasium.utils.play`."""
+        return to_gymnasium(MINIGRID)

@@ -18,6 +18,7 @@ import pytest
 import train_agent
 import train_wm
 from agents.cli import INTERRUPTED, LearnOptions, LoopOptions, claimed, parse
+from agents.loop import Loop
 from agents.presets import PRESETS
 from agents.run import EVALUATION_SEEDS, RUNS, SEEDS_PER_RUN
 from agents.settings import LearnSettings, TrainingOptions, from_json, to_json
@@ -25,7 +26,9 @@ from runs import TINY_LOOP, TINY_WORLD, start
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.command_line import Main, run_main
 from worldmodel.episodes import EpisodeStore
+from worldmodel.episodes.packed import CONTEXTS
 from worldmodel.errors import InputError
+from worldmodel.worlds import resolve
 from worlds import small_store
 
 SCRIPTS: dict[str, Main] = {"train_agent.py": train_agent.main, "train_wm.py": train_wm.main}
@@ -435,6 +438,25 @@ def test_a_given_world_model_brings_its_environment_and_its_contexts(
     assert (trained / "world_model" / "model.safetensors").read_bytes() == weights
     resumed = parse(LoopOptions, ["--out", str(out), "--resume"])
     assert resumed.world_model == (trained / "world_model").resolve()
+
+
+def test_a_checkpoint_carries_contexts_from_its_run(trained: Path) -> None:
+    carried, recorded = EpisodeStore(trained / "world_model" / CONTEXTS), EpisodeStore(trained / "episodes")
+    assert sorted(carried.lengths) == sorted(recorded.lengths)
+
+
+def test_a_world_of_the_package_is_named_as_a_folder_is(refusal: Refusal, tmp_path: Path) -> None:
+    shipped, out = resolve("minigrid-memory-s7"), tmp_path / "run"
+    options = parse(LoopOptions, ["--world-model", "minigrid-memory-s7", "--out", str(out)])
+    assert options.world_model == shipped
+    assert (options.env, options.actions) == ("MiniGrid-MemoryS7-v0", (0, 1, 2))
+    checkpoint = Loop(out, options, progress=False).world()
+    assert checkpoint.path == shipped
+    said = refusal("train_agent.py", "--world-model", "minigrid-s7", "--out", out)
+    assert re.search(r"minigrid-s7 is neither .* choose one of .*minigrid-memory-s7", said)
+    said = refusal("train_wm.py", "--distill", "minigrid-memory-s7", "--out", out)
+    assert "the episodes that it was trained on are not there; name some with --episodes" in said
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

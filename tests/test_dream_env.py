@@ -200,9 +200,15 @@ def test_what_cannot_be_dreamed_is_refused_at_construction(folder: Path, tmp_pat
 
     refused(r"nowhere.config\.json does not exist", checkpoint=str(tmp_path / "nowhere"))
     nameless = saved(folder, tmp_path / "nameless")
-    refused(r"nameless names no folder of episodes: give contexts=FOLDER", checkpoint=str(nameless))
+    refused(
+        r"nameless names no folder of episodes, and carries no contexts.npz: give contexts=FOLDER",
+        checkpoint=str(nameless),
+    )
     moved = saved(folder, tmp_path / "moved", episodes="../gone")
-    refused(r"names the episodes .*gone, which are not there: give contexts=FOLDER", checkpoint=str(moved))
+    refused(
+        r"names the episodes .*gone, which are not there, and carries no contexts.npz: give contexts=FOLDER",
+        checkpoint=str(moved),
+    )
     refused("missing", contexts=str(tmp_path / "missing"))
     (tmp_path / "empty").mkdir()
     refused("empty holds no episodes", contexts=str(tmp_path / "empty"))

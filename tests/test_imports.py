@@ -38,6 +38,9 @@ HEAVY = (
     "diffusers",
     "av",
     "matplotlib",
+    "starlette",
+    "uvicorn",
+    "websockets",
 )
 
 

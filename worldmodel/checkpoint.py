@@ -18,6 +18,7 @@ from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.model import WorldModel
 from worldmodel.precision import use_policy
+from worldmodel.worlds import resolve
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
@@ -48,8 +49,11 @@ def save_checkpoint(folder: Path | str, model: WorldModel, *, world: Mapping[str
 
 
 def load_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint folder. Every way in which it cannot be used is an `InputError` that names the file."""
-    folder = Path(folder)
+    """Read a checkpoint: a folder, the name of a world that comes with the package, or hf://OWNER/NAME.
+
+    Every way in which it cannot be used is an `InputError` that names the file.
+    """
+    folder = resolve(folder)
     meta = read_json(folder / CONFIG, "a world model checkpoint (made by train_wm.py or train_agent.py)")
     if type(meta.get("format")) is not int or meta["format"] != FORMAT:
         raise InputError(

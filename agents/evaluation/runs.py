@@ -15,7 +15,7 @@ from agents.cli import SETTINGS, LoopOptions
 from agents.evaluation.files import EVALUATIONS, Evaluations, read_evaluations
 from agents.probe import Probe, probe
 from agents.settings import LoopSettings, from_json, to_json
-from envs.contexts import contexts_folder
+from envs.contexts import contexts_of
 from envs.factory import EnvConfig
 from envs.policy import Policy
 from worldmodel.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, read_json
@@ -65,7 +65,7 @@ class TrainedRun:
                 f"{config.id} has frames of {real.frame} and {real.num_actions} actions, {self.folder} learned with "
                 f"{(shape.height, shape.width)} and {shape.num_actions}: change --size and --actions to match"
             )
-        contexts = EpisodeStore(s.contexts or contexts_folder(checkpoint))
+        contexts = EpisodeStore(s.contexts or contexts_of(checkpoint))
         policy = learned(s, out, checkpoint=checkpoint, contexts=contexts, greedy=greedy)
         return Learned(policy, checkpoint, contexts)
 

@@ -146,11 +146,11 @@ class Growing:
             store = EpisodeStore(s.out / "examples" / judged[-1])
             file = store.names[-1]
         else:
-            if s.episodes is None or not s.episodes.is_dir():
+            if s.episodes is None or not s.episodes.exists():
                 return
             name, chosen = "recorded", CHOSEN
             if self.recorded is None:
-                self.recorded = EpisodeStore(s.episodes, create=True)
+                self.recorded = EpisodeStore(s.episodes, create=s.episodes.is_dir())
             store = self.recorded
             store.refresh()
             if not store.names:

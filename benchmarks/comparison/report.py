@@ -49,7 +49,7 @@ def write_report(out: Path, names: list[str], seeds: int, page: Path, *, context
         spent = np.mean([figures[name, seed]["cpu_seconds"] for seed in range(seeds)])
         lines.append(f"| {name} | {own['config']['layers']} | {own['steps']} | {spent:.0f} |")
     for protocol in ("retrieval", "reasoning"):
-        lines += ["", f"### {protocol.capitalize()}", "", *table(figures, names, seeds, protocol)]
+        lines += ["", f"## {protocol.capitalize()}", "", *table(figures, names, seeds, protocol)]
     lines += ["", f"![PSNR by distance from the context]({curves.name})", "", f"![Stills]({stills.name})"]
     fill(page, "comparison", lines)
 

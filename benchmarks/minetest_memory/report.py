@@ -35,7 +35,7 @@ def write_section(page: Path, results: Mapping[str, Result]) -> None:
         stills = page.with_name(f"{page.stem}-minetest-{task.lower()}.png")
         show(result, stills)
         lines += [
-            f"### {task}",
+            f"## {task}",
             "",
             *summary(result),
             "",

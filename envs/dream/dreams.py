@@ -65,12 +65,12 @@ class Dreams:
         starts = self.starts.take(self.chance.upcoming(numbers))
         self.chance.begin(numbers)
         self.starts.expect(self.chance.upcoming(np.arange(len(rows))))
-        self._observe(numbers, starts)
+        self.observe(numbers, starts)
         self.clock, self.done = self.clock.copy(), self.done & ~rows
         self.clock[numbers] = clock
         return [start.clips for start in starts]
 
-    def _observe(self, numbers: NDArray[np.int64], starts: Sequence[Start]) -> None:
+    def observe(self, numbers: NDArray[np.int64], starts: Sequence[Start]) -> None:
         """Let the rows at index `numbers` have read what their dreams begin with."""
         together: dict[Any, list[int]] = {}
         for i, start in enumerate(starts):

@@ -42,8 +42,10 @@ from worldmodel.memory import Memory
 class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     """N dreams advanced by one forward pass per step; each begins from a real context.
 
-    checkpoint: a world model folder (`train_wm.py`, `train_agent.py`) or a loaded `Checkpoint`.
-    contexts: folder of recorded episodes; None takes the one that the checkpoint names.
+    checkpoint: a world model folder (`train_wm.py`, `train_agent.py`), the name of a world that comes with the package
+        (`python -m worldmodel.worlds`), hf://OWNER/NAME[@REVISION], or a loaded `Checkpoint`.
+    contexts: folder of recorded episodes, or a packed file of them; None takes the folder that the checkpoint names,
+        and where that is not there the `contexts.npz` that it carries.
     context_length: real frames observed before a dream begins; its first observation is the last of them. A number n;
         (1, n) draws one for each dream, and goes no further than the longest episode; "all" reads the whole past, from
         the first frame of the episode on, as real play has seen it (`envs.dream.index` says what that costs).

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from envs.contexts import check_length, check_world, contexts_folder
+from envs.contexts import check_length, check_world, contexts_of
 from envs.dream.index import MemoryIndex
 from envs.dream.options import ContextLength
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
@@ -79,10 +79,11 @@ def open_world(
 ) -> World:
     """Load and check everything that `rows` dreams need. Raises InputError for what cannot be dreamed."""
     use_policy()
-    path = None if isinstance(checkpoint, Checkpoint) else Path(checkpoint).resolve()
+    given = isinstance(checkpoint, Checkpoint)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, device)
+    path = None if given else loaded.path.resolve()
     model = loaded.model.eval().to(device)
-    store = EpisodeStore(contexts_folder(loaded) if contexts is None else contexts)
+    store = EpisodeStore(contexts_of(loaded) if contexts is None else contexts)
     check_world(loaded, store)
     if isinstance(context_length, int):
         check_length(store, context_length)

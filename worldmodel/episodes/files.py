@@ -1,7 +1,11 @@
-"""One episode as one `.npz` file: written whole or not at all, checked by its headers before its frames are read."""
+"""One episode as one `.npz` file: written whole or not at all, checked by its headers before its frames are read.
+
+A single file can hold several (`episodes.packed`): `PACK.npz/NAME` is then the path of one of them.
+"""
 
 from __future__ import annotations
 
+import lzma
 import math
 import struct
 import time
@@ -12,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +75,7 @@ def read_header(path: Path) -> Header:
     Raises InputError naming the file for a cut or damaged file, missing keys, wrong dtypes or shapes.
     """
     with _opened(path) as archive:
-        keys = _keys(archive)
+        keys = archive.names()
         missing = [key for key in KEYS[:3] if key not in keys]
         if missing:
             raise InputError(
@@ -98,7 +102,7 @@ def read_episode(path: Path) -> Episode:
     Damage to their bytes, unlike to those of all others, is then not noticed.
     """
     with _opened(path) as archive:
-        arrays = {key: _array(archive, path, key) for key in _keys(archive)}
+        arrays = {key: _array(archive, path, key) for key in archive.names()}
     frames = len(arrays["image"])
     last = np.arange(frames) == frames - 1
     # Published Memory Maze episodes carry no end flags: they end by the time limit.
@@ -128,7 +132,7 @@ def read_array(path: Path, key: str) -> NDArray[Any] | None:
 def read_arrays(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Read those of the arrays under `keys` that the file has, opening it once."""
     with _opened(path) as archive:
-        found = _keys(archive)
+        found = archive.names()
         return {key: _array(archive, path, key) for key in keys if key in found}
 
 
@@ -141,12 +145,40 @@ def _check_extras(extras: Mapping[str, NDArray[np.generic]]) -> None:
             raise InputError(f"extra '{key}' of an episode must be a NumPy array of numbers or text, got {type(array)}")
 
 
+def names_in(path: Path) -> set[str]:
+    """The names of the episodes that the file `path` holds. Raises InputError where it is no such file."""
+    with _opened(path) as archive:
+        names = {name.partition("/")[0] for name in archive.file.namelist() if "/" in name}
+    if not names:
+        raise InputError(f"{path} holds no episodes of names: name the folder of an episode file, not the file")
+    return names
+
+
+class _Archive(NamedTuple):
+    """The arrays of one episode, in a file that may hold others."""
+
+    file: zipfile.ZipFile
+    path: Path
+    prefix: str
+
+    def names(self) -> list[str]:
+        """Names of the arrays."""
+        names = (name.removeprefix(self.prefix) for name in self.file.namelist() if name.startswith(self.prefix))
+        return [name.removesuffix(".npy") for name in names if name.endswith(".npy") and "/" not in name]
+
+    def info(self, key: str) -> zipfile.ZipInfo:
+        """What the zip directory says of an array that is there."""
+        return self.file.getinfo(f"{self.prefix}{key}.npy")
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+def _opened(path: Path) -> Iterator[_Archive]:
+    packed = path.parent.suffix == SUFFIX and path.parent.is_file()
+    whole, prefix = (path.parent, f"{path.name}/") if packed else (path, "")
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        with zipfile.ZipFile(whole) as file:
+            yield _Archive(file, whole, prefix)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise InputError(f"{path} {_DAMAGED.format(error)}") from error
     except FileNotFoundError as error:
         raise InputError(f"{path} is not there (any more): refresh the store, or copy the file again") from error
@@ -156,13 +188,9 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
-def _keys(archive: zipfile.ZipFile) -> list[str]:
-    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-
-
-def _shape_and_dtype(archive: zipfile.ZipFile, path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    info = archive.getinfo(f"{key}.npy")
-    with archive.open(info) as member:
+def _shape_and_dtype(archive: _Archive, path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    info = archive.info(key)
+    with archive.file.open(info) as member:
         shape, _, dtype = _array_header(member, path, key)
         if info.file_size != member.tell() + math.prod(shape) * dtype.itemsize:
             raise InputError(f"{path} {_DAMAGED.format(f'{key}: its size is not that of {dtype} {shape}')}")
@@ -179,19 +207,19 @@ def _array_header(member: IO[bytes], path: Path, key: str) -> tuple[tuple[int, .
         raise InputError(f"{path} {_DAMAGED.format(f'{key}: {error}')}") from error
 
 
-def _array(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[Any]:
-    info = archive.getinfo(f"{key}.npy")
+def _array(archive: _Archive, path: Path, key: str) -> NDArray[Any]:
+    info = archive.info(key)
     if key != "image" and info.file_size > (most := _most(archive)):
         raise InputError(
             f"{path}: '{key}' would take {info.file_size} bytes, and beside these frames no array may take more than "
             f"{most} bytes: write the file again without"
         )
-    with archive.open(info) as member:
+    with archive.file.open(info) as member:
         if info.compress_type == zipfile.ZIP_STORED and info.file_size >= _MAPPED:
             shape, fortran, dtype = _array_header(member, path, key)
             if not dtype.hasobject:
-                offset = _data_offset(path, info) + member.tell()
-                return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+                offset = _data_offset(archive.path, info) + member.tell()
+                return np.memmap(archive.path, dtype, "r", offset, shape, "F" if fortran else "C")
             member.seek(0)
         try:
             return np.asarray(np.lib.format.read_array(member, allow_pickle=False))
@@ -199,13 +227,13 @@ def _array(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[Any]:
             raise InputError(f"{path}: '{key}' cannot be read ({error}): write the file again") from error
 
 
-def _most(archive: zipfile.ZipFile) -> int:
+def _most(archive: _Archive) -> int:
     """Bytes that an array besides the frames may take: depths of their size, in 8 bytes each, are not too much.
 
     A few megabytes of zeros compressed would fill the memory.
     """
-    frames = archive.NameToInfo.get("image.npy")
-    return 8 * (frames.file_size if frames else 0) + _SPARE
+    frames = archive.info("image").file_size if "image" in archive.names() else 0
+    return 8 * frames + _SPARE
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:

@@ -19,6 +19,7 @@ from worldmodel.episodes.files import (
     SUFFIX,
     Header,
     header_of,
+    names_in,
     read_array,
     read_arrays,
     read_episode,
@@ -32,19 +33,19 @@ _RECORD = "record some (python train_wm.py --env ID --out RUN) or name another f
 
 
 class EpisodeStore:
-    """A folder with one `.npz` file per episode, on the keys of the published Memory Maze data.
+    """A folder with one `.npz` file per episode, on the keys of the published Memory Maze data, or one packed file.
 
     Keys: `image, action, reward, terminated, truncated`; every other key is an extra. Published files are read as they
     are: one-hot actions become integers, missing end flags mean that the last frame was truncated.
 
     Any number of processes and machines may append to the folder while others read it; `refresh` picks up what they
-    wrote. One store object is for one thread.
+    wrote. One store object is for one thread. A file of several episodes (`episodes.packed`) is only read.
     """
 
     def __init__(
         self, root: Path | str, create: bool = False, cache_bytes: int = 1 << 30, *, pose: Sequence[str] = ()
     ) -> None:
-        """Index the folder `root`.
+        """Index the folder `root`, or the packed file.
 
         `create` makes the folder where it is missing and allows it to be empty. Decoded episodes are kept in memory
         up to `cache_bytes`, those used last; the workers of a `DataLoader` share that number. `pose` names extras with
@@ -64,7 +65,7 @@ class EpisodeStore:
         self.pose = tuple(pose)
         if create:
             self.root.mkdir(parents=True, exist_ok=True)
-        elif not self.root.is_dir():
+        elif not self.root.exists():
             raise InputError(f"episode folder {self.root} does not exist: {_RECORD}")
         self.refresh()
         if not create:
@@ -119,7 +120,7 @@ class EpisodeStore:
 
         Only new files are opened. Raises InputError naming the first file that is no whole episode of this store.
         """
-        found = {name for name in os.listdir(self.root) if name.endswith(SUFFIX) and not name.startswith(".")}
+        found = names_in(self.root) if self.root.is_file() else names_of(self.root)
         new = {name: read_header(self.root / name) for name in sorted(found - self._index.keys())}
         self._set_index({name: header for name, header in self._index.items() if name in found} | new)
         return len(new)
@@ -131,6 +132,8 @@ class EpisodeStore:
         times as large. Raises InputError for wrong shapes, dtypes or time-line, or frames of another size than the
         store's.
         """
+        if self.root.is_file():
+            raise InputError(f"{self.root} is a packed file, which is only read: append to a folder")
         check_episode(episode, "episode to append")
         header = header_of(episode)
         self._check_size("episode to append", header, self._index)
@@ -296,6 +299,11 @@ class EpisodeStore:
         for header in self._index.values():
             return header
         raise InputError(f"episode folder {self.root} holds no episodes (*{SUFFIX}): {_RECORD}")
+
+
+def names_of(folder: Path) -> set[str]:
+    """The names of the episode files in a folder."""
+    return {name for name in os.listdir(folder) if name.endswith(SUFFIX) and not name.startswith(".")}
 
 
 def _check_counts(batch: int, length: int) -> None:

@@ -1,0 +1,172 @@
+"""The command: a checkpoint in, a page out.
+
+python -m envs.play CHECKPOINT --real recorded
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import webbrowser
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from envs.dream.options import Doubt
+from envs.policy import Policy
+from worldmodel.checkpoint import Checkpoint, device_of
+from worldmodel.errors import InputError, MissingExtraError, require
+
+if TYPE_CHECKING:
+    from envs.play.game import Game
+
+LoadPolicy = Callable[[Checkpoint, str], Policy]
+"""Makes the policy that a text on the command line names, to play in a checkpoint's world."""
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """Play a dream in the browser, beside the real world where it is installed."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Folder of a world model."""
+    real: str | None = None
+    """The real world beside it: a Gymnasium id, or 'recorded' for the one that the checkpoint was recorded in."""
+    policy: str | None = None
+    """Who can take over: MODULE:FUNCTION, or MODULE:FUNCTION=TEXT; FUNCTION(checkpoint, TEXT) returns a policy."""
+    contexts: Path | None = None
+    """Folder of recorded episodes in which dreams begin; None takes the one that the checkpoint names."""
+    past: int = 64
+    """Recorded frames that both worlds have behind them at most when play begins."""
+    steps: int | None = None
+    """Denoising steps per frame; None takes the model's usual number. The page can change it."""
+    uncertainty: Doubt = "heads"
+    """What the meter of uncertainty measures (docs/uncertainty.md). The page can change it."""
+    speed: float = 8.0
+    """Frames per second, at most. The page can change it."""
+    seed: int = 0
+    """Decides the beginnings, and all chance of the dreams."""
+    out: Path = Path("runs/play")
+    """Folder for what is saved, and for the token of the address."""
+    host: str = "127.0.0.1"
+    """Where to listen. Whoever reaches another address than this and knows the token can play."""
+    port: int = 8077
+    """0 takes any that is free."""
+    allow_hosts: tuple[str, ...] = ()
+    """Further names by which a browser reaches this machine."""
+    browser: bool = True
+    """Open the page in a browser."""
+    device: str = "cpu"
+    """Where to dream: cpu, cuda, or auto for CUDA where there is one."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line until it is interrupted."""
+    play(tyro.cli(PlayOptions, args=args), by_name)
+
+
+def main_with(main: Callable[[], None]) -> None:
+    """Run a command: bad input is one line on standard error, exit status 2; Ctrl-C is the way to end it."""
+    try:
+        main()
+    except (InputError, MissingExtraError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def play(options: PlayOptions, load_policy: LoadPolicy) -> None:
+    """Open the game and serve its page. Whatever is wrong with `options` is found before the page is served."""
+    for module in ("starlette", "uvicorn", "websockets"):
+        require(module, "play", "games in a browser")
+    from envs.play import server
+    from envs.play.messages import SPEEDS
+    from envs.play.session import Session
+
+    if not SPEEDS[0] <= options.speed <= SPEEDS[1] or options.past < 1 or options.seed < 0:
+        raise InputError(
+            f"--speed {options.speed}, --past {options.past}, --seed {options.seed}: give a speed of {SPEEDS[0]} to "
+            f"{SPEEDS[1]:.0f} frames per second, a past of 1 frame or more and a seed of 0 or more"
+        )
+    listening = server.bind(options.host, options.port)
+    with listening:
+        port = listening.getsockname()[1]
+        token = server.kept_token(options.out)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="game")  # what renders may be bound to the one that made it
+        game = thread.submit(open_game, options, load_policy).result()
+        session = Session(game, thread, hello_of(options, game), options.speed)
+        app = server.make_app(session, token, server.hosts_of(options.host, port, options.allow_hosts))
+        address = f"http://{options.host if ':' not in options.host else f'[{options.host}]'}:{port}/{token}/"
+
+        def ready() -> None:
+            print(f"Play at {address}", flush=True)
+            if options.browser:
+                webbrowser.open(address)
+
+        server.Server(app, ready).run(sockets=[listening])
+
+
+def open_game(options: PlayOptions, load_policy: LoadPolicy) -> Game:
+    """Load the world, the real one, and the policy."""
+    from envs.dream.world import open_world
+    from envs.play.dream_side import DreamSide
+    from envs.play.game import Game
+    from envs.play.pilot import Pilot
+    from envs.play.real_side import RealSide, known_keys, real_config
+
+    world = open_world(
+        options.checkpoint,
+        options.contexts,
+        str(device_of(options.device)),
+        context_length="all",
+        rows=1,
+        steps=options.steps,
+        profile=None,
+        target_fps=None,
+    )
+    checkpoint = world.checkpoint
+    real = None if options.real is None else RealSide(real_config(options.real, checkpoint), checkpoint.model.config)
+    pilot = None if options.policy is None else Pilot(load_policy(checkpoint, options.policy), options.policy)
+    return Game(
+        world.store,
+        DreamSide(world, options.uncertainty),
+        real,
+        pilot,
+        known_keys(checkpoint, real),
+        seed=options.seed,
+        past=options.past,
+        out=options.out,
+    )
+
+
+def by_name(checkpoint: Checkpoint, text: str) -> Policy:
+    """The policy that MODULE:FUNCTION=TEXT makes."""
+    path, _, argument = text.partition("=")
+    module, _, name = path.partition(":")
+    if not name or not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise InputError(f"--policy {text}: write MODULE:FUNCTION or MODULE:FUNCTION=TEXT")
+    try:
+        make: LoadPolicy = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise InputError(f"--policy {text}: there is no such function ({error})") from error
+    return make(checkpoint, argument)
+
+
+def hello_of(options: PlayOptions, game: Game) -> dict[str, Any]:
+    """What a page is told first."""
+    checkpoint = game.dream.world.checkpoint
+    named = checkpoint.world.get("env") or {}
+    return {
+        "world": str(named.get("id", options.checkpoint)).rpartition(":")[2].removeprefix("lssvwm/"),
+        "checkpoint": str(options.checkpoint),
+        "trained": checkpoint.step,
+        "real": None if game.real is None else game.real.config.id,
+        "policy": None if game.pilot is None else game.pilot.name,
+        "actions": [{"action": one.action, "label": one.label, "chords": one.chords} for one in game.keys.bindings],
+        "steps": game.dream.choices,
+    }

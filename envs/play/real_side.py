@@ -1,0 +1,103 @@
+"""The real world beside the dream, brought to the moment in which the dream begins."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.factory import EnvConfig, FrameEnv, make, trusted
+from envs.keys import Keys, keys_of
+from envs.play.beginning import Beginning
+from envs.policy import FrameArray
+from worldmodel.checkpoint import Checkpoint
+from worldmodel.config import WorldModelConfig
+from worldmodel.errors import InputError
+
+RECORDED = "recorded"
+"""The name for the world in which the checkpoint's episodes were recorded."""
+_SAME = 1.0
+"""Mean difference of bytes up to which two pictures show the same: renderers round."""
+
+
+@dataclass(frozen=True)
+class Happened:
+    """What a step of the real world told."""
+
+    reward: float
+    terminated: bool
+    truncated: bool
+    seconds: float
+
+
+def recorded_config(checkpoint: Checkpoint) -> EnvConfig | None:
+    """The environment that the checkpoint names, None where it names none."""
+    told = checkpoint.world.get("env")
+    return EnvConfig.from_dict(told) if isinstance(told, dict) and "id" in told else None
+
+
+def real_config(asked: str, checkpoint: Checkpoint) -> EnvConfig:
+    """What `--real ASKED` means for this checkpoint: its own world with its own settings, or another."""
+    own = recorded_config(checkpoint)
+    if asked == RECORDED:
+        if own is None:
+            raise InputError(f"{checkpoint.path} does not say where it was recorded: give --real ENV, a Gymnasium id")
+        return trusted(own, str(checkpoint.path))
+    if own is not None and asked.rpartition(":")[2] == own.id.rpartition(":")[2]:
+        return EnvConfig.from_dict({**own.to_dict(), "id": asked})
+    size = checkpoint.model.config.height
+    return EnvConfig(asked, size=size if size == checkpoint.model.config.width else None)
+
+
+def known_keys(checkpoint: Checkpoint, real: RealSide | None) -> Keys:
+    """The keys of the real world where it is open, else of the world that the checkpoint names."""
+    config = recorded_config(checkpoint) if real is None else real.config
+    count = checkpoint.model.config.num_actions
+    if config is None:
+        return keys_of("", count)
+    return keys_of(config.id, count, config.actions, None if real is None else real.env)
+
+
+class RealSide:
+    """One real environment. All calls come from one thread: what renders may be bound to it."""
+
+    def __init__(self, config: EnvConfig, model: WorldModelConfig) -> None:
+        self.config = config
+        self.env: FrameEnv = make(config)
+        shape, count = self.env.observation_space.shape, int(self.env.action_space.n)  # type: ignore[attr-defined]
+        if shape != (model.height, model.width, 3) or count != model.num_actions:
+            self.env.close()
+            raise InputError(
+                f"--real {config.id} has frames of {shape} and {count} actions, the model "
+                f"{(model.height, model.width, 3)} and {model.num_actions}: name the world that it was trained in"
+            )
+        self.frame: FrameArray = np.zeros(shape, np.uint8)
+        self.notice = ""
+
+    def begin(self, beginning: Beginning) -> bool:
+        """Play the recorded past again, and note what is wrong with it. Returns whether the world already ended."""
+        self.notice, ended = "", False
+        if beginning.seed is None:
+            self.frame, _ = self.env.reset(seed=beginning.number)
+            self.notice = "This past was recorded without its seed: the real world begins somewhere else."
+            return False
+        self.frame, _ = self.env.reset(seed=beginning.seed)
+        for action in beginning.clips.actions[0, 1:].tolist():
+            self.frame, _, terminated, truncated, _ = self.env.step(np.int64(action))
+            if ended := terminated or truncated:
+                break
+        recorded = beginning.clips.frames[0, -1].numpy()
+        apart = float(np.abs(self.frame.astype(np.int16) - recorded).mean())
+        if ended or apart > _SAME:
+            self.notice = (
+                f"Played again from seed {beginning.seed}, the real world shows another picture than the recording "
+                f"(mean difference {apart:.0f} of 255): it was recorded with other settings or another version."
+            )
+        return ended
+
+    def step(self, action: int) -> Happened:
+        """One step."""
+        began = time.perf_counter()
+        self.frame, reward, terminated, truncated, _ = self.env.step(np.int64(action))
+        return Happened(float(reward), bool(terminated), bool(truncated), time.perf_counter() - began)
