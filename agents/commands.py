@@ -50,6 +50,7 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
         "pull": Command(HUB, "a world model from the hub", ("pull",)),
     },
     "episodes": {
+        "record": Command("agents.record", "play a policy in a real environment and keep the episodes"),
         "convert": Command("envs.recorded.__main__", "recorded play of other projects to episodes"),
         "export": Command("envs.recorded.export", "episodes to a Minari data set"),
         "push-episodes": Command(HUB, "episodes to the Hugging Face hub, as a data set", ("push-episodes",)),

@@ -102,6 +102,22 @@ def test_it_starts_the_command_that_is_named(shell: Shell, tmp_path: Path) -> No
     assert said.errors.startswith(f"error: episode folder {tmp_path / 'none'} does not exist")
 
 
+def test_record_keeps_what_a_policy_played(shell: Shell, tmp_path: Path) -> None:
+    asked = ("record", "--env", "MiniGrid-MemoryS7-v0", "--out", tmp_path / "episodes", "--max-episode-steps", "5")
+    small = ("--num-envs", "1", "--no-processes", "--no-progress", "--seed", "7")
+    said = shell(*asked, *small, "--episodes", "2")
+    assert (said.status, said.errors) == (0, "")
+    assert said.output.startswith("2 episodes, 12 frames, mean return 0")
+    store = EpisodeStore(tmp_path / "episodes")
+    seeds = {int(store.read(name).extras["seed"]) for name in store.names}
+    assert (seeds, set(store.lengths.tolist())) == ({7, 8}, {6})
+    assert shell(*asked, *small, "--episodes", "3").status == 0
+    assert set(store.names) < set(EpisodeStore(tmp_path / "episodes").names)
+    said = shell(*asked, *small, "--policy", "clever")
+    assert (said.status, len(said.errors.splitlines())) == (2, 1)
+    assert "there is no policy 'clever': choose one of random, scripted, oracle" in said.errors
+
+
 def test_what_is_no_command(shell: Shell) -> None:
     said = shell("trian")
     assert (said.status, said.output, len(said.errors.splitlines())) == (2, "", 1)
