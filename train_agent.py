@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from agents.cli import LoopOptions, begin, main_with, parse
+from collections.abc import Sequence
+
+from agents.cli import INTERRUPTED, LoopOptions, claimed, parse
 from agents.loop import Loop
+from worldmodel.command_line import run_main
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line and run the loop to its report."""
-    options = parse(LoopOptions)
+    options = parse(LoopOptions, args)
     loop = Loop(options.out, options, progress=options.progress)
-    page = loop.run_to_report(begin(options))
+    with loop.tracking.open(), claimed(options) as commands:
+        page = loop.run_to_report(commands)
     print(f"report: {page}")
 
 
 if __name__ == "__main__":
-    main_with(main)
+    run_main(main, INTERRUPTED)

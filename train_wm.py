@@ -5,27 +5,31 @@ Several devices train together: `accelerate launch train_wm.py ...` or `torchrun
 
 from __future__ import annotations
 
-from agents.cli import LearnOptions, begin, main_with, parse
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from agents.cli import INTERRUPTED, LearnOptions, claimed, parse
 from agents.run import Learning
+from worldmodel.command_line import run_main
 from worldmodel.training import processes
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, record where needed, and train."""
-    options, together = parse(LearnOptions), processes()
+    options, together = parse(LearnOptions, args), processes()
     run = Learning(options.out, options, progress=options.progress and together.main)
     run.model_config()
     collector = None if options.episodes else run.first_collector()
     together.wait()  # what is in the folder has been read by all
-    with together.main_first():
-        if together.main:
-            begin(options)
-        if collector is not None:
-            run.stage("0-collect", lambda: run.collect(0, collector))
-    figures = run.stage("0-world-model", lambda: run.learn_world(0))
+    main = together.main
+    with run.tracking.open() if main else nullcontext(), claimed(options) if main else nullcontext():
+        with together.main_first():
+            if collector is not None:
+                run.stage("0-collect", lambda: run.collect(0, collector))
+        figures = run.stage("0-world-model", lambda: run.learn_world(0))
     if together.main:
         print(f"world model: {options.out / 'world_model'} after {figures['steps']} steps, loss {figures['loss']:.4f}")
 
 
 if __name__ == "__main__":
-    main_with(main)
+    run_main(main, INTERRUPTED)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from gymnasium.vector import AutoresetMode, VectorEnv
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.cloning import STATE as CLONING_STATE
 from agents.cloning import Cloner, CloningConfig
@@ -43,8 +42,8 @@ LEARNERS: Mapping[Algo, str] = {"dreamer": DREAMER_STATE, "clone": CLONING_STATE
 class Algorithm(Protocol):
     """Learns to act. Made anew for every stage of a run; it continues from what it has written."""
 
-    writer: SummaryWriter | None
-    """Where curves go."""
+    writer: Any
+    """Where curves go: `Scalars`, or None. (A protocol's attribute may be no wider than that of who fulfils it.)"""
 
     @property
     def logged(self) -> int:

@@ -1,28 +1,33 @@
-"""What the scripts share: where defaults come from, runs that begin or go on, errors as one line, signals that save."""
+"""What the scripts share: where defaults come from, runs that begin or go on."""
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import tyro
 
+from agents.config_file import overlaid, read_config
+from agents.help import HELP_ALL, print_help
 from agents.presets import preset
-from agents.run import write_json
+from agents.run import CLOCKS
 from agents.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings, from_json, to_json
 from envs.contexts import episodes_folder
 from envs.factory import EnvConfig
+from worldmodel.atomic import write_json
 from worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
+from worldmodel.command_line import typed
 from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.training import MAY_CHANGE, check_same
 from worldmodel.worlds import resolve
 
+INTERRUPTED = "interrupted; everything so far is saved: add --resume to continue"
+WORK = ("episodes", "world_model", "policy", "stages")
+"""What a run leaves in its folder as soon as some of its work is done."""
 SETTINGS, COMMANDS = "settings.json", "commands.txt"
 
 SHORTCUT = 4
@@ -39,26 +44,39 @@ class ScriptOptions:
     """Where the defaults of all other options come from: default, demo, smoke, memory-maze, or a
     size of world model: tiny, small, base, paper. Those made for MiniGrid (demo, smoke, tiny) take the actions and
     frames of another world when --env names one."""
+    config: Path | None = None
+    """YAML or JSON file with values for other options, as a run's settings.json has them: they replace the preset's,
+    and the command line replaces them."""
     resume: bool = False
     """Continue the run in --out where it stopped, or start it if there is none yet. Its settings are the defaults and
-    have to stay; only --rounds may grow and --curriculum go on, and options that do not change what is computed may
-    change."""
+    have to stay; only --rounds may grow, --curriculum go on, and what does not change what is computed, as --log, be
+    another."""
     progress: bool = True
     """Show progress bars."""
 
 
 @dataclasses.dataclass(frozen=True)
-class LoopOptions(ScriptOptions, LoopSettings):
+class LoopOptions(LoopSettings, ScriptOptions):
     """Record a real world, learn it, train a policy in its dreams, and judge the policy for real."""
 
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("preset", "config", "env", "out", "resume", "algo", "place", "rounds", "collect_episodes", "world_steps"),
+        *("dreams", "eval_episodes", "world_model", "seed", "log"),
+    )
+    """Options that a newcomer needs: --help shows no others."""
     out: Path = Path("runs/agent")
     """Folder of the run: episodes, world model, policy, curves and RUN/report/index.html."""
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnOptions(ScriptOptions, LearnSettings):
+class LearnOptions(LearnSettings, ScriptOptions):
     """Record a real world and train a world model on it, or train on episodes that are there already."""
 
+    FIRST: ClassVar[tuple[str, ...]] = (
+        *("preset", "config", "env", "out", "resume", "episodes", "size", "collector", "collect_episodes"),
+        *("world_steps", "distill", "seed", "log"),
+    )
+    """Options that a newcomer needs: --help shows no others."""
     out: Path = Path("runs/world")
     """Folder of the run: episodes, world model and curves."""
 
@@ -66,16 +84,25 @@ class LearnOptions(ScriptOptions, LearnSettings):
 OptionsT = TypeVar("OptionsT", LoopOptions, LearnOptions)
 
 
-def parse(kind: type[OptionsT], args: list[str] | None = None) -> OptionsT:
-    """Read the command line. Nothing is written: `begin` does.
+def parse(kind: type[OptionsT], args: Sequence[str] | None = None) -> OptionsT:
+    """Read the command line. Nothing is written: `claimed` does.
 
-    Defaults come from the preset, or with `--resume` from the run in `--out`. A run that exists needs `--resume` and
-    keeps its settings; anything else is an `InputError`.
+    Defaults come from `--config`, and what it does not say from the preset, or with `--resume` from the run in `--out`.
+    A run that exists needs `--resume` and keeps its settings; anything else is an `InputError`.
     """
-    args = sys.argv[1:] if args is None else args
+    args = sys.argv[1:] if args is None else list(args)
     path = Path(_value(args, "--out") or kind.out) / SETTINGS
     saved = from_json(kind, read_json(path, "a run"), path) if "--resume" in args and path.exists() else None
-    parsed = tyro.cli(kind, args=args, default=saved or _defaults(kind, args))
+    file = _value(args, "--config")
+    given = {} if file is None else read_config(Path(file))
+    default = saved or _defaults(kind, args, given)
+    if file is not None:
+        default = overlaid(default, given, Path(file))
+    if HELP_ALL in args:
+        args = ["--help"]
+    elif "-h" in args or "--help" in args:
+        print_help(kind, kind.FIRST, default)
+    parsed = tyro.cli(kind, args=args, default=default)
     parsed = dataclasses.replace(parsed, **_resolved(parsed))
     if parsed.out.exists() and not parsed.out.is_dir():
         raise InputError(f"--out {parsed.out} is a file: name a folder")
@@ -86,44 +113,43 @@ def parse(kind: type[OptionsT], args: list[str] | None = None) -> OptionsT:
     return parsed
 
 
-def begin(options: LoopOptions | LearnOptions) -> str:
-    """Note the settings and the command in the run's folder; returns all its commands so far, one per line."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / SETTINGS, to_json(options))
-    with (options.out / COMMANDS).open("a") as file:
-        file.write(shlex.join(["python", *sys.argv]) + "\n")
-    return (options.out / COMMANDS).read_text().strip()
+@contextmanager
+def claimed(options: LoopOptions | LearnOptions) -> Iterator[str]:
+    """The run's folder, with the settings and the command noted there; gives all its commands so far, one per line.
 
-
-def main_with(main: Callable[[], None]) -> None:
-    """Run a script: SIGTERM saves as Ctrl-C does, and bad input is one line on standard error, exit status 2."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    It is given back if what is inside finds fault with the options of a new run before there is anything to keep.
+    """
+    out, new = options.out, not (options.out / SETTINGS).exists()
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / SETTINGS, to_json(options))
+    with (out / COMMANDS).open("a") as file:
+        file.write(typed() + "\n")
     try:
-        main()
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; everything so far is saved: add --resume to continue", file=sys.stderr)
-        sys.exit(130)
+        yield (out / COMMANDS).read_text().strip()
+    except (InputError, MissingExtraError):
+        if new and not any((out / part).exists() for part in WORK):
+            for name in (SETTINGS, COMMANDS, CLOCKS):
+                (out / name).unlink(missing_ok=True)
+        raise
 
 
-def _defaults(kind: type[OptionsT], args: list[str]) -> OptionsT:
-    name, env = _value(args, "--preset") or kind.preset, _value(args, "--env")
-    settings = preset(name, None if env == "None" else env)
+def _defaults(kind: type[OptionsT], args: list[str], given: Mapping[str, Any]) -> OptionsT:
+    """Those of the preset, and of the checkpoint or the episodes that `args` or else `given` name."""
+
+    def asked(option: str) -> str | None:
+        value = _value(args, f"--{option.replace('_', '-')}") or given.get(option)
+        return None if value in (None, "None") else str(value)
+
+    name, env = asked("preset") or kind.preset, asked("env")
+    settings = preset(name, env)
     shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(LoopSettings)}
     values = {key: getattr(settings, key) for key in shared}
-    if kind is LoopOptions and (checkpoint := _value(args, "--world-model")):
+    if kind is LoopOptions and (checkpoint := asked("world_model")):
         values |= _world_of(resolve(checkpoint))
-    if kind is LearnOptions and _value(args, "--episodes"):
+    if kind is LearnOptions and asked("episodes"):
         values |= {"env": None, "size": None, "actions": None}
-    if kind is LearnOptions and (checkpoint := _value(args, "--distill")):
-        given = _value(args, "--env") or _value(args, "--episodes")
-        values |= _distilled(resolve(checkpoint), its_episodes=given is None)
+    if kind is LearnOptions and (checkpoint := asked("distill")):
+        values |= _distilled(resolve(checkpoint), its_episodes=(env or asked("episodes")) is None)
     return kind(**values, preset=name)
 
 
@@ -162,7 +188,7 @@ def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> N
     stages = sorted((saved.training.stages, wanted.training.stages), key=lambda one: len(one.stages))
     if stages[0].begins(stages[1]):  # whether the training has come too far for that, it knows itself
         may_change += ("curriculum",)
-    check_same(path, before, now, but=("rounds", *(f"training.{name}" for name in may_change)))
+    check_same(path, before, now, but=("rounds", "log", *(f"training.{name}" for name in may_change)))
     if now.get("rounds", 0) < before.get("rounds", 0):
         raise InputError(
             f"{path} asks for {before['rounds']} rounds, --rounds {now['rounds']} is less: it may only grow"

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.actions import Bounds, no_actions
 from agents.dreamer import new_learner
@@ -22,6 +21,7 @@ from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
+from worldmodel.loggers import Scalars
 from worldmodel.model import WorldModel
 from worldmodel.stepping import run_steps, settled
 from worldmodel.training import check_same
@@ -98,7 +98,7 @@ class Cloner:
         out: Path,
         *,
         bounds: Bounds | None = None,
-        writer: SummaryWriter | None = None,
+        writer: Scalars | None = None,
     ) -> None:
         """Clone the episodes of `store`; `bounds` are those of continuous actions."""
         self.model, self.store, self.config, self.out, self.writer = model.eval(), store, config, out, writer

@@ -7,7 +7,7 @@ RUN/policy/           the policy, and what it resumes from
 RUN/evaluations.npz   real returns by steps and seconds, as Stable-Baselines3 names them
 RUN/clocks.json       seconds that each stage has taken
 RUN/stages/           figures of every finished stage; one that is here is not done again
-RUN/tensorboard/      learning curves, a folder for each part
+RUN/tensorboard/      learning curves and dreams beside what was, a folder for each part; RUN/wandb/ where asked
 RUN/report/           index.html, which grows with the run, and in the end results.json
 """
 
@@ -27,7 +27,7 @@ from agents.policies import Exploring, RandomPolicy
 from agents.probe import Probe, probe
 from agents.report.growing import Growing, Subject
 from agents.report.run import report_run
-from agents.run import SEEDS_PER_RUN, Figures, Run, device
+from agents.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run, device
 from agents.settings import LoopSettings, to_json
 from agents.world_model_policy import WorldModelPolicy
 from envs.contexts import check_world, contexts_of
@@ -38,9 +38,6 @@ from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
 from worldmodel.shortcut import halvings_of
 from worldmodel.training import processes
-
-EVALUATION_SEEDS = 1_000_000_000
-"""Seeds from here on are for evaluation, those below for recording; a run's own seed moves both."""
 
 LEARNED = {"clone": "cloned", "plan": "plans in dreams"}
 PLACES = {"dream": "trained in dreams", "real": "trained in the real environment"}

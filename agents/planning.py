@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.actions import Bounds, no_actions
 from agents.actor_critic import ActorCritic
@@ -24,6 +23,7 @@ from agents.dreamer import networks_for
 from agents.watching import Watcher
 from envs.policy import FrameArray, IntArray
 from worldmodel.errors import InputError
+from worldmodel.loggers import Scalars
 from worldmodel.memory import Memory
 from worldmodel.model import WorldModel
 
@@ -91,7 +91,7 @@ class Planner:
         critic: ActorCritic | None = None,
         bounds: Bounds | None = None,
     ) -> None:
-        self.writer: SummaryWriter | None = None
+        self.writer: Scalars | None = None
         self._play = functools.partial(PlanningPolicy, model, config, critic=critic, bounds=bounds)
         self._play()  # raises now what would be wrong later
 

@@ -16,7 +16,7 @@ from agents.algorithms import learned
 from agents.cli import SETTINGS
 from agents.evaluation.runs import open_run
 from agents.policies import make_policy, needs_map
-from envs.contexts import contexts_folder
+from envs.contexts import contexts_of
 from envs.play.command import PlayOptions, by_name, main_with, play
 from envs.policy import Policy
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
@@ -57,7 +57,7 @@ def _of_run(checkpoint: Checkpoint, folder: Path) -> Policy:
             f"{folder} learned with frames of {shapes[0][:2]} and {shapes[0][2]} actions, {checkpoint.path} has "
             f"{shapes[1][:2]} and {shapes[1][2]}: name a run of the same world"
         )
-    contexts = EpisodeStore(settings.contexts or contexts_folder(own))
+    contexts = EpisodeStore(settings.contexts or contexts_of(own))
     return learned(settings, files, checkpoint=own, contexts=contexts, greedy=False)
 
 

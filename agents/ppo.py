@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.recurrent import RecurrentConfig, RecurrentNet, RecurrentPolicy
 from agents.replayed import resumable
@@ -25,6 +24,7 @@ from agents.rollouts import Collector, Rollout, generalised_advantages, replay
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import load_weights, read_state, taking_up
 from worldmodel.errors import InputError
+from worldmodel.loggers import Scalars
 from worldmodel.model import weights_from
 from worldmodel.stepping import Figures, run_steps, settled
 from worldmodel.training import check_same
@@ -97,7 +97,7 @@ class PPO:
         out: Path,
         *,
         device: torch.device | str = "cpu",
-        writer: SummaryWriter | None = None,
+        writer: Scalars | None = None,
     ) -> None:
         self.config, self.out, self.writer = config, out, writer
         networks = networks_for(envs, config)

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
+from agents.clips import TAG, dream_beside_truth
 from agents.policies import make_policy, needs_map
 from agents.probe import Probe, probe
-from agents.settings import LearnSettings, WorldSettings
+from agents.settings import LearnSettings, WorldSettings, to_json
+from agents.tracking import Tracking
 from envs.policy import Policy
 from envs.recording import record
-from worldmodel.atomic import replace as write_atomically
+from worldmodel.atomic import write_json
 from worldmodel.checkpoint import read_json
 from worldmodel.config import WorldModelConfig
 from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.packed import CONTEXTS, pack
 from worldmodel.episodes.retrace import Retraced
 from worldmodel.errors import InputError
+from worldmodel.loggers import Logger
 from worldmodel.model import WorldModel, weights_from
 from worldmodel.training import STATE, ClipSource, Trainer, TrainingConfig, distilled, processes
 
-SEEDS_PER_RUN = 1_000_000
-"""A run's own seed moves the seeds of its episodes by so many."""
+SEEDS_PER_RUN, RUNS = 1_000_000, 1000
+"""A run's own seed moves the seeds of its episodes by so many, and there are so many of such seeds."""
+EVALUATION_SEEDS = SEEDS_PER_RUN * RUNS
+"""Seeds from here on are for evaluation, those below for recording; a run's own seed moves both."""
 
 CLOCKS = "clocks.json"
 
@@ -48,13 +52,20 @@ class Run:
         self, out: Path, settings: WorldSettings, *, episodes: Path | None = None, progress: bool = True
     ) -> None:
         self.out, self.settings, self.progress = out, settings, progress
+        self.tracking = Tracking(out, settings.log, lambda: to_json(settings))
         self.own_episodes = out / "episodes"
         self.episodes = episodes or self.own_episodes
-        counts = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "dreams", "eval_episodes", "rounds")
-        for name in counts:
+        counted = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "dreams", "eval_episodes", "rounds")
+        for name in counted:
             count = getattr(settings, name, None)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}: use 1 or more")
+        if not 0 <= settings.seed < RUNS:
+            raise InputError(f"--seed {settings.seed}: use 0 to {RUNS - 1}, others would meet the seeds of evaluation")
+        counts = {"collect_episodes": recorded_by(settings), "eval_episodes": getattr(settings, "eval_episodes", 0)}
+        for name, count in counts.items():
+            if count > SEEDS_PER_RUN:
+                raise InputError(f"{name}: {count} are more than the {SEEDS_PER_RUN} seeds of a run, use fewer")
 
     def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
         """Do `work` unless its figures are there already; keep and return them."""
@@ -84,10 +95,9 @@ class Run:
         path = self.out / CLOCKS
         return read_json(path, "a run") if path.exists() else {}
 
-    def writer(self, part: str, step: int) -> SummaryWriter:
-        """Curves of one part of the run that goes on after `step`; what a killed process logged later is gone."""
-        folder = str(self.out / "tensorboard" / part)
-        return SummaryWriter(folder, purge_step=step + 1, flush_secs=1)
+    def writer(self, part: str, step: int) -> AbstractContextManager[Logger]:
+        """Curves and videos of one part of the run that goes on after `step`."""
+        return self.tracking.part(part, step)
 
     def world_of_episodes(self) -> Probe:
         """Frames and actions that the world model is to learn: the environment's, or those of the given episodes."""
@@ -179,9 +189,12 @@ class Run:
         if processes().main:  # before the training, so that what an interrupted one leaves can dream elsewhere, too
             trainer.out.mkdir(parents=True, exist_ok=True)
             pack(trainer.out / CONTEXTS, store)
-        with self.writer("world_model", trainer.step) if processes().main else nullcontext() as trainer.writer:
+        with self.writer("world_model", trainer.step) if processes().main else nullcontext() as logger:
+            trainer.writer = logger
             losses = trainer.train(self.world_steps(round_, store), progress=self.progress)
             losses |= trainer.fit_heads(store, s.heads)
+            if logger is not None and (clip := dream_beside_truth(trainer.average, store)) is not None:
+                logger.add_clip(TAG, clip, trainer.step)
         parameters = sum(p.numel() for p in model.parameters())
         return {
             "steps": trainer.step,
@@ -249,6 +262,11 @@ class Learning(Run):
         return self.settings.model.of_world(world, size)
 
 
+def recorded_by(settings: WorldSettings) -> int:
+    """Seeds on which a run of these settings records, at most: those from `seed * SEEDS_PER_RUN` on."""
+    return int(getattr(settings, "rounds", 1)) * settings.collect_episodes
+
+
 def build_model(config: WorldModelConfig, seed: int) -> WorldModel:
     """A new world model whose weights follow from `seed`."""
     with weights_from(seed):
@@ -258,9 +276,3 @@ def build_model(config: WorldModelConfig, seed: int) -> WorldModel:
 def device() -> torch.device:
     """The first GPU, that of this process where there are several, or the CPU."""
     return processes().device
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))

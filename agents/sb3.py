@@ -14,7 +14,6 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.adapters import for_stable_baselines
 from agents.sb3_config import Name, SB3Config
@@ -22,6 +21,7 @@ from envs.policy import FrameArray, IntArray
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
 from worldmodel.errors import require
+from worldmodel.loggers import Scalars
 from worldmodel.progress import Bar
 from worldmodel.stepping import Interrupts, deferred_interrupts
 
@@ -46,7 +46,7 @@ class StableBaselines:
         out: Path,
         *,
         device: torch.device | str = "cpu",
-        writer: SummaryWriter | None = None,
+        writer: Scalars | None = None,
     ) -> None:
         self.name, self.config, self.out, self.writer = name, config, out, writer
         self.model = _make(name, envs, config, device)

@@ -18,6 +18,7 @@ from agents.planning import PlanningConfig
 from agents.ppo import PPOConfig
 from agents.probe import Probe
 from agents.sb3_config import SB3Config
+from agents.tracking import Log
 from envs.factory import EnvConfig
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
@@ -128,6 +129,8 @@ class WorldSettings:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     seed: int = 0
     """Everything random in the run follows from it."""
+    log: tuple[Log, ...] = ("tensorboard",)
+    """Where curves and videos of dreams go: tensorboard, wandb, or both."""
 
     @property
     def all_world_steps(self) -> int:
@@ -211,7 +214,7 @@ class LearnSettings(WorldSettings):
     """Share of training clips that turn round and play their own past backwards; needs --pose."""
 
 
-UNSAVED = {"out", "resume", "progress"}
+UNSAVED = {"out", "config", "resume", "progress"}
 """What a script is told besides and that does not change what a run is."""
 DERIVED = {
     "model": ("height", "width", "num_actions", "action_size", "pose_size", "architecture"),
@@ -246,6 +249,7 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) ->
     readers: dict[str, Callable[[Any], Any]] = {
         "actions": tuple,
         "pose": tuple,
+        "log": tuple,
         "model": ModelOptions.from_dict,
         **{name: functools.partial(_filled, part, source=source) for name, part in _PARTS.items()},
         **dict.fromkeys(("world_model", "contexts", "episodes", "distill"), Path),

@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from agents.cli import LoopOptions, begin, parse
+from agents.cli import LoopOptions, claimed, parse
 from agents.evaluation.command import Options, evaluate, groups_of, named
 from agents.evaluation.files import EVALUATIONS, append_evaluation, read_episodes, read_evaluations
 from agents.evaluation.real import Evaluation
 from agents.evaluation.runs import evaluations_of, names_of
-from agents.loop import EVALUATION_SEEDS, Loop
+from agents.loop import Loop
 from agents.report import read_curves
+from agents.run import EVALUATION_SEEDS
 from runs import ROOT, TINY_LOOP, stop
 from worldmodel.errors import InputError
+from worldmodel.stepping import HEARD
 
 ENV = "MiniGrid-MemoryS7-v0"
 TINY = ("--collect-episodes", "4", "--world-steps", "2", "--dreams", "2", "--eval-episodes", "4", "--no-processes")
@@ -33,8 +35,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`first`, a real run; `second`, a copy that says it had another seed."""
     root = tmp_path_factory.mktemp("runs")
     options = parse(LoopOptions, [*TINY_LOOP, *TINY, "--out", str(root / "first")])
-    begin(options)
-    Loop(options.out, options, progress=False).run()
+    with claimed(options):
+        Loop(options.out, options, progress=False).run()
     shutil.copytree(root / "first", root / "second")
     change(root / "second", seed=1)
     return root
@@ -164,7 +166,7 @@ def test_what_was_played_is_not_played_again_unless_it_changed(runs: Path, tmp_p
     assert (out / "run" / "episodes.csv").stat().st_mtime_ns > other
 
 
-def test_interrupted_it_says_so_in_one_line_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+def test_interrupted_it_says_so_at_once_and_leaves_nothing_half_done(tmp_path: Path) -> None:
     out = tmp_path / "out"
     args = ("agents.evaluation", "--policies", "random", "--env", ENV, "--episodes", "5000", "--num-envs", "1")
     playing = out / "random"
@@ -174,9 +176,8 @@ def test_interrupted_it_says_so_in_one_line_and_leaves_nothing_half_done(tmp_pat
         number=signal.SIGINT,
     )
     assert (stopped.returncode, stopped.stdout) == (130, "")
-    assert stopped.stderr.splitlines() == [
-        "interrupted; policies that were played to the end are kept: the same command goes on"
-    ]
+    kept = "interrupted; policies that were played to the end are kept: the same command goes on"
+    assert stopped.stderr == f"{HEARD.decode()}{kept}\n"
     assert list(playing.iterdir()) == []
     assert not (out / "results.json").exists()
 
@@ -255,6 +256,8 @@ def test_bad_input_is_named(tmp_path: Path, changes: dict[str, Any], message: st
 
 
 def test_runs_that_cannot_play_are_refused(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--seed 3: .*first learned from such seeds, use 1000000000 or more"):
+        evaluate(options(tmp_path / "out", runs / "first", seed=3))
     run = tmp_path / "run"
     shutil.copytree(runs / "first", run)
     with pytest.raises(InputError, match=r"has frames of \(40, 40\) and 3 actions, .* learned with \(56, 56\) and 3"):

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from broken_envs import GALLERY, LIMIT, Broken, SingleWalk, Walk
 from envs import EnvConfig, check_vector_env, make, make_vec
 from envs.checker import CODES, ConformanceError, from_id, single_from_id
-from envs.checker.__main__ import Options, main
+from envs.checker.__main__ import Options, check
 from worldmodel.errors import InputError
 
 MODES = list(AutoresetMode)
@@ -154,19 +154,19 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
 
 
 def test_the_command_reports_and_says_how_it_went(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(Options("CartPole-v1", num_envs=2, kwargs='{"max_episode_steps": 9}', steps=20)) == 0
+    assert check(Options("CartPole-v1", num_envs=2, kwargs='{"max_episode_steps": 9}', steps=20)) == 0
     assert capsys.readouterr().out.startswith("CartPole-v1: 0 violations, ")
-    assert main(Options("CartPole-v1", modes=("Disabled",), vectorization_mode="sync", strict=True, steps=20)) == 1
+    assert check(Options("CartPole-v1", modes=("Disabled",), vectorization_mode="sync", strict=True, steps=20)) == 1
     assert "violation [options]" in capsys.readouterr().out
     for wrong in ("9", "{"):
         with pytest.raises(InputError, match=f"--kwargs '{wrong}' is no JSON"):
-            main(Options("CartPole-v1", kwargs=wrong))
+            check(Options("CartPole-v1", kwargs=wrong))
 
 
 def test_the_command_line() -> None:
     run = [sys.executable, "-m", "envs.checker", "CartPoole-v1", "--num-envs", "2", "--modes", "NextStep"]
     result = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert "CartPoole" in result.stderr
 

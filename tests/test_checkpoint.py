@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -231,3 +233,19 @@ def test_a_file_instead_of_the_folder(folder: Path) -> None:
     """The nearest mistake: naming the weights instead of the folder that they lie in."""
     with pytest.raises(InputError, match=r"model\.safetensors"):
         load_checkpoint(folder / WEIGHTS)
+
+
+def test_a_full_disk_is_told_from_other_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that write have errors of their own for it."""
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:664]")
+
+    with pytest.raises(RuntimeError, match="enforce fail"):
+        replace(tmp_path / "training.pt", write)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=4096))
+    with pytest.raises(OSError, match=r"No space left on device: '.*training\.pt'") as failure:
+        replace(tmp_path / "training.pt", write)
+    assert failure.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())

@@ -7,8 +7,9 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +17,21 @@ import pytest
 
 import train_agent
 import train_wm
-from agents.cli import LearnOptions, LoopOptions, main_with, parse
+from agents.cli import INTERRUPTED, LearnOptions, LoopOptions, claimed, parse
 from agents.loop import Loop
 from agents.presets import PRESETS
+from agents.run import EVALUATION_SEEDS, RUNS, SEEDS_PER_RUN
 from agents.settings import LearnSettings, TrainingOptions, from_json, to_json
 from runs import TINY_LOOP, TINY_WORLD, start
 from worldmodel.checkpoint import load_checkpoint
+from worldmodel.command_line import Main, run_main
 from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.packed import CONTEXTS
 from worldmodel.errors import InputError
 from worldmodel.worlds import resolve
 from worlds import small_store
 
-SCRIPTS: dict[str, Callable[[], None]] = {"train_agent.py": train_agent.main, "train_wm.py": train_wm.main}
+SCRIPTS: dict[str, Main] = {"train_agent.py": train_agent.main, "train_wm.py": train_wm.main}
 SHORT_WORLD = (*TINY_WORLD, "--collect-episodes", "4", "--world-steps", "3")
 SHORT_LOOP = (
     *TINY_LOOP,
@@ -47,7 +50,7 @@ def call(monkeypatch: pytest.MonkeyPatch, script: str, *args: object) -> int:
     """Run a script in this process; its exit status."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
     try:
-        main_with(SCRIPTS[script])
+        run_main(SCRIPTS[script], INTERRUPTED)
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -91,7 +94,7 @@ def test_every_option_has_a_line_of_help(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")  # wider ones get two columns
     with pytest.raises(SystemExit) as end:
-        parse(kind, ["--preset", "demo", "--help"])
+        parse(kind, ["--preset", "demo", "--help-all"])
     assert end.value.code == 0
     lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
     options = {}
@@ -106,6 +109,25 @@ def test_every_option_has_a_line_of_help(
     derived = ("--model.height", "--model.width", "--model.num-actions", "--training.seed", "--dreamer.seed")
     assert not offered & set(derived)
     assert ("--dreamer.rows" in offered) == (kind is LoopOptions)
+
+
+@pytest.mark.parametrize("kind", [LoopOptions, LearnOptions])
+def test_help_shows_a_dozen_options_and_where_the_others_are(
+    kind: type[LoopOptions] | type[LearnOptions], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as end:
+        parse(kind, ["--preset", "demo", "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    offered = re.findall(r"^[│ ] {0,2}(?:-h, )?--([a-z][\w.-]*)", said, flags=re.MULTILINE)
+    names = ["in" if name == "place" else name.replace("_", "-") for name in kind.FIRST]
+    assert sorted(offered) == sorted([*names, "help"])
+    assert offered[:4] == ["help", "out", "preset", "config"]
+    assert len(offered) <= 16
+    assert len(said.splitlines()) <= 60
+    assert "--help-all lists all, in groups: --model.*, --training.*, --heads.*" in said
+    assert "Training steps of the world model in each round. (default: 450)" in said  # of the preset
 
 
 def test_a_preset_gives_the_defaults_and_options_go_before_it(tmp_path: Path) -> None:
@@ -152,6 +174,10 @@ def test_settings_survive_json(name: str, tmp_path: Path) -> None:
         (["--collect-episodes", "0"], ["collect_episodes is 0", "1 or more"]),
         (["--collect-frames", "0"], ["collect_frames is 0", "1 or more"]),
         (["--rounds", "0"], ["rounds is 0"]),
+        (["--seed", "-1"], ["--seed -1", "0 to 999"]),
+        (["--seed", "1000"], ["--seed 1000", "0 to 999"]),
+        (["--rounds", "2", "--collect-episodes", "500001"], ["collect_episodes: 1000002", "1000000 seeds of a run"]),
+        (["--eval-episodes", "1000001"], ["eval_episodes: 1000001", "use fewer"]),
         (["--world-model", "/no/checkpoint"], ["/no/checkpoint/config.json", "does not exist"]),
         (["--contexts", "/no/episodes"], ["--contexts", "--world-model"]),
     ],
@@ -176,6 +202,141 @@ def test_out_has_to_be_a_folder(refusal: Refusal, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     assert "file" in refusal("train_agent.py", "--out", tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+# Settings in a file
+
+YAML = """
+# What a run is told, with reasons.
+preset: smoke
+env: MiniGrid-MemoryS11-v0  # longer
+world_steps: 9
+actions: [0, 1]
+model:
+  dim: 64
+  tiles: [[1, 1]]
+  mixer: {gate: false}
+training: {adam_lr: 1e-4}
+dreamer: {contexts: window}
+"""
+
+
+def test_a_file_goes_before_the_preset_and_the_command_line_before_both(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(YAML)
+    args = ["--config", str(file), "--out", str(tmp_path / "run")]
+    parsed, smoke = parse(LoopOptions, [*args, "--world-steps", "7", "--model.heads", "2"]), PRESETS["smoke"]
+    assert (parsed.preset, parsed.env, parsed.actions) == ("smoke", "MiniGrid-MemoryS11-v0", (0, 1))
+    assert (parsed.world_steps, parsed.collect_episodes) == (7, smoke.collect_episodes)
+    mixer = replace(smoke.model.mixer, gate=False)
+    assert parsed.model == replace(smoke.model, dim=64, heads=2, tiles=((1, 1),), mixer=mixer)
+    assert parsed.training == replace(smoke.training, adam_lr=1e-4)
+    assert parsed.dreamer == replace(smoke.dreamer, contexts="window")
+    other = parse(LoopOptions, [*args, "--preset", "demo"])
+    assert (other.preset, other.world_steps, other.rounds) == ("demo", 9, PRESETS["demo"].rounds)
+    elsewhere = parse(LoopOptions, [*args, "--env", "lssvwm/MemoryMaze-9x9-v0"])
+    assert (elsewhere.env, elsewhere.model.patch) == ("lssvwm/MemoryMaze-9x9-v0", 16)
+
+
+def test_the_settings_of_a_run_are_such_a_file(tmp_path: Path, trained: Path) -> None:
+    parsed = parse(LearnOptions, ["--config", str(trained / "settings.json"), "--out", str(tmp_path / "run")])
+    asked = parse(LearnOptions, [*SHORT_WORLD, "--out", str(tmp_path / "run")])
+    assert to_json(parsed) == to_json(asked)
+    resumed = parse(LearnOptions, ["--config", str(trained / "settings.json"), "--out", str(trained), "--resume"])
+    assert to_json(resumed) == to_json(asked)
+    (tmp_path / "other.yaml").write_text("seed: 4")
+    with pytest.raises(InputError, match=r"seed \(0 there, 4 here\)"):
+        parse(LearnOptions, ["--config", str(tmp_path / "other.yaml"), "--out", str(trained), "--resume"])
+    (tmp_path / "none.yaml").write_text("# nothing\n")
+    assert parse(LearnOptions, ["--config", str(tmp_path / "none.yaml")]).seed == 0
+
+
+def test_the_file_of_the_docs_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()
+    file = tmp_path / "run.yaml"
+    file.write_text(page.split("```yaml\n")[1].split("```")[0])
+    parsed = parse(LoopOptions, ["--config", str(file), "--out", str(tmp_path / "run")])
+    assert (parsed.preset, parsed.model.dim, parsed.training.adam_lr) == ("memory-maze", 192, 5e-4)
+
+
+def test_a_file_names_what_is_given(tmp_path: Path, trained: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"world_model: {trained / 'world_model'}")
+    parsed = parse(LoopOptions, ["--config", str(file), "--out", str(tmp_path / "run")])
+    assert (parsed.world_model, parsed.actions) == (trained / "world_model", (0, 1, 2))
+    file.write_text(f"episodes: {trained / 'episodes'}")
+    assert parse(LearnOptions, ["--config", str(file), "--out", str(tmp_path / "run")]).env is None
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("world-steps: 3", ["unknown key world-steps", "did you mean world_steps?"]),
+        ("model: {dims: 3}", ["unknown key model.dims", "did you mean model.dim?"]),
+        ("dreamer: {qqqq: 3}", ["unknown key dreamer.qqqq", "choose of dreamer.rows, "]),
+        ("training: {seed: 3}", ["training.seed follows from the rest of the run", "leave it out"]),
+        ("out: here", ["out is no setting of a run", "--out on the command line"]),
+        ("world_steps: many", ["world_steps='many'", "a whole number"]),
+        ("seed: yes", ["seed=True", "a whole number"]),
+        ("model: 3", ["model=3"]),
+        ("model: {dim: 1.5}", ["model.dim=1.5", "a whole number"]),
+        ("algo: ppp", ["algo='ppp'", "'dreamer'"]),
+        ("training: {curriculum: 64:20}", ["training.curriculum=3860", "text"]),
+        ("training: {batch: 0}", ["batch=0", "at least 1"]),
+        ("seed: 1\nseed: 2", ["seed is there twice", "line 1"]),
+        ("seed: [", ["no YAML", "line 1"]),
+        ("- 1", ["no names with values"]),
+        ("seed: !!python/object/apply:os.system [exit]", ["no YAML", "could not determine a constructor"]),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_the_key(
+    text: str, names: list[str], refusal: Refusal, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    said = refusal("train_agent.py", "--config", file, "--out", tmp_path / "run")
+    assert [name for name in (str(file), *names) if name not in said] == [], said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_not_there(refusal: Refusal, tmp_path: Path) -> None:
+    said = refusal("train_wm.py", "--config", tmp_path / "none.yaml", "--out", tmp_path / "run")
+    assert f"--config {tmp_path / 'none.yaml'} cannot be read (No such file or directory)" in said
+
+
+def test_seeds_for_recording_and_for_evaluation_do_not_meet() -> None:
+    ranges = [range(seed * SEEDS_PER_RUN, (seed + 1) * SEEDS_PER_RUN) for seed in range(RUNS)]
+    ranges += [range(EVALUATION_SEEDS + each.start, EVALUATION_SEEDS + each.stop) for each in ranges]
+    assert all(before.stop <= after.start for before, after in pairwise(ranges))
+    assert ranges[-1].stop < 2**31  # what some environments take
+
+
+def test_a_folder_is_given_back_if_nothing_was_done(tmp_path: Path) -> None:
+    options, names = LearnOptions(out=tmp_path / "run"), {"settings.json", "commands.txt"}
+
+    def files() -> set[str]:
+        return {path.name for path in options.out.iterdir()}
+
+    def run(error: BaseException) -> None:
+        with claimed(options):
+            assert files() >= names
+            (options.out / "clocks.json").write_text("{}")
+            raise error
+
+    def fail(error: BaseException) -> None:
+        with pytest.raises(type(error)):
+            run(error)
+
+    fail(InputError("wrong option"))
+    assert files() == set()
+    fail(KeyboardInterrupt())
+    fail(InputError("wrong option of a resumed run"))
+    assert files() == {*names, "clocks.json"}
+    for path in options.out.iterdir():
+        path.unlink()
+    (options.out / "episodes").mkdir()
+    fail(InputError("after some work"))
+    assert files() == {*names, "clocks.json", "episodes"}
 
 
 # Runs that are there
@@ -221,6 +382,13 @@ def test_a_curriculum_may_go_on(tmp_path: Path) -> None:
         assert parse(LearnOptions, [*resume, now]).training.curriculum == now
     with pytest.raises(InputError, match=r"training\.curriculum \('8:2,12:3,16:9' there, '8:2,16:3' here\)"):
         parse(LearnOptions, [*resume, "8:2,16:3"])
+
+
+def test_where_a_run_is_logged_may_change(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps(to_json(LearnSettings())))
+    resume = ["--out", str(tmp_path), "--resume"]
+    assert parse(LearnOptions, resume).log == ("tensorboard",)
+    assert parse(LearnOptions, [*resume, "--log", "tensorboard", "wandb"]).log == ("tensorboard", "wandb")
 
 
 def test_a_damaged_episode_is_named_and_the_others_stay(

@@ -6,11 +6,12 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from agents.loop import Loop
 from agents.report import growing
 from agents.report.growing import Growing
-from agents.report.now import now
+from agents.report.now import now, to_come
 from agents.settings import LoopSettings, TrainingOptions
 from test_algorithms import SMALL
 from test_loop import without_clocks
@@ -64,10 +65,10 @@ def always_written() -> Iterator[list[Seen]]:
         page = self.folder / "index.html"
         seen.append(Seen(self.stage, self.place, page.read_text() if page.exists() else ""))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Growing, "attempt", watched)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Growing, "attempt", watched)
         for name, value in (("FIRST", 0.0), ("PAUSE", 0.0), ("SHARE", 1e9)):
-            patch.setattr(growing, name, value)
+            monkeypatch.setattr(growing, name, value)
         yield seen
 
 
@@ -82,14 +83,15 @@ class Grown:
     out: Path
     pages: list[Seen]
     final: str
+    loaded: int  # how often a page has made a world model
 
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Grown:
     out = tmp_path_factory.mktemp("grown") / "run"
-    with always_written() as pages:
+    with always_written() as pages, patch.object(growing, "load_checkpoint", wraps=growing.load_checkpoint) as load:
         final = learn(out)
-    return Grown(out, pages, final)
+    return Grown(out, pages, final, load.call_count)
 
 
 def test_every_stage_is_said_from_its_beginning(grown: Grown) -> None:
@@ -214,8 +216,8 @@ def test_interrupted_it_says_so_and_resumed_it_goes_on(grown: Grown, tmp_path: P
             assert "This run goes on" in page.read_text()
             raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "learn_policy", interrupted)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Loop, "learn_policy", interrupted)
         with pytest.raises(KeyboardInterrupt):
             learn(out)
     for said in ("This run has stopped", "learning to act, round 1", "step 3 of 10", "real and dreamt"):
@@ -270,6 +272,30 @@ def test_what_is_left_is_told_in_words() -> None:
 
     said = lines(Place("policy", 30, 200, "step", 0.25))
     assert said[0] == "policy: step 30 of 200, 0.25 step/s, about 11 min 20 s left of this."
-    assert said[1:3] == ["In this stage for 2 min 5 s.", "Done: recording real episodes (2 h 3 min)."]
+    assert said[1] == "About 11 min 20 s left in all."
+    assert said[2:4] == ["In this stage for 2 min 5 s.", "Done: recording real episodes (2 h 3 min)."]
     assert lines(Place("policy", 0, 200, "step", 0.0))[0].endswith("about unknown left of this.")
     assert lines(Place("policy", 200, 200, "step", 1.0))[0] == "policy: step 200 of 200, 1.00 step/s, done."
+
+
+def test_how_long_the_run_will_take() -> None:
+    stages = ["0-collect", "0-policy", "random", "0-evaluation", "1-collect", "1-policy", "1-evaluation"]
+
+    def said(stage: str, seconds: Mapping[str, float], place: Place | None = None) -> str:
+        return to_come(stage, stages, seconds=seconds, done=stages[: stages.index(stage)], place=place)
+
+    half = Place("work", 50, 100, "step", 5.0)
+    judging = "judging random play, judging what was learned"
+    assert said("0-collect", {}) == ""
+    assert said("0-collect", {}, half) == f"About 20 s left in all, and the time for learning to act, {judging}."
+    assert said("0-policy", {"0-collect": 30}, half) == f"About 50 s left in all, and the time for {judging}."
+    first = {"0-collect": 30, "0-policy": 100, "random": 7, "0-evaluation": 20}
+    assert said("1-collect", {**first, "1-collect": 12}) == "About 2 min 18 s left in all."
+    slower = {**first, "1-collect": 12, "1-policy": 99}
+    assert said("1-policy", slower, half) == "About 30 s left in all."
+    assert said("1-evaluation", {**slower, "1-evaluation": 25}) == "About 0 s left in all."
+
+
+def test_the_model_of_the_page_is_made_once(grown: Grown) -> None:
+    """And its weights are read when there are new ones, or the videos would not change."""
+    assert grown.loaded == 1

@@ -16,6 +16,7 @@ import torch
 
 from trainers import TRAINING, assert_same_state, everything, trainer
 from worldmodel.episodes import Clips, EpisodeStore
+from worldmodel.stepping import HEARD
 from worldmodel.training import Trainer
 from worlds import small_store
 
@@ -85,15 +86,22 @@ def test_another_seed_is_another_training(store: EpisodeStore, tmp_path: Path, s
     ("at", "stands"), [(1, 0), (call(0), 1), (call(3) + 1, 4)], ids=["tokenizer", "first step", "fourth step"]
 )
 def test_a_signal_ends_after_the_step_it_came_in(
-    store: EpisodeStore, tmp_path: Path, six_steps: Trainer, at: int, stands: int, number: int
+    store: EpisodeStore,
+    tmp_path: Path,
+    six_steps: Trainer,
+    at: int,
+    stands: int,
+    number: int,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Both signals save and are passed on as Ctrl-C is."""
+    """Both signals are answered at once, save, and are passed on as Ctrl-C is."""
     before = signal.signal(number, interrupt)  # as the scripts do, or else SIGTERM would end the tests
     try:
         source = Disturbed(store, at, lambda: signal.raise_signal(number), drawn=False)
         with pytest.raises(KeyboardInterrupt):
             trainer(source, tmp_path).train(6, progress=False)
         assert signal.getsignal(number) is interrupt
+        assert capfd.readouterr().err.encode() == HEARD
     finally:
         signal.signal(number, before)
     again = trainer(store, tmp_path, seed=1)

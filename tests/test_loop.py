@@ -20,6 +20,7 @@ from runs import TINY_LOOP, finish, kill, stop
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.evaluation import dream_along
+from worldmodel.stepping import HEARD
 
 EPISODES, WORLD_STEPS, DREAMS = 30, 120, 60
 OPTIONS = (
@@ -179,13 +180,14 @@ def test_killed_in_every_stage_of_two_rounds_it_ends_the_same(tmp_path: Path) ->
         check_curves(out / "tensorboard" / part, straight / "tensorboard" / part)
 
 
-def test_interrupted_it_saves_and_says_so_in_one_line(tmp_path: Path) -> None:
+def test_interrupted_it_saves_and_says_so_at_once(tmp_path: Path) -> None:
     out = tmp_path / "run"
     state, policy = out / "world_model" / "training.pt", out / "policy" / "policy.pt"
     stopped = stop(*agent(out), when=lambda: state.exists(), number=signal.SIGTERM)
     growing = f"report, growing while this runs: {out / 'report' / 'index.html'}\n"
     assert (stopped.returncode, stopped.stdout) == (130, growing)
-    assert stopped.stderr.splitlines() == ["interrupted; everything so far is saved: add --resume to continue"]
+    saved = "interrupted; everything so far is saved: add --resume to continue"
+    assert stopped.stderr == f"{HEARD.decode()}{saved}\n"
     at = step(state)
     assert 0 < at < WORLD_STEPS
     assert load_checkpoint(out / "world_model").step == at
@@ -194,7 +196,7 @@ def test_interrupted_it_saves_and_says_so_in_one_line(tmp_path: Path) -> None:
     stopped = stop(*again, when=lambda: policy.exists(), number=signal.SIGINT)
     assert (stopped.returncode, stopped.stdout) == (130, growing)
     assert "This run has stopped" in (out / "report" / "index.html").read_text()
-    assert len(stopped.stderr.splitlines()) == 1
+    assert stopped.stderr == f"{HEARD.decode()}{saved}\n"
     assert 0 < step(policy) < DREAMS
     finish(*again)
     assert (step(state), step(policy)) == (WORLD_STEPS, DREAMS)

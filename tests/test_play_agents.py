@@ -13,7 +13,7 @@ import torch
 from agents import play as agents_play
 from agents.actor_critic import ActorCritic, ActorCriticConfig
 from agents.algorithms import LEARNERS
-from agents.cli import LoopOptions, begin, parse
+from agents.cli import LoopOptions, claimed, parse
 from agents.play import policy_of
 from envs.play.command import PlayOptions, open_game
 from plays import corridor_run, options_of
@@ -27,7 +27,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     checkpoint = load_checkpoint(corridor_run(folder))
     (folder / "model").rename(folder / "world_model")
-    begin(parse(LoopOptions, ["--preset", "smoke", "--env", "corridor:Corridor-v0", "--out", str(folder)]))
+    with claimed(parse(LoopOptions, ["--preset", "smoke", "--env", "corridor:Corridor-v0", "--out", str(folder)])):
+        pass
     agent = ActorCritic(ActorCriticConfig(checkpoint.model.config.features, 2, layers=1, unimix=0.0))
     with torch.no_grad():
         agent.actor[-1].weight.zero_()

@@ -13,10 +13,11 @@ import torch
 
 import recordings
 import train_wm
-from agents.cli import main_with
+from agents.cli import INTERRUPTED
 from envs.recorded.__main__ import main
 from recordings import frames_of, places
 from worldmodel.checkpoint import load_checkpoint
+from worldmodel.command_line import run_main
 from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
@@ -43,7 +44,7 @@ def learned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *command: object) -
     monkeypatch.setattr(sys, "argv", ["envs.recorded", *arguments])
     assert main() == 0
     monkeypatch.setattr(sys, "argv", ["train_wm.py", "--episodes", str(store), "--out", str(run), *MODEL])
-    main_with(train_wm.main)
+    run_main(train_wm.main, INTERRUPTED)
     return load_checkpoint(run / "world_model").model
 
 

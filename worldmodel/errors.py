@@ -25,9 +25,14 @@ def check_fields(config: Any, prefix: str = "") -> None:
     What comes from a file may be anything. Numbers have to be finite.
     """
     for name, wanted in get_type_hints(type(config)).items():
-        if not _fits(value := getattr(config, name), wanted):
-            kind = f"one of {get_args(wanted)}" if get_origin(wanted) is Literal else _WORDS.get(wanted, str(wanted))
-            raise InputError(f"{prefix}{name}={value!r:.80}: give {kind}")
+        check_value(f"{prefix}{name}", getattr(config, name), wanted)
+
+
+def check_value(name: str, value: Any, wanted: Any) -> None:
+    """Raise an `InputError` that names `name` for a value that is not what the type hint `wanted` says."""
+    if not _fits(value, wanted):
+        kind = f"one of {get_args(wanted)}" if get_origin(wanted) is Literal else _WORDS.get(wanted, str(wanted))
+        raise InputError(f"{name}={value!r:.80}: give {kind}")
 
 
 _WORDS: dict[Any, str] = {int: "a whole number (int)", float: "a finite number", bool: "True or False", str: "text"}

@@ -9,7 +9,6 @@ dream begins, so that every frame after it takes the same time.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +22,9 @@ import tyro
 from torch import Tensor
 
 from worldmodel.checkpoint import device_of, load_checkpoint
+from worldmodel.command_line import run_main, started_as
 from worldmodel.drawing import Noise
-from worldmodel.errors import InputError, MissingExtraError, check_fields
+from worldmodel.errors import InputError, check_fields
 from worldmodel.memory import Memory
 from worldmodel.model import Imagined, WorldModel
 from worldmodel.shortcut import halvings_of
@@ -217,7 +217,7 @@ class Options:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Print what every profile reaches, and the choice."""
-    options = tyro.cli(Options, args=args)
+    options = tyro.cli(Options, args=args, prog=started_as("worldmodel.sampling"))
     model = load_checkpoint(options.checkpoint, device_of(options.device)).model
     for name in PROFILES:
         measured = measure(model, name, options.rows)
@@ -229,8 +229,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_main(main, "interrupted")

@@ -1,8 +1,9 @@
-"""Long work in steps: progress and its rate, TensorBoard, saving at intervals and when interrupted."""
+"""Long work in steps: progress and its rate, curves, saving at intervals and when interrupted."""
 
 from __future__ import annotations
 
 import copy
+import os
 import signal
 import threading
 import time
@@ -14,10 +15,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from worldmodel.loggers import Scalars
 from worldmodel.progress import Bar
 
+HEARD = b"interrupted: going on to the next point at which nothing is lost; Ctrl-C again stops at once\n"
+"""Said as soon as a signal comes."""
 KEPT = 100
 """Steps whose figures are kept for the mean that a run reports."""
 SAVING = 0.03
@@ -65,7 +68,7 @@ def run_steps(
     shown: Sequence[str],
     every: int,
     save_seconds: float,
-    writer: SummaryWriter | None,
+    writer: Scalars | None,
     progress: bool,
 ) -> dict[str, float]:
     """Bring `work` to step `until` and save it; returns means over the last hundred steps at most.
@@ -73,7 +76,7 @@ def run_steps(
     An interruption takes effect between two steps, of all processes the same two, and saves before it is passed on;
     half a step is never saved. Else it is saved every `save_seconds`, or as seldom as makes that 3 % of the time; with
     0 after every step. `units` of `unit` are done by a step; figures named in `shown` stand beside the bar, all go to
-    TensorBoard under `name` every `every` steps.
+    `writer` under `name` every `every` steps.
     """
     if not work.whole:
         raise RuntimeError("a step was cut off in the middle: make this object anew, it continues from what is saved")
@@ -168,6 +171,8 @@ def deferred_interrupts() -> Iterator[Interrupts]:
         if number == signal.SIGINT and number in interrupts.numbers:
             raise KeyboardInterrupt
         interrupts.numbers.append(number)
+        # A signal may come in the midst of a print, where Python's own files must not be written to.
+        os.write(2, b"\n" + HEARD if os.isatty(2) else HEARD)
 
     if threading.current_thread() is not threading.main_thread():
         yield interrupts

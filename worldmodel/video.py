@@ -129,6 +129,15 @@ def encode_png(image: Pixels) -> bytes:
     return buffer.getvalue()
 
 
+def encode_gif(frames: Pixels, fps: float = 5.0) -> bytes:
+    """Frames, uint8 (T, h, w, 3), as the bytes of a GIF file that is played again and again."""
+    check_frames(frames, "a moving image")
+    buffer = io.BytesIO()
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    return buffer.getvalue()
+
+
 def write_png(path: Path, image: Pixels) -> None:
     """Write an image, uint8 (H, W, 3), as a PNG file, at once."""
     data = encode_png(image)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,12 +17,13 @@ from agents.evaluation.plots import plot_comparison, plot_gap
 from agents.evaluation.report import markdown, versions
 from agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, open_run
 from agents.evaluation.scores import Score, correlation, score
-from agents.loop import EVALUATION_SEEDS
 from agents.report.page import plain
-from agents.run import write_json
+from agents.run import EVALUATION_SEEDS, SEEDS_PER_RUN, recorded_by
 from envs.factory import EnvConfig
 from worldmodel.atomic import replace as write_atomically
+from worldmodel.atomic import write_json
 from worldmodel.checkpoint import device_of
+from worldmodel.command_line import started_as, typed
 from worldmodel.errors import InputError, require
 
 RESULTS, REPORT, CURVES, GAP = "results.json", "report.md", "curves", "imagined"
@@ -112,13 +111,14 @@ def evaluate(options: Options) -> dict[str, Any]:
     groups = groups_of(options)
     if not groups and not methods:
         raise InputError("name at least one run, --policies with --env, or methods to --compare")
+    _check_seeds(options, groups)
     how = how_of(options)
     for contestant in (each for group in groups for each in group.contestants):
         contestant.learned(how.device, how.greedy)
     options.out.mkdir(parents=True, exist_ok=True)
     results = {group.name: [judge(each, how, options.out) for each in group.contestants] for group in groups}
     found: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "agents.evaluation", *sys.argv[1:]]),
+        "command": typed("agents.evaluation"),
         "options": {**asdict(options), "out": str(options.out)},
         "versions": versions(),
     }
@@ -270,8 +270,18 @@ def _checked(config: EnvConfig | None) -> EnvConfig:
     return config
 
 
-def main() -> None:
+def _check_seeds(options: Options, groups: Sequence[Group]) -> None:
+    """Raise InputError for seeds on which one of the runs may have recorded what it learned from."""
+    for run in (each.run for group in groups for each in group.contestants if each.run is not None):
+        first = run.settings.seed * SEEDS_PER_RUN
+        if options.seed < first + recorded_by(run.settings) and first < options.seed + options.episodes:
+            raise InputError(
+                f"--seed {options.seed}: {run.folder} learned from such seeds, use {EVALUATION_SEEDS} or more"
+            )
+
+
+def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, evaluate, and print the tables."""
-    options = tyro.cli(Options)
+    options = tyro.cli(Options, args=args, prog=started_as("agents.evaluation"))
     evaluate(options)
     print((options.out / REPORT).read_text(encoding="utf-8"))

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.evaluation.real import Evaluation
 from worldmodel.atomic import replace
 from worldmodel.errors import InputError
+from worldmodel.loggers import Scalars
 
 EPISODES, EVALUATIONS, MONITOR = "episodes.csv", "evaluations.npz", "0.monitor.csv"
 COLUMNS = ("seed", "return", "length", "success", "seconds", "ended")
@@ -184,8 +184,8 @@ _KEYS = {
 }
 
 
-def log_evaluation(writer: SummaryWriter, evaluation: Evaluation, steps: int, *, imagined: float | None = None) -> None:
-    """Write an evaluation to TensorBoard under the tags of Stable-Baselines3, at `steps` real environment steps.
+def log_evaluation(writer: Scalars, evaluation: Evaluation, steps: int, *, imagined: float | None = None) -> None:
+    """Log an evaluation under the tags of Stable-Baselines3, at `steps` real environment steps.
 
     `eval/imagined_reward` beside `eval/mean_reward` is ours.
     """

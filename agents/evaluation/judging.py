@@ -30,9 +30,9 @@ from agents.evaluation.real import Evaluation, evaluate
 from agents.evaluation.runs import Learned, TrainedRun, evaluations_of
 from agents.policies import make_policy, needs_map
 from agents.probe import probe
-from agents.run import write_json
 from envs.factory import EnvConfig
 from envs.recording import SEED_KEY
+from worldmodel.atomic import write_json
 from worldmodel.checkpoint import read_json
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.errors import InputError

@@ -87,7 +87,7 @@ def open_run(folder: Path) -> TrainedRun:
 
 def alike(a: TrainedRun, b: TrainedRun) -> bool:
     """Whether two runs are seeds of one method: told the same but for the seed."""
-    told, other = (to_json(run.settings) | {"seed": 0, "preset": ""} for run in (a, b))
+    told, other = (to_json(run.settings) | {"seed": 0, "preset": "", "log": []} for run in (a, b))
     return told == other
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from agents.evaluation import Evaluation
 from agents.report.now import Now, now
 from agents.report.page import Report, write_page
 from agents.report.run import JUDGED, Shown, report_of, show
-from worldmodel.checkpoint import CONFIG, load_checkpoint
+from worldmodel.checkpoint import CONFIG, WEIGHTS, load_checkpoint, load_weights
 from worldmodel.episodes import EpisodeStore
-from worldmodel.model import weights_from
+from worldmodel.model import WorldModel, weights_from
 from worldmodel.progress import Place, listening
 
 FIRST, PAUSE = 10.0, 60.0
@@ -65,6 +66,7 @@ class Growing:
         self.shown: dict[str, Shown] = {}
         self.shown_of: tuple[str, int | None] | None = None
         self.recorded: EpisodeStore | None = None
+        self.model: WorldModel | None = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -158,10 +160,18 @@ class Growing:
         version = config.stat().st_mtime_ns if config is not None and config.exists() else None
         if self.shown_of == (file, version):
             return
-        model = None
-        if config is not None and version is not None:
-            with weights_from(0):  # those that are drawn before the saved ones are read, from no generator of the run
-                model = load_checkpoint(config.parent, s.device).model
+        if version is not None:
+            self.read_model()
         steps = s.settings["dreamer"]["steps"]
-        self.shown = {name: show(s.out, name, chosen, store.read(file), model, steps, FRAMES)}
+        self.shown = {name: show(s.out, name, chosen, store.read(file), self.model, steps, FRAMES)}
         self.shown_of = (file, version)
+
+    def read_model(self) -> None:
+        """The newest weights, in the model that is here already once there was one: a run has one configuration."""
+        folder = self.subject.world_model
+        assert folder is not None
+        if self.model is None:
+            with weights_from(0):  # those that are drawn before the saved ones are read, from no generator of the run
+                self.model = load_checkpoint(folder, self.subject.device).model
+        else:
+            load_weights(self.model, load_file(folder / WEIGHTS), folder / WEIGHTS)

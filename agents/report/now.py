@@ -47,6 +47,8 @@ def now(
 ) -> Now:
     """In `stage` of all `stages`, those in `done` being done; `seconds` of each so far, and its work at hand."""
     lines = [f"In this stage for {duration(seconds.get(stage, 0.0))}."]
+    if ahead := to_come(stage, stages, seconds=seconds, done=done, place=place):
+        lines.insert(0, ahead)
     if place is not None:
         left = duration((place.total - place.done) / place.per_second) if place.per_second > 0 else "unknown"
         speed = f"{place.per_second:,.2f} {place.unit}/s"
@@ -62,10 +64,37 @@ def now(
     return Now(heading, lines, None if place is None else min(1.0, place.done / max(1, place.total)))
 
 
+def to_come(
+    stage: str, stages: Sequence[str], *, seconds: Mapping[str, float], done: Sequence[str], place: Place | None
+) -> str:
+    """How long the run will take from here, a stage being taken to last as long as the last one of its kind does.
+
+    What has not been done before is left out, and named; nothing is said where nothing is known.
+    """
+    known = {kind_of(name): seconds.get(name, 0.0) for name in done}
+    kind, spent = kind_of(stage), seconds.get(stage, 0.0)
+    here = (place.total - place.done) / place.per_second if place and place.per_second > 0 else None
+    if kind in known:
+        here = max(here or 0.0, known[kind] - spent)
+    elif here is not None:
+        known[kind] = spent + here
+    later = [kind_of(name) for name in stages[stages.index(stage) + 1 :] if name not in done]
+    if here is None and not known.keys() & {*later}:
+        return ""
+    left = duration((here or 0.0) + sum(known.get(each, 0.0) for each in later))
+    new = [KINDS[each] for each in dict.fromkeys([kind, *later]) if each not in known]
+    return f"About {left} left in all{', and the time for ' + ', '.join(new) if new else ''}."
+
+
+def kind_of(stage: str) -> str:
+    """What a stage does, without its round: a key of `KINDS`."""
+    return stage.partition("-")[2] or stage
+
+
 def told(stage: str, rounds: int) -> str:
     """A stage in words."""
-    round_, _, kind = stage.partition("-")
-    return KINDS[kind or stage] + (f", round {int(round_) + 1}" if kind and rounds > 1 else "")
+    kind = kind_of(stage)
+    return KINDS[kind] + (f", round {int(stage.partition('-')[0]) + 1}" if kind != stage and rounds > 1 else "")
 
 
 def duration(seconds: float) -> str:

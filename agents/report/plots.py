@@ -63,7 +63,7 @@ def read_curves(tensorboard_folder: Path) -> dict[str, Curve]:
     """
     if not tensorboard_folder.is_dir():
         raise InputError(f"{tensorboard_folder} is no folder: name the one that holds the TensorBoard event files")
-    events = EventAccumulator(str(tensorboard_folder), size_guidance={"scalars": 0})  # 0: every point
+    events = EventAccumulator(str(tensorboard_folder), size_guidance={"scalars": 0, "images": 1})  # 0: every point
     events.Reload()
     curves = {}
     for tag in sorted(events.Tags()["scalars"]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ import tyro
 from gymnasium.vector import AutoresetMode
 
 from envs.checker import ConformanceError, check_vector_env, from_id, single_from_id
+from worldmodel.command_line import run_main, started_as
 from worldmodel.errors import InputError
 
 
@@ -42,7 +43,7 @@ class Options:
     """Ask also for what Gymnasium leaves open."""
 
 
-def main(options: Options) -> int:
+def check(options: Options) -> int:
     """Print the report; 0 where the contract is kept, 1 where it is not."""
     try:
         kwargs: Any = json.loads(options.kwargs)
@@ -68,8 +69,13 @@ def main(options: Options) -> int:
     return 1 if report.violations else 0
 
 
-if __name__ == "__main__":
+def main(args: Sequence[str] | None = None) -> int:
+    """Parse the command line and check."""
     try:
-        sys.exit(main(tyro.cli(Options, prog="python -m envs.checker")))
-    except (InputError, gym.error.Error) as error:
-        sys.exit(f"error: {error}")
+        return check(tyro.cli(Options, args=args, prog=started_as("envs.checker")))
+    except gym.error.Error as error:
+        raise InputError(str(error)) from error
+
+
+if __name__ == "__main__":
+    run_main(main, "interrupted")

@@ -6,11 +6,9 @@ could be done (or with `--strict` at the first broken one), 130 when it was inte
 
 from __future__ import annotations
 
-import signal
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import tyro
@@ -18,10 +16,11 @@ import tyro
 from envs.recorded.convert import convert
 from envs.recorded.formats import recording
 from envs.recorded.interface import ReadOptions
-from worldmodel.errors import InputError, MissingExtraError
+from worldmodel.command_line import run_main, started_as
 
 SKIPPED = 3
 """Exit status when some recordings were skipped."""
+INTERRUPTED = "interrupted: what is done stays, and the same command goes on from there"
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class ConvertOptions:
     """Show a progress bar."""
 
 
-def main() -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = tyro.cli(ConvertOptions)
+    options = tyro.cli(ConvertOptions, args=args, prog=started_as("envs.recorded"))
     summary = convert(
         recording(options.format),
         options.folder,
@@ -63,17 +62,5 @@ def main() -> int:
     return SKIPPED if summary.broken else 0
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        sys.exit(main())
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: what is done stays, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+    run_main(main, INTERRUPTED)

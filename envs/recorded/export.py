@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,8 +19,9 @@ from gymnasium import spaces
 from tqdm import tqdm
 
 from envs.recorded.minari import PACKAGES
+from worldmodel.command_line import run_main, started_as
 from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError, MissingExtraError, require
+from worldmodel.errors import InputError, require
 
 _ID = re.compile(r"[-\w]+(/[-\w]+)*-v\d+")
 
@@ -110,16 +110,12 @@ def _buffers(store: EpisodeStore, *, progress: bool) -> Iterator[Any]:
         )
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    options = tyro.cli(ExportOptions)
+    options = tyro.cli(ExportOptions, args=args, prog=started_as("envs.recorded.export"))
     folder = export(options)
     print(f"{options.id}: {len(EpisodeStore(options.store))} episodes in {folder}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_main(main, "interrupted")

@@ -9,7 +9,7 @@ it is, so a copy that was cut short goes on. Damaged files are named and left ou
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
+from worldmodel.command_line import run_main, started_as
 from worldmodel.episodes.files import NPZ, SUFFIX, write_episode
 from worldmodel.episodes.store import EpisodeStore
 from worldmodel.errors import InputError
@@ -74,9 +75,9 @@ def repack(src: Path, dst: Path, *, npz: bool = False, strict: bool = False, pro
     return Repacked(len(names) - len(broken.keys() & set(names)), broken)
 
 
-def main() -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = tyro.cli(RepackOptions)
+    options = tyro.cli(RepackOptions, args=args, prog=started_as("worldmodel.episodes.repack"))
     done = repack(options.src, options.dst, npz=options.npz, strict=options.strict, progress=options.progress)
     print(f"{done.copied} episodes copied to {options.dst}")
     for reason in done.broken.values():
@@ -85,8 +86,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_main(main, "interrupted; what is copied stays: the same command goes on")

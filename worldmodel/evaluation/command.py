@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -12,6 +11,7 @@ import numpy as np
 import tyro
 
 from worldmodel.checkpoint import device_of
+from worldmodel.command_line import started_as, typed
 from worldmodel.errors import InputError
 from worldmodel.evaluation import page, report
 from worldmodel.evaluation.clips import draw_windows, read_windows
@@ -56,7 +56,7 @@ def evaluate(options: Options) -> dict[str, Any]:
             for name, figures in protocols[protocol].items():
                 figures["loss"] = losses(clean[name], judged[name])
     probes = {model.name: [found.to_dict() for found in probed(options, model)] for model in models if options.probe}
-    command = shlex.join(["python", "-m", "worldmodel.evaluation", *sys.argv[1:]])
+    command = typed("worldmodel.evaluation")
     results = {
         "command": command,
         "versions": versions(),
@@ -152,6 +152,6 @@ def described(model: Model, options: Options) -> dict[str, Any]:
     return {**describe(model), "heads_on_real_frames": heads.to_dict()}
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line and evaluate."""
-    evaluate(tyro.cli(Options))
+    evaluate(tyro.cli(Options, args=args, prog=started_as("worldmodel.evaluation")))

@@ -7,7 +7,6 @@ writes `uncertainty.json`, the figures by protocol and kind of uncertainty, and 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ import tyro
 
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import device_of
-from worldmodel.errors import InputError, MissingExtraError, require
+from worldmodel.command_line import run_main, started_as
+from worldmodel.errors import InputError, require
 from worldmodel.evaluation.calibration import KINDS, Watched, calibrate, watch
 from worldmodel.evaluation.clips import draw_windows, read_windows
 from worldmodel.evaluation.judging import trial_for
@@ -152,12 +152,8 @@ def plot(path: Path, judged: Figures) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line and calibrate."""
-    evaluate(tyro.cli(Options, args=args))
+    evaluate(tyro.cli(Options, args=args, prog=started_as("worldmodel.evaluation.uncertainty")))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_main(main, "interrupted")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, save_checkpoint, taking_up
@@ -24,6 +23,7 @@ from worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
 from worldmodel.episodes.stream import StreamClips
 from worldmodel.errors import InputError
 from worldmodel.gradients import Skipping
+from worldmodel.loggers import Scalars
 from worldmodel.memory import Memory
 from worldmodel.model import Counts, Losses, WorldModel
 from worldmodel.stepping import Figures, deferred_interrupts, run_steps, settled
@@ -65,7 +65,7 @@ class Trainer:
         out: Path,
         *,
         world: Mapping[str, Any],
-        writer: SummaryWriter | None = None,
+        writer: Scalars | None = None,
     ) -> None:
         if config.decay and not config.steps:
             raise InputError(f"decay={config.decay} needs to know all steps of the training: set steps")

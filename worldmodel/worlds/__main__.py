@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from worldmodel.command_line import started_as
 from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.worlds import names, resolve
 from worldmodel.worlds.card import PAGE, read_card, summary
@@ -50,7 +51,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line."""
     given = list(sys.argv[1:] if args is None else args) or ["list"]
     command = tyro.extras.subcommand_cli_from_dict(
-        {"list": List, "card": Card, "pack": Pack}, args=given, prog="python -m worldmodel.worlds", description=__doc__
+        {"list": List, "card": Card, "pack": Pack},
+        args=given,
+        prog=started_as("worldmodel.worlds"),
+        description=__doc__,
     )
     if isinstance(command, List):
         print("\n\n".join(summary(read_card(resolve(name))) for name in names()))
