@@ -98,8 +98,12 @@ class WorldSettings:
 
     env: str | None = "MiniGrid-MemoryS7-v0"
     """Gymnasium id of the real environment; `module:id` imports a module first. None only where nothing is played."""
-    size: int | None = None
-    """Side of the frames in pixels; None keeps the environment's own."""
+    size: int | tuple[int, int] | None = None
+    """Side of the frames in pixels, or their height and width; None keeps the environment's own."""
+    image_key: str | None = None
+    """Entry of a dictionary observation that is the image, with dots where it is nested; None finds it."""
+    from_render: bool = False
+    """Show what the environment renders, where what it observes is no image; recordings keep that as extras."""
     actions: tuple[int, ...] | None = None
     """Which of the environment's discrete actions to use; None uses all."""
     extra_obs: bool = False
@@ -137,7 +141,16 @@ class WorldSettings:
         """The real environment as the model sees it."""
         if self.env is None:
             raise InputError("no environment is named: add --env ID")
-        return EnvConfig(self.env, self.size, self.actions, self.extra_obs, self.max_episode_steps, self.env_options)
+        return EnvConfig(
+            self.env,
+            size=self.size,
+            actions=self.actions,
+            extra_obs=self.extra_obs,
+            max_episode_steps=self.max_episode_steps,
+            options=self.env_options,
+            image_key=self.image_key,
+            from_render=self.from_render,
+        )
 
 
 @dataclass(frozen=True)
@@ -240,6 +253,7 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) ->
     """Inverse of `to_json`. Unknown keys are an `InputError`: another script or version wrote `source`."""
     readers: dict[str, Callable[[Any], Any]] = {
         "actions": tuple,
+        "size": lambda size: tuple(size) if isinstance(size, list) else size,
         "pose": tuple,
         "model": ModelOptions.from_dict,
         **{name: functools.partial(_filled, part, source=source) for name, part in _PARTS.items()},

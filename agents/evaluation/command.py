@@ -50,10 +50,12 @@ class Options:
     """Level of the metric for which steps and time are counted."""
     env: str | None = None
     """Gymnasium id of the environment to play; None takes that of the runs."""
-    size: int | None = None
-    """Side of the frames in pixels; None takes that of the runs."""
+    size: int | tuple[int, int] | None = None
+    """Side, or height and width, of the frames in pixels; None takes that of the runs."""
     actions: tuple[int, ...] | None = None
     """Which of the environment's discrete actions to use; None takes those of the runs."""
+    from_render: bool = False
+    """Show what the environment renders; runs do as they were told."""
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps; None takes the runs' limit."""
     episodes: int = 100
@@ -193,19 +195,27 @@ def config_of(options: Options, runs: Sequence[TrainedRun]) -> EnvConfig:
     if not runs:
         if options.env is None:
             raise InputError("no environment is named: add --env ID, or a run")
-        return EnvConfig(options.env, options.size, options.actions, False, options.max_episode_steps)
+        return EnvConfig(
+            options.env,
+            size=options.size,
+            actions=options.actions,
+            max_episode_steps=options.max_episode_steps,
+            from_render=options.from_render,
+        )
     own = []
     for run in runs:
         if run.settings.env is None and options.env is None:
             raise InputError(f"{run.folder} names no environment: add --env ID")
-        told = run.settings
+        told, same = run.settings, options.env in (None, run.settings.env)
         own.append(
             EnvConfig(
                 options.env or told.env_config.id,
                 size=options.size or told.size,
                 actions=options.actions or told.actions,
                 max_episode_steps=options.max_episode_steps or told.max_episode_steps,
-                options=told.env_options if options.env in (None, told.env) else "",
+                options=told.env_options if same else "",
+                image_key=told.image_key if same else None,
+                from_render=options.from_render or (same and told.from_render),
             )
         )
     for run, config in zip(runs, own, strict=True):
