@@ -247,6 +247,8 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
         if config.from_render and "argument 'render_mode'" in str(error):
             raise InputError(f"{config.id} renders nothing: it cannot be made with from_render") from error
         raise
+    except gym.error.DependencyNotInstalled as error:
+        raise InputError(f"{config.id} cannot be made: {error}") from error
     except Exception as error:
         if "NoSuchDisplay" in type(error).__name__:
             raise InputError(f"{config.id} needs a display: run the command under `xvfb-run -a`") from error

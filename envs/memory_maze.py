@@ -186,17 +186,18 @@ def _observation_space(size: _Size, resolution: int, extra_obs: bool) -> spaces.
 @functools.cache
 def _tasks() -> Any:
     """The module `memory_maze.tasks`, imported without `gym` and without changing Gymnasium's registry."""
-    _choose_renderer()
-    if importlib.util.find_spec("triton"):
-        # It brings an LLVM of its own, as OSMesa does; loaded after OSMesa it crashes, and torch loads it unasked.
-        importlib.import_module("triton")
+    choose_renderer("the Memory Maze")
     # One line on stderr for every reset, of no use to anybody.
     logging.getLogger("absl").addFilter(lambda record: "Cannot set velocity on Entity" not in record.getMessage())
     with _gymnasium_as_gym():
         return require("memory_maze.tasks", "memory-maze", "Memory Maze environments")
 
 
-def _choose_renderer() -> None:
+def choose_renderer(world: str) -> None:
+    """Let MuJoCo draw on the CPU. Raises InputError, which names `world`, where no library for that is installed."""
+    if importlib.util.find_spec("triton"):
+        # It brings an LLVM of its own, as OSMesa does; loaded after OSMesa it crashes, and torch loads it unasked.
+        importlib.import_module("triton")
     # Both are read once: by dm_control when it is imported, by Mesa when it first draws.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     asked = os.environ.get("MUJOCO_GL")
@@ -207,7 +208,7 @@ def _choose_renderer() -> None:
             os.environ["MUJOCO_GL"] = name
             return
     wanted = "OSMesa or EGL, and neither" if asked is None else f"{_GL_LIBRARIES[asked]} (MUJOCO_GL={asked}), which"
-    raise InputError(f"the Memory Maze renders through {wanted} is installed: apt-get install libosmesa6 (or libegl1)")
+    raise InputError(f"{world} renders through {wanted} is installed: apt-get install libosmesa6 (or libegl1)")
 
 
 @contextlib.contextmanager

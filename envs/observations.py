@@ -150,11 +150,13 @@ class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructor
 
     `extra_keys`: the names of those numbers, sorted; parts of nested dictionaries have dots in their names, and names
     that episodes have of their own get the prefix `obs_`.
+    `shown`: what the frames are made from, and how, in words.
 
     Raises InputError where nothing shows an image, or several entries do and none is named.
     """
 
     extra_keys: tuple[str, ...]
+    shown: str
 
     def __init__(
         self, env: gym.Env[Any, Any], size: int | tuple[int, int] | None = None, image_key: str | None = None
@@ -180,12 +182,13 @@ class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructor
         wanted = (size, size) if isinstance(size, int) else size
         self._size = None if wanted == (height, width) else wanted
         self.observation_space = spaces.Box(0, 255, (*(self._size or (height, width)), 3), np.uint8)
+        self.shown = f"{self._image.space.dtype} {self._image.space.shape}"
+        if self._image.path:
+            self.shown = f"'{self._image.name}', {self.shown}"
+        if convert.changes:
+            self.shown += f": {convert}"
         if convert.changes or self._image.name not in ("", "image"):
-            entry = f"'{self._image.name}', " * bool(self._image.path)
-            _say(
-                f"{name}: frames of {height} x {width} from {entry}{self._image.space.dtype} {self._image.space.shape}"
-                + f": {convert}" * bool(convert.changes)
-            )
+            _say(f"{name}: frames of {height} x {width} from {self.shown}")
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

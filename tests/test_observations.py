@@ -118,6 +118,11 @@ class Screenless(gym.Env[Any, Any]):
         raise type("NoSuchDisplayException", (Exception,), {})("Cannot connect to None")
 
 
+class Lacking(gym.Env[Any, Any]):
+    def __init__(self) -> None:
+        raise gym.error.DependencyNotInstalled("run `pip install box`")
+
+
 NUMBER = spaces.Box(-9, 9, (), np.float32)
 VIEWS = spaces.Dict(
     views=spaces.Dict({"front": box(COLORS), "depth": box(GREY / 255, high=1)}),
@@ -146,8 +151,9 @@ def _registered() -> Iterator[None]:
         gym.register(name, Shown, kwargs=told)
     gym.register("seen/Screenless-v0", Screenless)
     gym.register("seen/Quiet-v0", Quiet)
+    gym.register("seen/Lacking-v0", Lacking)
     yield
-    for name in (*WORLDS, "seen/Screenless-v0", "seen/Quiet-v0"):
+    for name in (*WORLDS, "seen/Screenless-v0", "seen/Quiet-v0", "seen/Lacking-v0"):
         del gym.registry[name]
 
 
@@ -201,6 +207,7 @@ def test_values_beyond_the_space_are_refused() -> None:
         (EnvConfig("seen/Two-v0", image_key="image"), r"observes \{'image': Box.*\}: no image"),
         (EnvConfig("seen/State-v0"), r"observes Box.*no image.*--from-render"),
         (EnvConfig("seen/Screenless-v0"), "needs a display: run the command under `xvfb-run -a`"),
+        (EnvConfig("seen/Lacking-v0"), "cannot be made: run `pip install box`"),
         (EnvConfig("seen/Quiet-v0", from_render=True), "renders NoneType"),
         (EnvConfig("ALE/Pong-v6"), "import the package that registers it: 'ale_py:ALE/Pong-v6'"),
         (EnvConfig("MiniWorld-Hallway-v7"), "'miniworld:MiniWorld-Hallway-v7'"),
