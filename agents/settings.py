@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -106,6 +106,8 @@ class WorldSettings:
     """Show what the environment renders, where what it observes is no image; recordings keep that as extras."""
     actions: tuple[int, ...] | None = None
     """Which of the environment's discrete actions to use; None uses all."""
+    layouts: tuple[int, int] | None = None
+    """Of a procedurally made world, the first and how many of its layouts to record; None draws from all."""
     extra_obs: bool = False
     """Ask for the environment's extra observations; the oracle needs them, recordings keep them."""
     max_episode_steps: int | None = None
@@ -150,6 +152,7 @@ class WorldSettings:
             options=self.env_options,
             image_key=self.image_key,
             from_render=self.from_render,
+            layouts=self.layouts,
         )
 
 
@@ -189,6 +192,9 @@ class LoopSettings(WorldSettings):
     cloning: CloningOptions = field(default_factory=CloningOptions)
     eval_episodes: int = 100
     """Real episodes of every evaluation, on seeds that are never recorded."""
+    eval_layouts: tuple[int, int] | None = None
+    """The first and how many of the layouts to evaluate in; None takes those of --layouts. What is never recorded is
+    held out only by layouts that differ: seeds that differ may begin alike."""
     world_model: Path | None = None
     """Checkpoint folder of a world model to use as it is, instead of recording and learning one. The environment is
     the one that it was trained on unless --env and the options with it say otherwise."""
@@ -199,6 +205,11 @@ class LoopSettings(WorldSettings):
     def all_world_steps(self) -> int:
         """Training steps of the world model in the whole run."""
         return self.rounds * self.world_steps
+
+    @property
+    def eval_config(self) -> EnvConfig:
+        """The real environment in which policies are judged."""
+        return replace(self.env_config, layouts=self.eval_layouts or self.layouts)
 
 
 @dataclass(frozen=True)
@@ -253,6 +264,7 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) ->
     """Inverse of `to_json`. Unknown keys are an `InputError`: another script or version wrote `source`."""
     readers: dict[str, Callable[[Any], Any]] = {
         "actions": tuple,
+        **dict.fromkeys(("layouts", "eval_layouts"), tuple),
         "size": lambda size: tuple(size) if isinstance(size, list) else size,
         "pose": tuple,
         "model": ModelOptions.from_dict,

@@ -22,6 +22,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from envs.layouts import Layouts, is_grid
 from envs.minigrid import MiniGridFrames
 from envs.observations import FrameObservation as FrameObservation
 from envs.observations import RenderedFrames, name_of
@@ -50,6 +51,7 @@ class EnvConfig:
     options: what else the environment is made with, as a JSON object: '{"actions": "vpt"}'.
     image_key: the entry of a dictionary observation that is the image, with dots where it is nested; None takes
         "image", or the only one of bytes.
+    layouts: of a procedurally made world, the first and how many of its layouts (`envs.layouts`); None draws from all.
     from_render: show what the environment renders; what it observes is found in `info`, under `state`.
     """
 
@@ -61,6 +63,7 @@ class EnvConfig:
     options: str = ""
     image_key: str | None = None
     from_render: bool = False
+    layouts: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         sides = self.size if isinstance(self.size, tuple) else (self.size,)
@@ -74,6 +77,8 @@ class EnvConfig:
             raise InputError(
                 f"EnvConfig.actions is {self.actions}: name at least one action, each once, or None for all"
             )
+        if self.layouts is not None and (len(self.layouts) != 2 or self.layouts[0] < 0 or self.layouts[1] < 1):
+            raise InputError(f"EnvConfig.layouts is {self.layouts}: give the first, 0 or more, and how many, 1 or more")
         self.arguments()
 
     def arguments(self) -> dict[str, Any]:
@@ -253,8 +258,9 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
         if "NoSuchDisplay" in type(error).__name__:
             raise InputError(f"{config.id} needs a display: run the command under `xvfb-run -a`") from error
         raise
-    minigrid = sys.modules.get("minigrid.minigrid_env")
-    if minigrid is not None and isinstance(env.unwrapped, minigrid.MiniGridEnv):
+    if config.layouts is not None:
+        env = Layouts(env, *config.layouts)
+    if is_grid(env):
         env = MiniGridFrames(env, config.extra_obs)
     try:
         if config.from_render:

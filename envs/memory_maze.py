@@ -90,8 +90,7 @@ class MemoryMaze(gym.Env[Any, np.int64]):
                 f"Memory Maze has camera_resolution {camera_resolution}: give the side in pixels, {_SMALLEST} or more, "
                 "and EnvConfig.size (--size) for smaller frames"
             )
-        if maze_seed is not None and not 0 <= maze_seed < 2**32:
-            raise InputError(f"Memory Maze has maze_seed {maze_seed}: give an integer from 0 to 2**32 - 1, or None")
+        _check_maze_seed(maze_seed)
         self._build = functools.partial(
             getattr(_tasks(), f"memory_maze_{size}"),
             camera_resolution=camera_resolution,
@@ -101,7 +100,7 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         simulation = importlib.import_module("envs.maze_simulation")
         self._world: Any = simulation.StockWorld() if stock else simulation.FastWorld(camera_resolution, extra_obs)
         self._loaded = False
-        self._maze_seed = maze_seed
+        self.maze_seed = maze_seed
         self._extra_obs = extra_obs
         self._frame: FrameArray | None = None
         self._over = True
@@ -110,17 +109,22 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         self.observation_space = _observation_space(_SIZES[size], camera_resolution, extra_obs)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; with `seed` in a world that follows from it alone. No options, no info."""
+        """Start an episode; with `seed` in a world that follows from it alone. No info.
+
+        With `options={"maze_seed": k}` that is the maze from now on.
+        """
         super().reset(seed=seed)
-        if seed is not None or not self._loaded:
+        before, self.maze_seed = self.maze_seed, (options or {}).get("maze_seed", self.maze_seed)
+        _check_maze_seed(self.maze_seed)
+        if seed is not None or not self._loaded or self.maze_seed != before:
             # The layout generator takes its seed only when it is built.
             episodes = int(self.np_random.integers(2**32))
-            walls = episodes if self._maze_seed is None else self._maze_seed
+            walls = episodes if self.maze_seed is None else self.maze_seed
             self._world.load(functools.partial(self._build, seed=walls))
             self._loaded = True
-            if self._maze_seed is not None:
+            if self.maze_seed is not None:
                 self._world.environment._random_state = np.random.RandomState(episodes)
-                _keep_walls(self._world.environment.task, self._maze_seed)
+                _keep_walls(self._world.environment.task, self.maze_seed)
         observation = self._observation(self._world.reset())
         self._over = False
         return observation, {}
@@ -157,6 +161,11 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         self._frame = observation["image"].copy()
         # A unit vector may be longer than 1 by rounding, and so outside of its space.
         return {**observation, "agent_dir": np.clip(observation["agent_dir"], -1.0, 1.0)}
+
+
+def _check_maze_seed(maze_seed: Any) -> None:
+    if maze_seed is not None and not (isinstance(maze_seed, int) and 0 <= maze_seed < 2**32):
+        raise InputError(f"Memory Maze has maze_seed {maze_seed}: give an integer from 0 to 2**32 - 1, or None")
 
 
 def _observation_space(size: _Size, resolution: int, extra_obs: bool) -> spaces.Space[Any]:
