@@ -6,12 +6,13 @@ other numbers travel in `info`. MiniGrid worlds are shown as the partial RGB vie
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -210,7 +211,8 @@ def _find(env_id: str) -> EnvSpec:
         if not all(part.isidentifier() for part in module.split(".")):
             raise InputError(f"environment id '{env_id}' names no module before the colon: write 'module:id'")
         try:
-            importlib.import_module(module)
+            with _on_a_display(env_id):
+                importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise
@@ -228,6 +230,17 @@ def _find(env_id: str) -> EnvSpec:
         raise InputError(f"unknown environment id '{env_id}': {hint}") from error
 
 
+@contextlib.contextmanager
+def _on_a_display(env_id: str) -> Iterator[None]:
+    """Say what to do where pyglet finds no screen, which it looks for when it is imported or when a world is made."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "NoSuchDisplayException":
+            raise InputError(f"{env_id} needs a display: run the command under `xvfb-run -a`") from error
+        raise
+
+
 def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEnv:
     options = {**config.arguments(), "disable_env_checker": True}  # the wrappers below check the spaces
     if config.from_render and render_mode not in (None, "rgb_array"):
@@ -243,7 +256,8 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
     if config.extra_obs and not is_minigrid(spec.id):
         options["extra_obs"] = True
     try:
-        env: gym.Env[Any, Any] = gym.make(spec, **options)
+        with _on_a_display(config.id):
+            env: gym.Env[Any, Any] = gym.make(spec, **options)
     except TypeError as error:
         if config.extra_obs and "extra_obs" in str(error):
             raise InputError(f"{config.id} has no extra observations: set extra_obs=False") from error
@@ -254,10 +268,6 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
         raise
     except gym.error.DependencyNotInstalled as error:
         raise InputError(f"{config.id} cannot be made: {error}") from error
-    except Exception as error:
-        if "NoSuchDisplay" in type(error).__name__:
-            raise InputError(f"{config.id} needs a display: run the command under `xvfb-run -a`") from error
-        raise
     if config.layouts is not None:
         env = Layouts(env, *config.layouts)
     if is_grid(env):

@@ -233,6 +233,13 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         make(EnvConfig("ALE/Pong-v6"))
 
 
+def test_a_package_that_looks_for_a_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "screenless.py").write_text("raise type('NoSuchDisplayException', (Exception,), {})('None')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"screenless:A-v0 needs a display: run the command under `xvfb-run -a`"):
+        make(EnvConfig("screenless:A-v0"))
+
+
 def test_only_a_display_is_asked_of_rendering() -> None:
     with pytest.raises(InputError, match="leave out render_mode='human'"):
         make(EnvConfig("seen/State-v0", from_render=True), render_mode="human")
