@@ -20,7 +20,7 @@ MINERL := .venv-minerl/.installed$(if $(MINERL_JAVA),-java)
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system browser minecraft minerl demo test test-gymnasium fuzz test-slow test-integrations lint types results results-minetest memory bench docs kernels cuda wheels gpu clean
+.PHONY: help setup system browser minecraft minerl demo test test-gymnasium fuzz test-slow test-integrations lint types results results-minetest memory worlds bench docs kernels cuda wheels gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
@@ -107,6 +107,11 @@ memory: setup  ## does the memory solve it, does the dream pay: docs/memory.md, 
 docs: setup  ## build the documentation site without a warning: docs/_build/index.html
 	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+
+# MiniWorld draws on a display.
+worlds: setup minecraft  ## record, learn and dream every world that is installed: docs/worlds.md, minutes
+	$(BIN)/pip install -c constraints.txt -e '.[worlds]'
+	$(if $(shell command -v xvfb-run),xvfb-run -a) $(BIN)/python -m benchmarks.worlds
 
 bench: setup  ## run every benchmark that takes minutes
 	set -e; for name in $(basename $(notdir $(wildcard benchmarks/*.py))) throughput; do echo "== $$name"; $(BIN)/python -m "benchmarks.$$name"; done

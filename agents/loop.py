@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import numpy as np
 from agents.algorithms import IN_ENVIRONMENTS, Algorithm, algorithm, check_algorithm, learned, until
 from agents.evaluation import Evaluation, dreamt_returns, evaluate, imagined_returns
 from agents.evaluation.files import EVALUATIONS, append_evaluation, log_evaluation
+from agents.evaluation.starts import starts
 from agents.policies import Exploring, RandomPolicy
 from agents.probe import Probe, probe
 from agents.report.growing import Growing, Subject
@@ -211,7 +213,7 @@ class Loop(Run):
         seed = EVALUATION_SEEDS + s.seed * SEEDS_PER_RUN
         judged = evaluate(
             name,
-            s.env_config,
+            s.eval_config,
             policy,
             episodes=s.eval_episodes,
             seed=seed,
@@ -220,7 +222,11 @@ class Loop(Run):
             progress=self.progress,
         )
         EpisodeStore(self.out / "examples" / stage, create=True).append(judged.example)
-        return judged.evaluation.to_dict()
+        figures = judged.evaluation.to_dict()
+        recorded = EpisodeStore(self.own_episodes) if self.own_episodes.exists() else None
+        if (found := starts(s.eval_config, judged.evaluation.seeds, recorded)) is not None:
+            figures["starts"] = asdict(found)
+        return figures
 
     def judge_learned(self, stage: str, round_: int) -> Figures:
         """Play the learned policy for real, and its own dreams beside it."""

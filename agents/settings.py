@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -99,10 +99,16 @@ class WorldSettings:
 
     env: str | None = "MiniGrid-MemoryS7-v0"
     """Gymnasium id of the real environment; `module:id` imports a module first. None only where nothing is played."""
-    size: int | None = None
-    """Side of the frames in pixels; None keeps the environment's own."""
+    size: int | tuple[int, int] | None = None
+    """Side of the frames in pixels, or their height and width; None keeps the environment's own."""
+    image_key: str | None = None
+    """Entry of a dictionary observation that is the image, with dots where it is nested; None finds it."""
+    from_render: bool = False
+    """Show what the environment renders, where what it observes is no image; recordings keep that as extras."""
     actions: tuple[int, ...] | None = None
     """Which of the environment's discrete actions to use; None uses all."""
+    layouts: tuple[int, int] | None = None
+    """Of a procedurally made world, the first and how many of its layouts to record; None draws from all."""
     extra_obs: bool = False
     """Ask for the environment's extra observations; the oracle needs them, recordings keep them."""
     max_episode_steps: int | None = None
@@ -142,8 +148,18 @@ class WorldSettings:
         """The real environment as the model sees it."""
         if self.env is None:
             raise InputError("no environment is named: add --env ID")
-        limit = self.max_episode_steps
-        return EnvConfig(self.env, self.size, self.actions, self.extra_obs, limit, self.env_options, self.every)
+        return EnvConfig(
+            self.env,
+            size=self.size,
+            actions=self.actions,
+            extra_obs=self.extra_obs,
+            max_episode_steps=self.max_episode_steps,
+            options=self.env_options,
+            every=self.every,
+            image_key=self.image_key,
+            from_render=self.from_render,
+            layouts=self.layouts,
+        )
 
 
 @dataclass(frozen=True)
@@ -182,6 +198,9 @@ class LoopSettings(WorldSettings):
     cloning: CloningOptions = field(default_factory=CloningOptions)
     eval_episodes: int = 100
     """Real episodes of every evaluation, on seeds that are never recorded."""
+    eval_layouts: tuple[int, int] | None = None
+    """The first and how many of the layouts to evaluate in; None takes those of --layouts. What is never recorded is
+    held out only by layouts that differ: seeds that differ may begin alike."""
     world_model: Path | None = None
     """World model to use as it is, instead of recording and learning one: a checkpoint folder, a name of `python -m
     worldmodel.worlds`, or hf://OWNER/NAME. The environment is the one that it was trained on unless --env and the
@@ -194,6 +213,11 @@ class LoopSettings(WorldSettings):
     def all_world_steps(self) -> int:
         """Training steps of the world model in the whole run."""
         return self.rounds * self.world_steps
+
+    @property
+    def eval_config(self) -> EnvConfig:
+        """The real environment in which policies are judged."""
+        return replace(self.env_config, layouts=self.eval_layouts or self.layouts)
 
 
 @dataclass(frozen=True)
@@ -248,6 +272,8 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) ->
     """Inverse of `to_json`. Unknown keys are an `InputError`: another script or version wrote `source`."""
     readers: dict[str, Callable[[Any], Any]] = {
         "actions": tuple,
+        **dict.fromkeys(("layouts", "eval_layouts"), tuple),
+        "size": lambda size: tuple(size) if isinstance(size, list) else size,
         "pose": tuple,
         "log": tuple,
         "model": ModelOptions.from_dict,

@@ -72,6 +72,14 @@ def _register() -> None:
             kwargs={"size": size},
         )
     gym.register("lssvwm/MiniGrid-Carpet-v0", entry_point="envs.carpet:Carpet")
+    gym.register("lssvwm/Crafter-v0", entry_point="envs.crafter:Crafter", max_episode_steps=10_000)
+    for domain, tasks in importlib.import_module("envs.control").TASKS.items():
+        for task in tasks:
+            gym.register(
+                f"lssvwm/Control-{domain}-{task}-v0",
+                entry_point="envs.control:Control",
+                kwargs={"domain": domain, "task": task},
+            )
     gym.register(
         "lssvwm/Dream-v0",
         entry_point="envs.dream:DreamEnv",

@@ -1,17 +1,18 @@
 """One `make` for every real environment: frames (h, w, 3) uint8 and discrete actions 0..n-1, whatever it had before.
 
-Frames come from image observations, or from the `image` entry of a dictionary; the other numbers of such a dictionary
-travel in `info`. MiniGrid worlds are shown as the partial RGB view in front of the agent.
+Frames come from images of any kind (`envs.observations`), from an entry of a dictionary, or from what is rendered; the
+other numbers travel in `info`. MiniGrid worlds are shown as the partial RGB view in front of the agent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -21,9 +22,12 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from PIL import Image
 
+from envs.layouts import Layouts, is_grid
 from envs.minigrid import MiniGridFrames
+from envs.observations import FrameObservation as FrameObservation
+from envs.observations import RenderedFrames, name_of
+from envs.packages import PACKAGES
 from envs.policy import FrameArray
 from envs.repeating import EveryNth
 from envs.rows import FrameVectorEnv as FrameVectorEnv
@@ -33,8 +37,6 @@ from worldmodel.errors import InputError, require
 FrameEnv = gym.Env[FrameArray, np.int64]
 """What `make` returns: observations (h, w, 3) uint8, actions 0..n-1."""
 
-_OURS = {"action", "reward", "terminated", "truncated", "seed", "recording", "first_frame", "goes_on", "file"}
-"""Names in episode files that are not the environment's to give."""
 _MINIGRID = ("MiniGrid-", "BabyAI-", "lssvwm/MiniGrid-")
 
 
@@ -43,35 +45,43 @@ class EnvConfig:
     """Which environment, and how the model sees it. Survives JSON: `EnvConfig.from_dict(json.loads(json.dumps(...)))`.
 
     id: a Gymnasium id; `module:id` imports `module` first, as in `gymnasium.make`.
-    size: side of the frame in pixels (>= 1); None keeps the environment's frame. The aspect ratio is not kept.
+    size: side of the frame in pixels (>= 1), or its height and width; None keeps the environment's frame.
     actions: which of the environment's actions 0..n-1 to offer, renumbered 0..len-1 in this order; None offers all.
     extra_obs: ask the environment for its extra observations (Memory Maze, MiniGrid: position, heading, layout), found
         in `info`.
     max_episode_steps: truncate after so many steps; a shorter limit of the environment's own still holds.
     options: what else the environment is made with, as a JSON object: '{"actions": "vpt"}'.
     every: the agent acts at every n-th frame: its action is repeated, rewards are summed (`envs.repeating`).
+    image_key: the entry of a dictionary observation that is the image, with dots where it is nested; None takes
+        "image", or the only one of bytes.
+    layouts: of a procedurally made world, the first and how many of its layouts (`envs.layouts`); None draws from all.
+    from_render: show what the environment renders; what it observes is found in `info`, under `state`.
     """
 
     id: str
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     actions: tuple[int, ...] | None = None
     extra_obs: bool = False
     max_episode_steps: int | None = None
     options: str = ""
     every: int = 1
+    image_key: str | None = None
+    from_render: bool = False
+    layouts: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("size", self.size),
-            ("max_episode_steps", self.max_episode_steps),
-            ("every", self.every),
-        ):
+        sides = self.size if isinstance(self.size, tuple) else (self.size,)
+        if not all(side is None or side >= 1 for side in sides) or (isinstance(self.size, tuple) and len(sides) != 2):
+            raise InputError(f"EnvConfig.size is {self.size}: give a side of at least 1, height and width, or None")
+        for name, value in (("max_episode_steps", self.max_episode_steps), ("every", self.every)):
             if value is not None and value < 1:
                 raise InputError(f"EnvConfig.{name} is {value}: give a number of at least 1, or None")
         if self.actions is not None and (not self.actions or len(set(self.actions)) < len(self.actions)):
             raise InputError(
                 f"EnvConfig.actions is {self.actions}: name at least one action, each once, or None for all"
             )
+        if self.layouts is not None and (len(self.layouts) != 2 or self.layouts[0] < 0 or self.layouts[1] < 1):
+            raise InputError(f"EnvConfig.layouts is {self.layouts}: give the first, 0 or more, and how many, 1 or more")
         self.arguments()
 
     def arguments(self) -> dict[str, Any]:
@@ -86,7 +96,7 @@ class EnvConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, ready for JSON. `every` came later: where it is 1 it is left out."""
-        plain = {**asdict(self), "actions": None if self.actions is None else list(self.actions)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {name: value for name, value in plain.items() if (name, value) != ("every", 1)}
 
     @classmethod
@@ -96,18 +106,22 @@ class EnvConfig:
         unknown = sorted(set(values) - set(known))
         if unknown or "id" not in values:
             raise InputError(f"environment config has unknown keys {unknown} or no 'id': known keys are {known}")
-        actions = values.get("actions")
-        return cls(**{**values, "actions": None if actions is None else tuple(int(action) for action in actions)})
+        # Any: what is wrong in there, `__post_init__` finds.
+        told: dict[str, Any] = {
+            name: tuple(map(int, value)) if isinstance(value, list | tuple) else value for name, value in values.items()
+        }
+        return cls(**told)
 
 
 def make(config: EnvConfig, render_mode: str | None = None) -> FrameEnv:
     """The environment of `config` with observations Box (h, w, 3) uint8 and actions Discrete(n).
 
-    Numeric entries of a dictionary observation besides `image` are moved into `info` of `reset` and `step` as arrays of
-    fixed shape; `env.get_wrapper_attr("extra_keys")` names them. Text entries are left out.
+    Numeric entries of a dictionary observation besides the image are moved into `info` of `reset` and `step` as arrays
+    of fixed shape; `env.get_wrapper_attr("extra_keys")` names them. Text entries are left out. What is done to images
+    that are not RGB frames is logged.
 
-    Raises InputError for an unknown id (naming near ones), for observations that are not RGB frames and for actions
-    that are not discrete; MissingExtraError when the id needs a package that is not installed.
+    Raises InputError for an unknown id (naming the package to import, or near ones), for observations without an image
+    and for actions that are not discrete; MissingExtraError when the id needs a package that is not installed.
     """
     return _build(_find(config.id), config, render_mode)
 
@@ -166,63 +180,6 @@ def maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[], Fra
     return functools.partial(_build, _find(config.id), config, render_mode)
 
 
-class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructorArgs):
-    """Shows the frame (h, w, 3) uint8 alone, resized to `size` x `size`; other numbers move into `info`.
-
-    `extra_keys`: the names of those numbers, sorted; those that episodes have of their own get the prefix `obs_`.
-    """
-
-    extra_keys: tuple[str, ...]
-
-    def __init__(self, env: gym.Env[Any, Any], size: int | None = None) -> None:
-        RecordConstructorArgs.__init__(self, size=size)
-        super().__init__(env)
-        space = env.observation_space
-        self._extras: dict[str, tuple[str, np.dtype[Any]]] = {}  # the key in the observation, by name
-        self._is_dict = isinstance(space, spaces.Dict)
-        if isinstance(space, spaces.Dict):
-            if "image" not in space.spaces:
-                raise InputError(f"{_name(env)} observes a dictionary without 'image': its keys are {sorted(space)}")
-            numeric = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
-            for key, part in sorted(space.spaces.items()):
-                if key != "image" and isinstance(part, numeric):
-                    assert part.dtype is not None
-                    name = f"obs_{key}" if key in _OURS else key.replace("/", ".")
-                    if name in self._extras:
-                        raise InputError(f"{_name(env)} observes '{key}' and '{self._extras[name][0]}': rename one")
-                    self._extras[name] = (key, part.dtype)
-            space = space["image"]
-        self.extra_keys = tuple(self._extras)
-        shape = _frame_shape(space, _name(env))
-        self._size = None if size is None or shape == (size, size, 3) else size
-        side = shape if self._size is None else (self._size, self._size, 3)
-        self.observation_space = spaces.Box(0, 255, side, np.uint8)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[FrameArray, dict[str, Any]]:
-        """As of the environment, with the frame alone as observation."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._frame(observation), self._info(observation, info)
-
-    def step(self, action: Any) -> tuple[FrameArray, float, bool, bool, dict[str, Any]]:
-        """As of the environment, with the frame alone as observation."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._frame(observation), float(reward), terminated, truncated, self._info(observation, info)
-
-    def _frame(self, observation: Any) -> FrameArray:
-        frame: FrameArray = observation["image"] if self._is_dict else observation
-        if self._size is None:
-            return np.array(frame)  # environments may write the next frame into the same array
-        # BOX is the mean over the area when it shrinks and the nearest pixel when it grows.
-        return np.array(Image.fromarray(frame).resize((self._size, self._size), Image.Resampling.BOX))
-
-    def _info(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
-        # Arrays even for single numbers: gymnasium's vector environments batch arrays with their dtype.
-        extras = {name: np.array(observation[key], dtype) for name, (key, dtype) in self._extras.items()}
-        return {**info, **extras}
-
-
 class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArgs):
     """Offers only `actions` of a discrete action space, renumbered 0..len-1."""
 
@@ -232,12 +189,12 @@ class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArg
         space = env.action_space
         if not isinstance(space, spaces.Discrete):
             raise InputError(
-                f"{_name(env)} has the action space {space}: only Discrete is supported, wrap it to a list of actions"
+                f"{name_of(env)} has the action space {space}: only Discrete is supported, wrap it to a list of actions"
             )
         count, start = int(space.n), int(space.start)
         offered = tuple(range(count)) if actions is None else actions
         if not all(0 <= action < count for action in offered):
-            raise InputError(f"actions {offered} asked of {_name(env)}, which has actions 0..{count - 1}")
+            raise InputError(f"actions {offered} asked of {name_of(env)}, which has actions 0..{count - 1}")
         # Any, since gymnasium types the inner action like the outer one; environments want a plain int.
         self._table: list[Any] = [start + action for action in offered]
         self.action_space = spaces.Discrete(len(offered))
@@ -245,7 +202,7 @@ class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArg
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As of the environment, with `action` in the new numbering."""
         if isinstance(action, bool | np.bool_) or not self.action_space.contains(action):
-            raise gym.error.InvalidAction(f"{_name(self.env)} has actions 0..{len(self._table) - 1}, got {action!r}")
+            raise gym.error.InvalidAction(f"{name_of(self.env)} has actions 0..{len(self._table) - 1}, got {action!r}")
         return self.env.step(self._table[int(action)])
 
 
@@ -257,7 +214,8 @@ def _find(env_id: str) -> EnvSpec:
         if not all(part.isidentifier() for part in module.split(".")):
             raise InputError(f"environment id '{env_id}' names no module before the colon: write 'module:id'")
         try:
-            importlib.import_module(module)
+            with _on_a_display(env_id):
+                importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise
@@ -265,6 +223,9 @@ def _find(env_id: str) -> EnvSpec:
     try:
         return gym.spec(name)
     except gym.error.Error as error:
+        package = next((known for known in PACKAGES if name.startswith(known.ids)), None)
+        if package is not None:
+            raise InputError(f"unknown environment id '{env_id}': {package.hint(name)}") from error
         near = difflib.get_close_matches(name, list(gym.registry), n=3, cutoff=0.5)
         hint = (
             f"did you mean {', '.join(near)}?" if near else "write 'module:id' to import the module that registers it"
@@ -272,8 +233,25 @@ def _find(env_id: str) -> EnvSpec:
         raise InputError(f"unknown environment id '{env_id}': {hint}") from error
 
 
+@contextlib.contextmanager
+def _on_a_display(env_id: str) -> Iterator[None]:
+    """Say what to do where pyglet finds no screen, which it looks for when it is imported or when a world is made."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "NoSuchDisplayException":
+            raise InputError(f"{env_id} needs a display: run the command under `xvfb-run -a`") from error
+        raise
+
+
 def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEnv:
     options = {**config.arguments(), "disable_env_checker": True}  # the wrappers below check the spaces
+    if config.from_render and render_mode not in (None, "rgb_array"):
+        raise InputError(
+            f"from_render shows what '{config.id}' renders as rgb_array: leave out render_mode='{render_mode}'"
+        )
+    if config.from_render:
+        render_mode = "rgb_array"
     if render_mode is not None:
         options["render_mode"] = render_mode
     if config.max_episode_steps is not None:
@@ -281,33 +259,28 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
     if config.extra_obs and not is_minigrid(spec.id):
         options["extra_obs"] = True
     try:
-        env: gym.Env[Any, Any] = gym.make(spec, **options)
+        with _on_a_display(config.id):
+            env: gym.Env[Any, Any] = gym.make(spec, **options)
     except TypeError as error:
         if config.extra_obs and "extra_obs" in str(error):
             raise InputError(f"{config.id} has no extra observations: set extra_obs=False") from error
         if any(f"argument '{name}'" in str(error) for name in config.arguments()):
             raise InputError(f"{config.id} cannot be made with the options {config.options}: {error}") from error
+        if config.from_render and "argument 'render_mode'" in str(error):
+            raise InputError(f"{config.id} renders nothing: it cannot be made with from_render") from error
         raise
-    minigrid = sys.modules.get("minigrid.minigrid_env")
-    if minigrid is not None and isinstance(env.unwrapped, minigrid.MiniGridEnv):
+    except gym.error.DependencyNotInstalled as error:
+        raise InputError(f"{config.id} cannot be made: {error}") from error
+    if config.layouts is not None:
+        env = Layouts(env, *config.layouts)
+    if is_grid(env):
         env = MiniGridFrames(env, config.extra_obs)
     if config.every > 1:
         env = EveryNth(env, config.every)
     try:
-        return DiscreteActions(FrameObservation(env, config.size), config.actions)
+        if config.from_render:
+            env = RenderedFrames(env)
+        return DiscreteActions(FrameObservation(env, config.size, config.image_key), config.actions)
     except InputError:
         env.close()
         raise
-
-
-def _frame_shape(space: spaces.Space[Any], name: str) -> tuple[int, int, int]:
-    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
-        if len(space.shape) == 3 and space.shape[2] == 3:
-            return (space.shape[0], space.shape[1], 3)
-        if len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] == 1):
-            raise InputError(f"{name} observes grey frames {space.shape}: repeat the channel to (h, w, 3) in a wrapper")
-    raise InputError(f"{name} observes {space}: frames of shape (h, w, 3) and dtype uint8 are needed")
-
-
-def _name(env: gym.Env[Any, Any]) -> str:
-    return type(env.unwrapped).__name__ if env.spec is None else env.spec.id

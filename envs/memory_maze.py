@@ -91,8 +91,7 @@ class MemoryMaze(gym.Env[Any, np.int64]):
                 f"Memory Maze has camera_resolution {camera_resolution}: give the side in pixels, {_SMALLEST} or more, "
                 "and EnvConfig.size (--size) for smaller frames"
             )
-        if maze_seed is not None and not 0 <= maze_seed < 2**32:
-            raise InputError(f"Memory Maze has maze_seed {maze_seed}: give an integer from 0 to 2**32 - 1, or None")
+        _check_maze_seed(maze_seed)
         self._build = functools.partial(
             getattr(_tasks(), f"memory_maze_{size}"),
             camera_resolution=camera_resolution,
@@ -102,7 +101,7 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         simulation = importlib.import_module("envs.maze_simulation")
         self._world: Any = simulation.StockWorld() if stock else simulation.FastWorld(camera_resolution, extra_obs)
         self._loaded = False
-        self._maze_seed = maze_seed
+        self.maze_seed = maze_seed
         self._extra_obs = extra_obs
         self._frame: FrameArray | None = None
         self._over = True
@@ -115,17 +114,22 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         return to_gymnasium(MEMORY_MAZE)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; with `seed` in a world that follows from it alone. No options, no info."""
+        """Start an episode; with `seed` in a world that follows from it alone. No info.
+
+        With `options={"maze_seed": k}` that is the maze from now on.
+        """
         super().reset(seed=seed)
-        if seed is not None or not self._loaded:
+        before, self.maze_seed = self.maze_seed, (options or {}).get("maze_seed", self.maze_seed)
+        _check_maze_seed(self.maze_seed)
+        if seed is not None or not self._loaded or self.maze_seed != before:
             # The layout generator takes its seed only when it is built.
             episodes = int(self.np_random.integers(2**32))
-            walls = episodes if self._maze_seed is None else self._maze_seed
+            walls = episodes if self.maze_seed is None else self.maze_seed
             self._world.load(functools.partial(self._build, seed=walls))
             self._loaded = True
-            if self._maze_seed is not None:
+            if self.maze_seed is not None:
                 self._world.environment._random_state = np.random.RandomState(episodes)
-                _keep_walls(self._world.environment.task, self._maze_seed)
+                _keep_walls(self._world.environment.task, self.maze_seed)
         observation = self._observation(self._world.reset())
         self._over = False
         return observation, {}
@@ -164,6 +168,11 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         return {**observation, "agent_dir": np.clip(observation["agent_dir"], -1.0, 1.0)}
 
 
+def _check_maze_seed(maze_seed: Any) -> None:
+    if maze_seed is not None and not (isinstance(maze_seed, int) and 0 <= maze_seed < 2**32):
+        raise InputError(f"Memory Maze has maze_seed {maze_seed}: give an integer from 0 to 2**32 - 1, or None")
+
+
 def _observation_space(size: _Size, resolution: int, extra_obs: bool) -> spaces.Space[Any]:
     image = spaces.Box(0, 255, (resolution, resolution, 3), np.uint8)
     if not extra_obs:
@@ -191,17 +200,18 @@ def _observation_space(size: _Size, resolution: int, extra_obs: bool) -> spaces.
 @functools.cache
 def _tasks() -> Any:
     """The module `memory_maze.tasks`, imported without `gym` and without changing Gymnasium's registry."""
-    _choose_renderer()
-    if importlib.util.find_spec("triton"):
-        # It brings an LLVM of its own, as OSMesa does; loaded after OSMesa it crashes, and torch loads it unasked.
-        importlib.import_module("triton")
+    choose_renderer("the Memory Maze")
     # One line on stderr for every reset, of no use to anybody.
     logging.getLogger("absl").addFilter(lambda record: "Cannot set velocity on Entity" not in record.getMessage())
     with _gymnasium_as_gym():
         return require("memory_maze.tasks", "memory-maze", "Memory Maze environments")
 
 
-def _choose_renderer() -> None:
+def choose_renderer(world: str) -> None:
+    """Let MuJoCo draw on the CPU. Raises InputError, which names `world`, where no library for that is installed."""
+    if importlib.util.find_spec("triton"):
+        # It brings an LLVM of its own, as OSMesa does; loaded after OSMesa it crashes, and torch loads it unasked.
+        importlib.import_module("triton")
     # Both are read once: by dm_control when it is imported, by Mesa when it first draws.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     asked = os.environ.get("MUJOCO_GL")
@@ -212,7 +222,7 @@ def _choose_renderer() -> None:
             os.environ["MUJOCO_GL"] = name
             return
     wanted = "OSMesa or EGL, and neither" if asked is None else f"{_GL_LIBRARIES[asked]} (MUJOCO_GL={asked}), which"
-    raise InputError(f"the Memory Maze renders through {wanted} is installed: apt-get install libosmesa6 (or libegl1)")
+    raise InputError(f"{world} renders through {wanted} is installed: apt-get install libosmesa6 (or libegl1)")
 
 
 @contextlib.contextmanager

@@ -127,7 +127,7 @@ def check_same_world(entries: list[Entry], source: Source, store: EpisodeStore, 
                 f"{where}is an episode of {before['env']['id']}, not of {now['env']['id']}: record into another folder"
             )
         if entry.seed in wanted:
-            was = {**before["env"], "id": _name(before), "policy": before["policy"]}
+            was = {**EnvConfig("").to_dict(), **before["env"], "id": _name(before), "policy": before["policy"]}
             is_now = {**now["env"], "id": _name(now), "policy": now["policy"]}
             if changed := sorted(key for key in was.keys() | is_now.keys() if was.get(key) != is_now.get(key)):
                 key = changed[0]

@@ -19,6 +19,7 @@ from agents.evaluation.command import Options, evaluate, groups_of, named
 from agents.evaluation.files import EVALUATIONS, append_evaluation, read_episodes, read_evaluations
 from agents.evaluation.real import Evaluation
 from agents.evaluation.runs import evaluations_of, names_of
+from agents.evaluation.starts import Starts
 from agents.loop import Loop
 from agents.report import read_curves
 from agents.run import EVALUATION_SEEDS
@@ -119,6 +120,18 @@ def test_the_report_holds_the_figures(finished: Path) -> None:
     assert all(f" {distance:,.3f} |" in report for distance in familiarity.values())
     for link in re.findall(r"\]\(([^)]+)\)", report):
         assert (finished / link).exists(), link
+
+
+def test_it_is_told_whether_starts_had_been_recorded(runs: Path, finished: Path) -> None:
+    """Of four episodes that were recorded, and by the run itself too."""
+    told = json.loads((finished / "results.json").read_text())["starts"]
+    assert list(told) == ["first", "second"]
+    found = Starts(**told["first"])
+    assert 1 <= found.distinct <= 4
+    assert found.recorded in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert f"first: {found}; second: {found}." in (finished / "report.md").read_text()
+    stage = json.loads((runs / "first" / "stages" / "0-evaluation.json").read_text())
+    assert stage["starts"] == told["first"]
 
 
 def test_videos_show_the_episodes_that_they_say(finished: Path) -> None:

@@ -124,6 +124,7 @@ def test_a_run_leaves_a_report_with_all_figures(whole: Path) -> None:
     assert found["versions"]["lssvwm"] == "0.1.0"
     assert found["command"].startswith("python train_agent.py --preset smoke")
     page = (whole / "report" / "index.html").read_text()
+    assert " distinct starts, " in page
     assert page.count("data:video/mp4") == 2
     assert len(page) < 5e6
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from agents.policies import MazeOracle
 from envs.factory import EnvConfig, make_vec
-from envs.memory_maze import MemoryMaze, _choose_renderer
+from envs.memory_maze import MemoryMaze, choose_renderer
 from worldmodel.errors import InputError
 
 
@@ -231,10 +231,10 @@ def test_missing_renderer_names_the_package(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
     monkeypatch.delenv("MUJOCO_GL")
     with pytest.raises(InputError, match="apt-get install libosmesa6"):
-        _choose_renderer()
+        choose_renderer("the Memory Maze")
     monkeypatch.setenv("MUJOCO_GL", "egl")
     with pytest.raises(InputError, match=r"EGL .*libegl1"):
-        _choose_renderer()
+        choose_renderer("the Memory Maze")
 
 
 def test_bad_input_is_named(maze: MemoryMaze) -> None:

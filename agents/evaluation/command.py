@@ -17,6 +17,7 @@ from agents.evaluation.plots import plot_comparison, plot_gap
 from agents.evaluation.report import markdown, versions
 from agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, open_run
 from agents.evaluation.scores import Score, correlation, score
+from agents.evaluation.starts import Starts, starts
 from agents.report.page import plain
 from agents.run import EVALUATION_SEEDS, SEEDS_PER_RUN, recorded_by
 from envs.factory import EnvConfig
@@ -24,6 +25,7 @@ from worldmodel.atomic import replace as write_atomically
 from worldmodel.atomic import write_json
 from worldmodel.checkpoint import device_of
 from worldmodel.command_line import started_as, typed
+from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
 
 RESULTS, REPORT, CURVES, GAP = "results.json", "report.md", "curves", "imagined"
@@ -49,12 +51,17 @@ class Options:
     """Level of the metric for which steps and time are counted."""
     env: str | None = None
     """Gymnasium id of the environment to play; None takes that of the runs."""
-    size: int | None = None
-    """Side of the frames in pixels; None takes that of the runs."""
+    size: int | tuple[int, int] | None = None
+    """Side, or height and width, of the frames in pixels; None takes that of the runs."""
     actions: tuple[int, ...] | None = None
     """Which of the environment's discrete actions to use; None takes those of the runs."""
+    from_render: bool = False
+    """Show what the environment renders; runs do as they were told."""
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps; None takes the runs' limit."""
+    layouts: tuple[int, int] | None = None
+    """The first and how many of the layouts to play, of a procedurally made world; None takes those of the runs'
+    evaluations."""
     episodes: int = 100
     """Real episodes for each policy, on the seeds from --seed on, the same for all."""
     seed: int = EVALUATION_SEEDS
@@ -129,6 +136,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         anchors = anchors_of(config, results)
         scores = [score(name, each, anchors, success=has_success(config)) for name, each in results.items()]
         found["env"] = replace(config, extra_obs=False).to_dict()
+        found["starts"] = {name: asdict(each) for name, each in started(results).items()}
         found["anchors"] = [anchor.to_dict() for anchor in anchors]
         found["methods"] = {each.name: each.to_dict() for each in scores}
         pairs = {name: points for name, each in results.items() if (points := pairs_of(each))}
@@ -193,20 +201,30 @@ def config_of(options: Options, runs: Sequence[TrainedRun]) -> EnvConfig:
     if not runs:
         if options.env is None:
             raise InputError("no environment is named: add --env ID, or a run")
-        return EnvConfig(options.env, options.size, options.actions, False, options.max_episode_steps)
+        return EnvConfig(
+            options.env,
+            size=options.size,
+            actions=options.actions,
+            max_episode_steps=options.max_episode_steps,
+            from_render=options.from_render,
+            layouts=options.layouts,
+        )
     own = []
     for run in runs:
         if run.settings.env is None and options.env is None:
             raise InputError(f"{run.folder} names no environment: add --env ID")
-        told = run.settings
+        told, same = run.settings, options.env in (None, run.settings.env)
         own.append(
             EnvConfig(
                 options.env or told.env_config.id,
                 size=options.size or told.size,
                 actions=options.actions or told.actions,
                 max_episode_steps=options.max_episode_steps or told.max_episode_steps,
-                options=told.env_options if options.env in (None, told.env) else "",
-                every=told.every if options.env in (None, told.env) else 1,
+                options=told.env_options if same else "",
+                every=told.every if same else 1,
+                image_key=told.image_key if same else None,
+                from_render=options.from_render or (same and told.from_render),
+                layouts=options.layouts or (told.eval_config.layouts if same else None),
             )
         )
     for run, config in zip(runs, own, strict=True):
@@ -242,6 +260,19 @@ def anchors_of(config: EnvConfig, results: dict[str, list[Result]]) -> tuple[Anc
         if result.contestant.run is None
     ]
     return merged(published(config), [anchor for anchor in played if anchor is not None])
+
+
+def started(results: dict[str, list[Result]]) -> dict[str, Starts]:
+    """Of every run, where its episodes began, and whether it had recorded that, where that can be told."""
+    found = {}
+    for result in (each for several in results.values() for each in several):
+        run, config = result.contestant.run, result.contestant.config
+        if run is not None:
+            folder = run.folder / "episodes"
+            store = EpisodeStore(folder) if folder.exists() else None
+            if (of_run := starts(config, result.evaluation.seeds, store)) is not None:
+                found[result.contestant.name] = of_run
+    return found
 
 
 def pairs_of(results: Sequence[Result]) -> list[tuple[float, float]]:

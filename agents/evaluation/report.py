@@ -10,6 +10,7 @@ from typing import Any
 from agents.evaluation.anchors import Anchor
 from agents.evaluation.plots import AXES, LABELS
 from agents.evaluation.scores import Score
+from agents.evaluation.starts import Starts
 from agents.report.plots import number
 from agents.statistics import Interval
 
@@ -73,6 +74,9 @@ def played(results: Mapping[str, Any], scores: Sequence[Score], anchors: Sequenc
         "anchor, which is taken as it is.",
         table(heads, rows),
     ]
+    if results.get("starts"):
+        told = [f"{name}: {Starts(**found)}" for name, found in results["starts"].items()]
+        parts.append(f"Where episodes begin, whole grid and all, and what each run recorded. {'; '.join(told)}.")
     several = [score for score in scores if score.over_runs is not None]
     if several:
         over = [[s.name, str(len(s.results)), interval(s.over_runs), interval(s.success_over_runs)] for s in several]

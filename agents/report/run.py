@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from agents.evaluation import Evaluation
+from agents.evaluation.starts import Starts
 from agents.report.now import Now
 from agents.report.page import Clip, Evaluated, Report, write_report
 from agents.report.plots import read_curves
@@ -162,6 +163,8 @@ def _summary(
     figures += [(f"Success rate, {each.name}", f"{np.mean(each.successes):.0%}") for each in judged]
     if imagined is not None:
         figures.append(("Return in its own dreams", f"{imagined.mean:.2f}"))
+    if begun := [f["starts"] for f in stages.values() if "starts" in f]:
+        figures.append(("Evaluated episodes", str(Starts(**begun[-1]))))
     collected = [f for name, f in stages.items() if name.endswith("-collect")]
     if collected:
         figures.append(("Real frames recorded", f"{sum(f['frames'] for f in collected):,}"))
