@@ -1,6 +1,6 @@
 """README and the pages of the site: their Python runs as it stands there, their commands and links exist.
 
-A block marked `python` runs, after those before it on its page; one marked `py` is a fragment, and only has to be Python.
+A block marked `python` runs, after those before it on its page; one marked `py` is a fragment, which only has to be Python.
 """
 
 from __future__ import annotations
