@@ -433,6 +433,10 @@ def test_the_policy_is_a_copy_that_later_training_does_not_change(store: Episode
         ({"ended": 1.0}, r"ended=1\.0"),
         ({"replay_value": -0.1}, r"replay_value=-0\.1"),
         ({"reset_every": -1}, "reset_every=-1"),
+        ({"clone_kl": -1.0}, r"clone_kl=-1\.0"),
+        ({"clone_kl_half": -1}, "clone_kl_half=-1"),
+        ({"clone_kl": 1.0, "reset_every": 5}, "reset_every=5 would forget"),
+        ({"hidden": 0}, "hidden=0"),
         ({"contexts": "all"}, "contexts='all': choose stream or window"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from worldmodel.errors import InputError
-from worldmodel.statistics import by_unit, mean_interval, rate_interval, student_band, student_quantile
+from worldmodel.statistics import by_unit, mean_difference, mean_interval, rate_interval, student_band, student_quantile
 
 NAN = math.nan
 
@@ -69,3 +69,22 @@ def test_what_has_no_interval_is_refused() -> None:
             asked()
     with pytest.raises(InputError, match="level is 1"):
         mean_interval(np.array([1.0]), level=1.0)
+
+
+def test_a_difference_by_welch() -> None:
+    """Against scipy.stats.ttest_ind(..., equal_var=False).confidence_interval()."""
+    first, second = np.array([3.0, 5.0, 4.0, 9.0, 2.0]), np.array([1.0, 1.5, 0.5])
+    found = mean_difference(first, second)
+    assert (found.mean, found.count) == (pytest.approx(3.6), 3)
+    assert (found.low, found.high) == (pytest.approx(0.2817, abs=5e-3), pytest.approx(6.9183, abs=5e-3))
+    assert math.isnan(mean_difference(first, second[:1]).low)
+    same = mean_difference(np.ones(3), np.zeros(4))
+    assert (same.low, same.mean, same.high) == (1.0, 1.0, 1.0)
+
+
+def test_a_difference_is_covered_as_often_as_is_said() -> None:
+    generator, hits = np.random.default_rng(0), 0
+    for _ in range(1000):
+        found = mean_difference(generator.normal(2.0, 3.0, 6), generator.normal(1.0, 1.0, 12))
+        hits += found.low <= 1 <= found.high
+    assert 0.935 <= hits / 1000 <= 0.975

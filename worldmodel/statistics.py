@@ -67,6 +67,29 @@ def mean_interval(values: FloatArray, *, level: float = 0.95) -> Interval:
     return Interval(float(band.mean), float(band.low), float(band.high), int(band.count))
 
 
+def mean_difference(values: FloatArray, others: FloatArray, *, level: float = 0.95) -> Interval:
+    """Mean of `values` (n,) minus that of `others` (m,), independent of each other, with Welch's interval (1947).
+
+    `count` is that of the fewer; of a single value on either side there is no interval (NaN).
+    """
+    _check_level(level)
+    a, b = mean_interval(values, level=level), mean_interval(others, level=level)
+    difference, count = a.mean - b.mean, min(a.count, b.count)
+    if count < 2:
+        return Interval(difference, math.nan, math.nan, count)
+    parts = [float(np.nanvar(each, ddof=1)) / one.count for each, one in ((values, a), (others, b))]
+    if not sum(parts):
+        return Interval(difference, difference, difference, count)
+    shares = [part**2 / (one.count - 1) for part, one in zip(parts, (a, b), strict=True)]
+    degrees = sum(parts) ** 2 / sum(shares)  # Welch-Satterthwaite
+    whole = math.floor(degrees)
+    # Between whole degrees the quantile is nearly straight in their inverse.
+    at = (1 / whole - 1 / degrees) * whole * (whole + 1)
+    below, above = (student_quantile((1 + level) / 2, each) for each in (whole, whole + 1))
+    half = (below + at * (above - below)) * math.sqrt(sum(parts))
+    return Interval(difference, difference - half, difference + half, count)
+
+
 def rate_interval(hits: float, count: int, *, level: float = 0.95) -> Interval:
     """Share of `hits` among `count` independent trials with Wilson's score interval (1927), which stays within 0..1.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -69,6 +70,8 @@ class Evaluation:
         return cls(values["name"], **figures, familiarity=values.get("familiarity", {}))
 
 
+TOGETHER = 64
+"""Environments in one process that are played at once."""
 _FIGURES = ("seeds", "returns", "lengths", "successes")
 
 
@@ -105,6 +108,14 @@ class _Timed:
 
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
         return self.policy.act(frames, info)
+
+
+def rows_for(processes: bool, least: int) -> int:
+    """Environments to judge in at once: one for each core where each has a process, else 64; `least` at any rate.
+
+    A world model observes many rows in little more time than few, so a learned policy is judged that much faster.
+    """
+    return max(least, (os.cpu_count() or 1) if processes else TOGETHER)
 
 
 def evaluate(

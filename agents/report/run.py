@@ -96,6 +96,9 @@ def report_of(
     }
     if random is not None and last is not None:
         results |= _compared(random, learned[last], imagined)
+    gaps = {name.split("-")[0]: gap for name in learned if (gap := stages[name].get("imagined_minus_real"))}
+    if gaps:
+        results["imagined_minus_real"] = gaps
     real, curves = settings["place"] == "real", out / "tensorboard"
     rounds = [
         _evaluated(f"{each.name}, round {name.split('-')[0]}", each, ANCHOR if real else ONLY_IMAGINED)
@@ -162,6 +165,10 @@ def _summary(
     figures += [(f"Success rate, {each.name}", f"{np.mean(each.successes):.0%}") for each in judged]
     if imagined is not None:
         figures.append(("Return in its own dreams", f"{imagined.mean:.2f}"))
+    for name, stage in stages.items():
+        if gap := stage.get("imagined_minus_real"):
+            within = "" if gap["low"] is None else f" ({gap['low']:+.2f} to {gap['high']:+.2f})"
+            figures.append((f"Imagined minus real, round {name.split('-')[0]}", f"{gap['mean']:+.2f}{within}"))
     collected = [f for name, f in stages.items() if name.endswith("-collect")]
     if collected:
         figures.append(("Real frames recorded", f"{sum(f['frames'] for f in collected):,}"))
