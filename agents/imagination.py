@@ -41,17 +41,18 @@ def dream(
     ended: float,
     generator: torch.Generator,
     pessimism: Pessimism = NONE,
+    drop: bool | None = None,
 ) -> Dreams:
     """Act and imagine `horizon` times from where B contexts end; uses them up.
 
-    A dream that goes on with a probability of at most `ended` is taken to have terminated; with 0 none is. On a CPU it
-    is not followed further, which saves its part of the time. On other devices it stays, of no weight: to know whether
-    there is one would make the host wait at every step, and shapes would change.
+    A dream that goes on with a probability of at most `ended` is taken to have terminated; with 0 none is. With
+    `drop` it is not followed further, which saves its part of the time; else it stays, of no weight, and shapes do too.
+    None: on a CPU alone. Elsewhere the host would have to wait at every step to learn which rows these are.
     """
     past, memory = contexts
     features = past.features[:, -1]
     batch, alive = len(features), features.new_ones(len(features))
-    drops = ended > 0 and features.device.type == "cpu"
+    drops = ended > 0 and (features.device.type == "cpu" if drop is None else drop)
     rows = torch.arange(batch, device=features.device)  # those that are still followed
     frames, taken = [features], []
     for _ in range(horizon):

@@ -39,7 +39,7 @@ from worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
 from worldmodel.shortcut import halvings_of
-from worldmodel.statistics import mean_difference
+from worldmodel.statistics import difference_within
 from worldmodel.training import processes
 
 EVALUATION_SEEDS = 1_000_000_000
@@ -233,8 +233,8 @@ class Loop(Run):
         figures = self.judge(stage, LEARNED.get(s.algo, PLACES[s.place]), policy)
         if s.place == "dream":
             figures["imagined_returns"] = self.imagined(policy, horizon=max(figures["lengths"]))
-            gap = mean_difference(np.array(figures["imagined_returns"]), np.array(figures["returns"]))
-            figures["imagined_minus_real"] = {k: None if v != v else v for k, v in gap.to_dict().items()}
+            gap = difference_within([figures["imagined_returns"]], [figures["returns"]])
+            figures["imagined_minus_real"] = gap.to_dict()
         self.note(Evaluation.from_dict(figures), round_, figures.get("imagined_returns"))
         self.keep_best(round_, figures)
         return figures

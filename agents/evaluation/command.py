@@ -19,7 +19,7 @@ from agents.evaluation.plots import plot_comparison, plot_gap
 from agents.evaluation.real import rows_for
 from agents.evaluation.report import markdown, versions
 from agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, open_run
-from agents.evaluation.scores import Score, correlation, score
+from agents.evaluation.scores import Score, correlation, improvements, score
 from agents.loop import EVALUATION_SEEDS
 from agents.report.page import plain
 from agents.run import write_json
@@ -133,6 +133,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         found["env"] = replace(config, extra_obs=False).to_dict()
         found["anchors"] = [anchor.to_dict() for anchor in anchors]
         found["methods"] = {each.name: each.to_dict() for each in scores}
+        found["improvement"] = improvements(scores)
         pairs = {name: points for name, each in results.items() if (points := pairs_of(each))}
         found["imagined_against_real"] = {
             "all": correlation([pair for points in pairs.values() for pair in points]),

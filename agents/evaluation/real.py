@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from agents.familiarity import by_step
-from agents.statistics import Interval, bootstrap_interval, iqm, stratified_interval
 from agents.world_model_policy import WorldModelPolicy
 from envs.factory import EnvConfig
 from envs.policy import FrameArray, IntArray, Policy
@@ -20,6 +19,8 @@ from envs.recording import SEED_KEY, open_envs, play
 from worldmodel.episodes import Episode
 from worldmodel.errors import InputError
 from worldmodel.progress import Bar
+from worldmodel.resampling import iqm, stratified_interval
+from worldmodel.statistics import Interval, within
 from worldmodel.stepping import deferred_interrupts
 
 
@@ -44,8 +45,8 @@ class Evaluation:
 
     @property
     def interval(self) -> Interval:
-        """Mean return with its 95 % interval (bootstrap over episodes)."""
-        return bootstrap_interval(self.returns)
+        """Mean return with its 95 % interval over episodes (Student)."""
+        return within([self.returns])
 
     @property
     def iqm(self) -> Interval:

@@ -16,12 +16,12 @@ from agents.evaluation import Evaluation
 from agents.report.now import Now
 from agents.report.page import Clip, Evaluated, Report, write_report
 from agents.report.plots import read_curves
-from agents.statistics import Interval, bootstrap_interval, separated
 from worldmodel import __version__
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.episodes.data import KEYS
 from worldmodel.evaluation import Dreamt, dream_along
 from worldmodel.model import WorldModel
+from worldmodel.statistics import Interval, separated, within
 from worldmodel.video import Panel, encode_png, filmstrip, montage, write_mp4
 
 CONTEXT = 8
@@ -73,7 +73,7 @@ def report_of(
     learned = {name: Evaluation.from_dict(f) for name, f in stages.items() if name.endswith("-evaluation")}
     last = list(learned)[-1] if learned else None
     dreamt_returns = None if last is None else stages[last].get("imagined_returns")
-    imagined = None if dreamt_returns is None else bootstrap_interval(dreamt_returns)
+    imagined = None if dreamt_returns is None else within([dreamt_returns])
 
     versions = {
         "python": platform.python_version(),
@@ -167,8 +167,8 @@ def _summary(
         figures.append(("Return in its own dreams", f"{imagined.mean:.2f}"))
     for name, stage in stages.items():
         if gap := stage.get("imagined_minus_real"):
-            within = "" if gap["low"] is None else f" ({gap['low']:+.2f} to {gap['high']:+.2f})"
-            figures.append((f"Imagined minus real, round {name.split('-')[0]}", f"{gap['mean']:+.2f}{within}"))
+            shown_gap = f"{gap['mean']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})"
+            figures.append((f"Imagined minus real, round {name.split('-')[0]}", shown_gap))
     collected = [f for name, f in stages.items() if name.endswith("-collect")]
     if collected:
         figures.append(("Real frames recorded", f"{sum(f['frames'] for f in collected):,}"))
