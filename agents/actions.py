@@ -37,6 +37,10 @@ class ActionDistribution(Protocol):
         """In nats, of the same probability or density, (...)."""
         ...
 
+    def divergence(self, other: Self) -> Tensor:
+        """Kullback-Leibler divergence of this one from `other`, a distribution over the same actions, (...)."""
+        ...
+
     def spread(self) -> Tensor:
         """Share of all actions that are in play, in (0, 1]: 1 where all are alike (the exponential of the entropy)."""
         ...
@@ -92,6 +96,10 @@ class Discrete:
     def entropy(self) -> Tensor:
         """In nats, at most log n."""
         return -(self.probs * self.logits).sum(-1)
+
+    def divergence(self, other: Discrete) -> Tensor:
+        """In nats, (...)."""
+        return (self.probs * (self.logits - other.logits)).sum(-1)
 
     def spread(self) -> Tensor:
         """Actions in play (perplexity), as a share of all n."""
@@ -158,6 +166,15 @@ class Bounded:
         first, last, mass = self._first, self._last, self._mass
         edges = (first * _log_density(first).exp() - last * _log_density(last).exp()) / (2 * mass)
         return (0.5 * math.log(2 * math.pi * math.e) + self.std.log() + mass.log() + edges).sum(-1)
+
+    def divergence(self, other: Bounded) -> Tensor:
+        """In nats, (...), by mean and variance of the truncated distribution."""
+        first, last = _log_density(self._first).exp(), _log_density(self._last).exp()
+        shift = (first - last) / self._mass
+        variance = self.std.square() * (1 + (self._first * first - self._last * last) / self._mass - shift.square())
+        square = variance + (self.mean + self.std * shift - other.mean).square()
+        constant = other.std.log() + 0.5 * math.log(2 * math.pi) + other._mass.log()
+        return (square / (2 * other.std.square()) + constant).sum(-1) - self.entropy()
 
     def spread(self) -> Tensor:
         """Width in play, as a share of the box's side, in the geometric mean over the A numbers."""

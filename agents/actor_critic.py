@@ -113,9 +113,15 @@ class ActorCritic(nn.Module):
             SCALE_RATE / (1 - (1 - SCALE_RATE) ** self.return_updates) * (high - low - self.return_scale)
         )
 
-    def normalise(self, advantages: Tensor) -> Tensor:
-        """Divide by the spread of returns, but never enlarge small ones."""
-        return advantages / self.return_scale.clamp(min=1.0)
+    def normalise(self, advantages: Tensor, reward_unit: Tensor) -> Tensor:
+        """Divide by the spread of returns, but by no less than the largest reward, where that is below 1.
+
+        So where rewards are rare nothing is enlarged but noise is kept small, as in DreamerV3, whose floor is 1: there
+        a world whose largest reward is 0.01 leaves advantages a hundredth of what entropy is weighed against.
+        `reward_unit` () is the largest absolute reward that was really seen; 0 where none was, which counts as 1.
+        """
+        floor = torch.where(reward_unit > 0, reward_unit, 1.0).clamp(max=1.0)
+        return advantages / torch.maximum(self.return_scale, floor)
 
 
 def sample_action(policy: ActionDistribution, generator: torch.Generator) -> Tensor:

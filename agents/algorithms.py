@@ -74,6 +74,8 @@ def check_algorithm(settings: LoopSettings) -> None:
         raise InputError("--in real learns without a world model: leave out --world-model")
     if s.clone and s.algo != "dreamer":
         raise InputError(f"--clone starts the policy of --algo dreamer, {s.algo} has another one: leave it out")
+    if s.dreamer.clone_kl and not s.clone:
+        raise InputError(f"--dreamer.clone-kl {s.dreamer.clone_kl} holds a policy to what --clone starts: add --clone")
     if s.clone and s.dreamer.reset_every:
         raise InputError("--dreamer.reset-every would forget what --clone starts from: leave one out")
     if s.algo.startswith("sb3"):
@@ -143,12 +145,13 @@ def _in_the_model(
     if s.clone and dreamer.step == 0:
         cloner = _cloner(s, out, checkpoint, contexts)
         cloner.train(s.cloning.steps, progress=progress)
-        dreamer.agent.load_state_dict(cloner.agent.state_dict())
+        dreamer.start_from(cloner.agent)
     return dreamer
 
 
 def _cloner(s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore) -> Cloner:
-    return Cloner(checkpoint.model, contexts, CloningConfig(**{**asdict(s.cloning), "seed": s.seed}), out)
+    derived = {"seed": s.seed, "hidden": s.dreamer.hidden, "layers": s.dreamer.layers}
+    return Cloner(checkpoint.model, contexts, CloningConfig(**{**asdict(s.cloning), **derived}), out)
 
 
 def until(settings: LoopSettings, round_: int, frames: int) -> int:

@@ -41,7 +41,7 @@ class ScriptOptions:
     out: Path = Path("runs/new")
     """Folder of the run."""
     preset: str = "default"
-    """Where the defaults of all other options come from: default, demo, smoke, memory-maze, or a
+    """Where the defaults of all other options come from: default, demo, smoke, memory-maze, treechop, or a
     size of world model: tiny, small, base, paper. Those made for MiniGrid (demo, smoke, tiny) take the actions and
     frames of another world when --env names one."""
     config: Path | None = None

@@ -56,11 +56,15 @@ class CloningConfig:
     """Largest gradient norm."""
     save_seconds: float = 60.0
     """Time between checkpoints."""
+    hidden: int = 256
+    """Width of the hidden layers of actor and critic."""
+    layers: int = 2
+    """Hidden layers of actor and critic."""
     seed: int = 0
     """Which frames are drawn, and the first weights."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "rows", "length"):
+        for name in ("batch", "rows", "length", "hidden", "layers"):
             if getattr(self, name) < 1:
                 raise InputError(f"CloningConfig.{name} is {getattr(self, name)}: give at least 1")
         if self.best is not None and not 0 < self.best <= 1:
@@ -102,7 +106,9 @@ class Cloner:
     ) -> None:
         """Clone the episodes of `store`; `bounds` are those of continuous actions."""
         self.model, self.store, self.config, self.out, self.writer = model.eval(), store, config, out, writer
-        self.agent, self.optimizer = new_learner(model, bounds, seed=config.seed, lr=config.lr)
+        self.agent, self.optimizer = new_learner(
+            model, bounds, seed=config.seed, lr=config.lr, hidden=config.hidden, layers=config.layers
+        )
         self.step, self.whole = 0, True
         self.recent: list[dict[str, float]] = []
         self.lessons: Lessons | None = None

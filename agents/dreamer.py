@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.actions import Bounds
 from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_weights, lambda_returns
+from agents.dreamer_config import DreamerConfig as DreamerConfig
 from agents.imagination import Dreams, dream, replayed_returns
 from agents.streaming import ContextSource, StreamingContexts, WindowContexts
 from agents.world_model_policy import WorldModelPolicy
@@ -22,89 +23,16 @@ from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel, weights_from
+from worldmodel.pessimism import Pessimism
+from worldmodel.sampling import Sampler, Sampling
 from worldmodel.stepping import rewinding, run_steps, settled
 from worldmodel.training import check_same
 
 STATE = "policy.pt"
-ContextKind = Literal["stream", "window"]
 ENTROPY_RATE = 0.05
 """How fast the logarithm of the entropy weight follows, per gradient step and unit of missing log-spread."""
 LARGEST_ENTROPY = 1.0
 """The weight stops here: that of an advantage as large as the spread of returns."""
-
-
-@dataclass(frozen=True)
-class DreamerConfig:
-    """How a policy learns in dreams; docs/dreamer.md sets the defaults beside those of the papers."""
-
-    rows: int = 64
-    """Dreams at a time (DIAMOND: 32; DreamerV3: one from each of 1024 states)."""
-    horizon: int = 15
-    """Imagined steps per dream (DreamerV3, R2I, DIAMOND)."""
-    contexts: ContextKind = "stream"
-    """Where dreams begin. stream: in rows that read on through whole episodes and remember all of them (DreamerV3 goes
-    on from stored states, `replay_context`); window: in windows read from empty memory, which know nothing older."""
-    context: int = 16
-    """Most real frames that a row reads before a dream; each batch draws a number from 1 to this."""
-    episode_start: float = 0.5
-    """Share of rows (with windows: of batches) that read the first frames of an episode, where real play begins."""
-    steps: int | None = None
-    """Denoising steps per imagined frame (DIAMOND: 3; Dreamer 4: 4). None: 2, or 1 of a world model with `shortcut`."""
-    discount: float = 0.97
-    """What a reward one step later is worth (DreamerV3, R2I, Dreamer 4: 0.997; DIAMOND: 0.985)."""
-    lam: float = 0.95
-    """Lambda of the returns: 0 trusts the critic after one step, 1 only at the end of a dream (all: 0.95)."""
-    entropy: float = 1e-2
-    """Weight of the entropy bonus, in units of normalised advantage; with a target, the first weight. More than the
-    papers use (DreamerV3: 3e-4; DIAMOND: 1e-3), for runs of a hundred batches instead of many thousands."""
-    target_spread: float | None = None
-    """Share of the actions that the policy should keep in play, in (0, 1): the entropy weight then adapts to it.
-    None keeps the weight."""
-    lr: float = 1e-3
-    """Learning rate of actor and critic (DreamerV3: 4e-5; R2I on Memory Maze and DIAMOND: 1e-4)."""
-    epochs: int = 4
-    """Gradient steps per batch of dreams. Imagining costs far more than learning from it, so a batch is used several
-    times, kept honest by clipped probability ratios (PPO); with 1 this is DreamerV3's plain policy gradient."""
-    clip_ratio: float = 0.2
-    """How far the probability of an action may move within a batch, as a ratio (PPO)."""
-    reset_every: int = 0
-    """Begin with new networks after every so many batches; 0 never does. What was learned first, in a world model that
-    knew little, hinders what could be learned later (Nikishin et al. 2022, "The Primacy Bias"); give the batches of a
-    round, and the data and the world model are all that outlasts it."""
-    slow_weight: float = 1.0
-    """Weight of the critic's pull towards its slow copy (DreamerV3)."""
-    replay_value: float = 0.3
-    """Weight of the critic's loss on the real rewards of the frames that rows have read (DreamerV3, `repval_loss`); 0
-    learns from dreams alone."""
-    clip: float = 1.0
-    """Largest gradient norm, of actor and critic each."""
-    ended: float = 0.01
-    """A dream that goes on with no more than this probability has ended, and is not followed further, which is time
-    saved; 0 follows every dream to the horizon."""
-    save_seconds: float = 60.0
-    """Time between checkpoints."""
-    seed: int = 0
-    """Which contexts and which dreams are drawn, and the first weights."""
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "horizon", "context", "steps", "epochs"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"{name}={getattr(self, name)}: give at least 1")
-        if self.contexts not in get_args(ContextKind):
-            raise InputError(f"contexts={self.contexts!r}: choose stream or window")
-        for name in ("discount", "lam", "episode_start"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
-        if self.entropy < 0 or (self.target_spread is not None and self.entropy == 0):
-            raise InputError(f"entropy={self.entropy}: give a weight of at least 0, above 0 with target_spread")
-        if self.target_spread is not None and not 0 < self.target_spread < 1:
-            raise InputError(f"target_spread={self.target_spread}: give a share between 0 and 1")
-        if not 0 <= self.ended < 1:
-            raise InputError(f"ended={self.ended}: give a probability from 0 to below 1")
-        if self.replay_value < 0:
-            raise InputError(f"replay_value={self.replay_value}: give a weight of at least 0")
-        if self.reset_every < 0:
-            raise InputError(f"reset_every={self.reset_every}: give a number of batches, or 0")
 
 
 class Dreamer:
@@ -130,6 +58,8 @@ class Dreamer:
         kind = StreamingContexts if config.contexts == "stream" else WindowContexts
         self.contexts = kind(source, config.rows, config.context, config.episode_start)
         self.step, self.whole = 0, True
+        self.clone: ActorCritic | None = None
+        self.reward_unit = torch.zeros((), device=model.device)
         self.begin()
         self.recent: list[dict[str, float]] = []
         self.data_generator = np.random.default_rng(config.seed)
@@ -145,8 +75,23 @@ class Dreamer:
     def begin(self) -> None:
         """New networks that have learned nothing; which ones follows from the seed and the number of batches so far."""
         seed = self.config.seed + self.step
-        self.agent, self.optimizer = new_learner(self.model, self.bounds, seed=seed, lr=self.config.lr)
+        config = self.config
+        self.agent, self.optimizer = new_learner(
+            self.model, self.bounds, seed=seed, lr=config.lr, hidden=config.hidden, layers=config.layers
+        )
         self.entropy_weight = torch.tensor(self.config.entropy, device=self.model.device)
+
+    def start_from(self, agent: ActorCritic) -> None:
+        """Begin with a copy of `agent`; `clone_kl` then holds the policy near it, as it is now."""
+        self.agent.load_state_dict(agent.state_dict())
+        if self.config.clone_kl:
+            self.clone = copy.deepcopy(self.agent).eval().requires_grad_(False)
+
+    @property
+    def hold(self) -> float:
+        """Weight of the divergence from the clone in the next batch."""
+        half = self.config.clone_kl_half
+        return self.config.clone_kl * (0.5 ** (self.step / half) if half else 1.0)
 
     def use(self, model: WorldModel, source: ContextSource) -> None:
         """Dream in `model` from contexts of `source` from the next batch on; what was learned stays.
@@ -184,7 +129,15 @@ class Dreamer:
         )
 
     def prepare(self) -> None:
-        """A model that was trained in between is told that it is used now."""
+        """A model that was trained in between is told that it is used now.
+
+        Raises InputError where `clone_kl` has nothing to hold to.
+        """
+        if self.config.clone_kl and self.clone is None:
+            raise InputError(
+                f"clone_kl={self.config.clone_kl} holds a policy to what it was cloned from, and this one was not: "
+                "start_from(agent) before training, or clone_kl=0"
+            )
         self.model.eval()
         self.contexts.enter(self.model)
         self.agent.train()
@@ -205,14 +158,15 @@ class Dreamer:
     def dream(self) -> Dreams:
         """Let the rows read on and follow the current policy from there through the imagination."""
         config = self.config
+        wanted = Sampling(config.steps or self.model.config.usual_steps, precision=config.precision)
         return dream(
-            self.model,
+            Sampler(self.model, wanted),
             self.agent,
             self.contexts.next(self.model, self.data_generator),
             horizon=config.horizon,
-            steps=config.steps,
             ended=config.ended,
             generator=self.noise_generator,
+            pessimism=Pessimism(config.pessimism, config.pessimism_over),
         )
 
     def learn(self, dreams: Dreams) -> dict[str, Tensor]:
@@ -227,12 +181,14 @@ class Dreamer:
             alive = continuation_weights(1 - dreams.terminations)
             agent.update_scale(returns, alive)
             agent.familiarity.update(dreams.features[:, :-1], alive)
-            advantages = agent.normalise(returns - values[:, :-1])
+            self.reward_unit = torch.maximum(self.reward_unit, dreams.past.largest_reward)
+            advantages = agent.normalise(returns - values[:, :-1], self.reward_unit)
             slow = agent.slow_critic(dreams.features[:, :-1]).softmax(-1)
             real = replayed_returns(agent, dreams.past, returns[:, 0], config.discount, config.lam)
             slow_real = agent.slow_critic(dreams.past.features[:, :-1]).softmax(-1)
+            cloned = None if self.clone is None else self.clone.policy(dreams.features[:, :-1])
         features, known = dreams.features[:, :-1], dreams.past.mask[:, :-1]
-        replays = config.replay_value > 0 and known.shape[1] > 0
+        replays, hold, figures = config.replay_value > 0 and known.shape[1] > 0, self.hold, {}
         for _ in range(config.epochs):
             policy = agent.policy(features)
             # What stands after an end has no weight, and must not overflow either.
@@ -241,6 +197,10 @@ class Dreamer:
             gain = torch.minimum(ratio * advantages, clipped * advantages)
             entropy = policy.entropy()
             actor_loss = -(weights * (gain + self.entropy_weight * entropy)).mean()
+            if cloned is not None:
+                apart = policy.divergence(cloned)
+                actor_loss = actor_loss + hold * (weights * apart).mean()
+                figures["clone_kl"] = (weights * apart.detach()).sum() / weights.sum()
             logits = agent.critic(features)
             pull = -(slow * logits.log_softmax(-1)).sum(-1)
             critic_loss = (weights * (agent.twohot.loss(logits, returns) + config.slow_weight * pull)).mean()
@@ -269,6 +229,7 @@ class Dreamer:
             "actor": actor_loss.detach(),
             "critic": critic_loss.detach(),
             "return_scale": agent.return_scale.clone(),
+            **figures,
         }
 
     def adapt_entropy(self, spread: Tensor) -> None:
@@ -291,6 +252,8 @@ class Dreamer:
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "entropy_weight": self.entropy_weight,
+            "reward_unit": self.reward_unit,
+            "clone": None if self.clone is None else self.clone.state_dict(),
             "data_generator": self.data_generator.bit_generator.state,
             "noise_generator": self.noise_generator.get_state(),
             "contexts": self.contexts.state_dict(),
@@ -308,12 +271,19 @@ class Dreamer:
             self.agent.load_state_dict(state["agent"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.entropy_weight = state["entropy_weight"]
+            # Earlier versions knew neither.
+            self.reward_unit = state.get("reward_unit", self.reward_unit)
+            if state.get("clone") is not None:
+                self.clone = copy.deepcopy(self.agent).eval().requires_grad_(False)
+                self.clone.load_state_dict(state["clone"])
             self.data_generator.bit_generator.state = state["data_generator"]
             self.noise_generator.set_state(state["noise_generator"].cpu())
             self.contexts.load_state_dict(state["contexts"], self.model)
 
 
-def networks_for(model: WorldModel, bounds: Bounds | None = None) -> ActorCriticConfig:
+def networks_for(
+    model: WorldModel, bounds: Bounds | None = None, *, hidden: int = 256, layers: int = 2
+) -> ActorCriticConfig:
     """The networks that read the features of `model` and give its actions.
 
     Raises InputError where `bounds` are missing, not of its actions, or given for discrete ones.
@@ -325,7 +295,7 @@ def networks_for(model: WorldModel, bounds: Bounds | None = None) -> ActorCritic
             f"bounds of {len(low)} numbers for a world model whose actions have {config.action_size} (0: discrete): "
             "give the bounds of the environment's action space where it is a Box, Bounds.of(space), and none otherwise"
         )
-    return ActorCriticConfig(config.features, config.num_actions, low=low, high=high)
+    return ActorCriticConfig(config.features, config.num_actions, hidden, layers, low=low, high=high)
 
 
 class Learner(NamedTuple):
@@ -335,9 +305,9 @@ class Learner(NamedTuple):
     optimizer: torch.optim.AdamW
 
 
-def new_learner(model: WorldModel, bounds: Bounds | None, *, seed: int, lr: float) -> Learner:
+def new_learner(model: WorldModel, bounds: Bounds | None, *, seed: int, lr: float, hidden: int, layers: int) -> Learner:
     """First weights from `seed`, for the features and actions of `model`; raises as `networks_for`."""
-    networks = networks_for(model, bounds)
+    networks = networks_for(model, bounds, hidden=hidden, layers=layers)
     with weights_from(seed):
         agent = ActorCritic(networks)
     agent = agent.to(model.device)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from agents.actor_critic import ActorCritic, lambda_returns
 from agents.streaming import Contexts, Past
-from worldmodel.model import WorldModel
+from worldmodel.pessimism import Pessimism
+from worldmodel.sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -27,39 +28,46 @@ class Dreams:
     past: Past  # up to frame 0
 
 
+NONE = Pessimism()
+
+
 @torch.no_grad()
 def dream(
-    model: WorldModel,
+    sampler: Sampler,
     agent: ActorCritic,
     contexts: Contexts,
     *,
     horizon: int,
-    steps: int | None,
     ended: float,
     generator: torch.Generator,
+    pessimism: Pessimism = NONE,
+    drop: bool | None = None,
 ) -> Dreams:
-    """Act and imagine `horizon` times from where B contexts end, `steps` denoising steps per frame; uses them up.
+    """Act and imagine `horizon` times from where B contexts end; uses them up.
 
-    A dream that goes on with a probability of at most `ended` is taken to have terminated and is not followed further,
-    which saves its part of the time; with 0 all are followed to the horizon.
+    A dream that goes on with a probability of at most `ended` is taken to have terminated; with 0 none is. With
+    `drop` it is not followed further, which saves its part of the time; else it stays, of no weight, and shapes do too.
+    None: on a CPU alone. Elsewhere the host would have to wait at every step to learn which rows these are.
     """
     past, memory = contexts
     features = past.features[:, -1]
     batch, alive = len(features), features.new_ones(len(features))
+    drops = ended > 0 and (features.device.type == "cpu" if drop is None else drop)
     rows = torch.arange(batch, device=features.device)  # those that are still followed
     frames, taken = [features], []
     for _ in range(horizon):
         policy = agent.policy(features)
         action = policy.sample(generator)
-        imagined = model.imagine(action, memory, steps=steps, generator=generator, in_place=True)
+        imagined = sampler.imagine(action, memory, generator=generator, in_place=not pessimism.looks_back)
+        reward = pessimism.reward(sampler, action, memory, imagined, generator)
         alive = alive * (1 - imagined.termination)
         over = alive <= ended if ended else torch.zeros_like(alive, dtype=torch.bool)
         termination = imagined.termination.masked_fill(over, 1.0)
-        parts = (action, policy.log_prob(action), imagined.reward, termination)
+        parts = (action, policy.log_prob(action), reward, termination)
         frames.append(_placed(imagined.features, rows, frames[-1]))
         taken.append([_placed(part, rows, part.new_zeros(batch, *part.shape[1:])) for part in parts])
         memory, features = imagined.memory, imagined.features
-        if ended and bool(over.any()):
+        if drops and bool(over.any()):
             kept = (~over).nonzero()[:, 0]
             memory, features, rows, alive = memory.select(kept), features[kept], rows[kept], alive[kept]
             if not len(rows):

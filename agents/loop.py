@@ -4,6 +4,7 @@ RUN/settings.json     what the run was told, and RUN/commands.txt by which comma
 RUN/episodes/         real episodes, one file each
 RUN/world_model/      the world model: a checkpoint folder, and what it resumes from
 RUN/policy/           the policy, and what it resumes from
+RUN/best/             policy and world model of the round that earned most for real, to be judged as a run
 RUN/evaluations.npz   real returns by steps and seconds, as Stable-Baselines3 names them
 RUN/clocks.json       seconds that each stage has taken
 RUN/stages/           figures of every finished stage; one that is here is not done again
@@ -22,10 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from agents.algorithms import IN_ENVIRONMENTS, Algorithm, algorithm, check_algorithm, learned, until
-from agents.evaluation import Evaluation, dreamt_returns, evaluate, imagined_returns
+from agents.best import best_round, keep
+from agents.evaluation import Evaluation, dreamt_returns, evaluate, imagined_returns, rows_for
 from agents.evaluation.files import EVALUATIONS, append_evaluation, log_evaluation
 from agents.evaluation.starts import starts
-from agents.policies import Exploring, RandomPolicy
+from agents.policies import RandomPolicy
 from agents.probe import Probe, probe
 from agents.report.growing import Growing, Subject
 from agents.report.run import report_run
@@ -39,6 +41,7 @@ from worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
 from worldmodel.shortcut import halvings_of
+from worldmodel.statistics import difference_within
 from worldmodel.training import processes
 
 LEARNED = {"clone": "cloned", "plan": "plans in dreams"}
@@ -161,8 +164,7 @@ class Loop(Run):
         """The first round is recorded by a policy that needs no learning, later ones by what was learned."""
         if round_ == 0:
             return self.first_collector()
-        learned = self.learned()
-        return Exploring(learned, self.random(), self.settings.explore) if self.settings.explore else learned
+        return self.exploring(self.learned())
 
     def algorithm(self) -> AbstractContextManager[Algorithm]:
         """What learns to act, as it stands."""
@@ -217,7 +219,7 @@ class Loop(Run):
             policy,
             episodes=s.eval_episodes,
             seed=seed,
-            num_envs=s.num_envs,
+            num_envs=s.eval_envs or rows_for(s.processes, s.num_envs),
             processes=s.processes,
             progress=self.progress,
         )
@@ -234,8 +236,18 @@ class Loop(Run):
         figures = self.judge(stage, LEARNED.get(s.algo, PLACES[s.place]), policy)
         if s.place == "dream":
             figures["imagined_returns"] = self.imagined(policy, horizon=max(figures["lengths"]))
+            gap = difference_within([figures["imagined_returns"]], [figures["returns"]])
+            figures["imagined_minus_real"] = gap.to_dict()
         self.note(Evaluation.from_dict(figures), round_, figures.get("imagined_returns"))
+        self.keep_best(round_, figures)
         return figures
+
+    def keep_best(self, round_: int, figures: Figures) -> None:
+        """Keep what has been learned as RUN/best if no round before has earned as much for real."""
+        before = [done for r in range(round_) if (done := self.figures(f"{r}-evaluation")) is not None]
+        if self.settings.algo != "plan" and best_round([each["returns"] for each in (*before, figures)]) == len(before):
+            told = {"return": figures["return"], "success_rate": figures["success_rate"], "rounds": round_ + 1}
+            keep(self.out, to_json(self.settings), round_, told)
 
     def note(self, evaluation: Evaluation, round_: int, imagined: Sequence[float] | None) -> None:
         """Add the evaluation to the run's curves: over real steps and seconds of learning, without those of judging."""

@@ -39,11 +39,11 @@ class PlanningConfig:
     method: Method = "cem"
     """cem: candidates are drawn closer and closer around the best of those before. shooting: all are drawn evenly,
     `iterations` times."""
-    candidates: int = 64
+    candidates: int = 16
     """Action sequences that are dreamt at a time (PlaNet 1000, PETS 400 to 500; few discrete actions need less)."""
-    iterations: int = 3
-    """Times that candidates are drawn (PETS 5, PlaNet 10)."""
-    elites: int = 8
+    iterations: int = 2
+    """Times that candidates are drawn (PETS 5, PlaNet 10); what is left of the plan before goes on as one of them."""
+    elites: int = 4
     """Best candidates that the next ones are drawn around, with method cem (a tenth of them in PETS and PlaNet)."""
     horizon: int = 12
     """Steps that are planned ahead (PlaNet 12, PETS 25 to 30)."""

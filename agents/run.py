@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from agents.clips import TAG, dream_beside_truth
-from agents.policies import make_policy, needs_map
+from agents.mixture import Mixture, parts_of
+from agents.policies import Exploring, RandomPolicy, make_policy, needs_map
 from agents.probe import Probe, probe
 from agents.settings import LearnSettings, WorldSettings, to_json
 from agents.tracking import Tracking
@@ -55,8 +56,8 @@ class Run:
         self.tracking = Tracking(out, settings.log, lambda: to_json(settings))
         self.own_episodes = out / "episodes"
         self.episodes = episodes or self.own_episodes
-        counted = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "dreams", "eval_episodes", "rounds")
-        for name in counted:
+        counted = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "dreams", "rounds")
+        for name in (*counted, "eval_episodes", "eval_envs"):
             count = getattr(settings, name, None)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}: use 1 or more")
@@ -162,10 +163,18 @@ class Run:
 
     def first_collector(self) -> Policy:
         """The policy that records before anything is learned."""
-        config, name = self.settings.env_config, self.settings.collector
-        if needs_map(name, config.id) and not config.extra_obs:
-            raise InputError(f"--collector {name} plays {config.id} by more than its frames: add --extra-obs")
-        return make_policy(name, probe(config).num_actions, config.id)
+        config, parts = self.settings.env_config, parts_of(self.settings.collector)
+        for name, _ in parts:
+            if needs_map(name, config.id) and not config.extra_obs:
+                raise InputError(f"--collector {name} plays {config.id} by more than its frames: add --extra-obs")
+        policies = [make_policy(name, probe(config).num_actions, config.id) for name, _ in parts]
+        mixed = policies[0] if len(parts) == 1 else Mixture(policies, [share for _, share in parts])
+        return self.exploring(mixed)
+
+    def exploring(self, policy: Policy) -> Policy:
+        """`policy` as it records: a share of its actions are random."""
+        share, config = self.settings.explore, self.settings.env_config
+        return Exploring(policy, RandomPolicy(probe(config).num_actions), share) if share else policy
 
     def world_steps(self, round_: int, store: EpisodeStore) -> int:
         """Training steps of the world model when round `round_` has ended."""

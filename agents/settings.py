@@ -76,6 +76,9 @@ class DreamerOptions(DreamerConfig):
 class CloningOptions(CloningConfig):
     """How recorded episodes are cloned."""
 
+    # Those of the dreamer.
+    hidden: Suppress[int] = 256
+    layers: Suppress[int] = 2
     seed: Suppress[int] = 0
 
 
@@ -118,7 +121,10 @@ class WorldSettings:
     every: int = 1
     """Act at every n-th frame of the environment only, repeating the action and adding up the rewards."""
     collector: str = "random"
-    """Policy that records the first episodes: random, scripted or oracle."""
+    """Policy that records the first episodes: random, scripted or oracle; or several, each for a share of the
+    episodes, so that the world is seen to go well and not: oracle:0.5,random:0.5."""
+    explore: float = 0.0
+    """Share of random actions while recording, whoever records."""
     collect_episodes: int = 100
     """Real episodes recorded in each round, at most."""
     collect_frames: int | None = None
@@ -173,8 +179,6 @@ class LoopSettings(WorldSettings):
     """Where it learns: in dreams, or without a world model in the real environment (ppo and sb3-*)."""
     rounds: int = 1
     """Times that collect, learn and dream are repeated; from the second on the learned policy records."""
-    explore: float = 0.0
-    """Share of random actions when the learned policy records."""
     train_ratio: float | None = None
     """Frames that the world model is trained on for each one recorded in a round, instead of --world-steps."""
     dreams: int = 300
@@ -201,6 +205,9 @@ class LoopSettings(WorldSettings):
     eval_layouts: tuple[int, int] | None = None
     """The first and how many of the layouts to evaluate in; None takes those of --layouts. What is never recorded is
     held out only by layouts that differ: seeds that differ may begin alike."""
+    eval_envs: int | None = None
+    """Real environments played at once in evaluations. None: one for each core, 64 with --no-processes, and no fewer
+    than --num-envs."""
     world_model: Path | None = None
     """World model to use as it is, instead of recording and learning one: a checkpoint folder, a name of `python -m
     worldmodel.worlds`, or hf://OWNER/NAME. The environment is the one that it was trained on unless --env and the
@@ -243,9 +250,10 @@ UNSAVED = {"out", "config", "resume", "progress"}
 DERIVED = {
     "model": ("height", "width", "num_actions", "action_size", "pose_size", "architecture"),
     "training": ("seed", "steps"),
-    **dict.fromkeys(("dreamer", "ppo", "sb3", "cloning"), ("seed",)),
+    "cloning": ("seed", "hidden", "layers"),
+    **dict.fromkeys(("dreamer", "ppo", "sb3"), ("seed",)),
 }
-"""What follows from the environment and from the run's seed."""
+"""What follows from the environment, from the run's seed and from the dreamer's networks."""
 
 
 def to_json(settings: WorldSettings) -> dict[str, Any]:

@@ -58,6 +58,11 @@ class Past:
     beyond: Tensor  # (B,) reward of the next frame
     ended: Tensor  # (B,) bool, whether the episode terminated in the next frame
 
+    @property
+    def largest_reward(self) -> Tensor:
+        """Of all that came with these frames and the next ones, by absolute value, ()."""
+        return torch.maximum((self.rewards * self.mask).abs().max(), self.beyond.abs().max())
+
 
 class Contexts(NamedTuple):
     """Where B dreams begin: the memory is theirs to use up."""

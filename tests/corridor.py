@@ -20,6 +20,7 @@ from agents.actor_critic import ActorCritic, ActorCriticConfig
 from envs.factory import EnvConfig, make_vec
 from envs.policy import FrameArray, IntArray
 from envs.recording import play
+from exact_worlds import BACKBONE
 from worldmodel.episodes import NO_ACTION, Episode
 from worldmodel.memory import Memory
 from worldmodel.model import Features, Imagined
@@ -102,6 +103,8 @@ class ExactConfig:
     features: int = GOAL + 1
     num_actions: int = 2
     action_size: int = 0
+    shortcut: bool = False
+    usual_steps: int = 1
 
 
 class ExactModel:
@@ -111,7 +114,7 @@ class ExactModel:
     count: `beyond` reward at every step, no termination.
     """
 
-    device = torch.device("cpu")
+    device, backbone = torch.device("cpu"), BACKBONE
     config = ExactConfig()
 
     def __init__(self, beyond: float = 0.0) -> None:
@@ -136,9 +139,7 @@ class ExactModel:
         ended = (cells == GOAL).float()
         return Features(self.look(cells), ended, ended, inputs=self.look(cells)), Memory((), cells[:, -1])
 
-    def imagine(
-        self, actions: Tensor, memory: Memory, *, steps: int, generator: Any, in_place: bool = False
-    ) -> Imagined:
+    def imagine(self, actions: Tensor, memory: Memory, **_: Any) -> Imagined:
         cells = memory.frames
         after = follow(cells, actions)
         arrived = ((after == GOAL) & (cells != GOAL)).float()
@@ -152,10 +153,8 @@ class ExactModel:
 class StaleModel(ExactModel):
     """The same model with one mistake: the features that come with a dreamed frame are those of the frame before."""
 
-    def imagine(
-        self, actions: Tensor, memory: Memory, *, steps: int, generator: Any, in_place: bool = False
-    ) -> Imagined:
-        right = super().imagine(actions, memory, steps=steps, generator=generator)
+    def imagine(self, actions: Tensor, memory: Memory, **_: Any) -> Imagined:
+        right = super().imagine(actions, memory)
         return Imagined(right.frame, right.reward, right.termination, self.look(memory.frames), right.memory)
 
 

@@ -53,6 +53,10 @@ def told(features: Tensor) -> Features:
     return Features(features[:, None], nothing, nothing, inputs=features[:, None])
 
 
+BACKBONE = SimpleNamespace(runtime=Runtime(), use=lambda runtime: None)
+"""What a `Sampler` sets; exact worlds have nothing to set."""
+
+
 class CueWorld:
     """A cue is shown in the first frame only. After `WALK` steps, whatever they were, comes the choice: reward 1 for
     the action that the cue named, and the end either way. So the best return is 1, and 1 / CUES for whoever forgets.
@@ -61,7 +65,7 @@ class CueWorld:
     """
 
     CUES, WALK = 4, 3
-    device = torch.device("cpu")
+    device, backbone = torch.device("cpu"), BACKBONE
     config = Interface(features=CUES * (WALK + 1), num_actions=CUES)
 
     lengths = np.array([2])  # of the episodes that its contexts are of
@@ -78,9 +82,7 @@ class CueWorld:
         state = torch.stack([frames[:, 0, 0, 0, 0].long(), torch.zeros(len(frames)).long()], 1)  # (cue, steps taken)
         return told(self.look(state)), Memory((), state)
 
-    def imagine(
-        self, actions: Tensor, memory: Memory, *, steps: int, generator: Any, in_place: bool = False
-    ) -> Imagined:
+    def imagine(self, actions: Tensor, memory: Memory, **_: Any) -> Imagined:
         cue, taken = memory.frames.unbind(1)
         reward = torch.where(taken < self.WALK, 0.0, (actions == cue).float())
         trap = (actions != self.shown(memory.frames)).float()
@@ -107,19 +109,18 @@ class ForgetfulWorld(CueWorld):
 
 
 class LongCueWorld:
-    """The cue world with `walk` steps between cue and choice, and episodes to read.
+    """The cue world with `walk` steps between cue and choice, episodes to read, and a `reward` for the right one.
 
     Whoever has not seen the first frame does not know the cue. Frames: red the cue, shown once, green the steps.
 
     Features (B, 5 + walk + 2): the cue, the last entry for none, and the steps taken, one-hot.
     """
 
-    device = torch.device("cpu")
+    device, backbone = torch.device("cpu"), BACKBONE
     CUES = UNKNOWN = CueWorld.CUES
 
-    def __init__(self, walk: int) -> None:
-        self.walk = walk
-        self.backbone = SimpleNamespace(runtime=Runtime(), use=lambda runtime: None)
+    def __init__(self, walk: int, reward: float = 1.0) -> None:
+        self.walk, self.reward = walk, reward
         self.config = Interface(features=self.CUES + 1 + walk + 2, num_actions=self.CUES)
 
     def eval(self) -> LongCueWorld:
@@ -153,7 +154,8 @@ class LongCueWorld:
         likely = torch.where(cue == self.UNKNOWN, 1 / self.CUES, (actions == cue).float())
         after = torch.stack([cue, (taken + 1).clamp(max=self.walk + 1)], 1)
         kept = after if active is None else torch.where(active[:, None], after, memory.frames)
-        return Imagined(self.show(after), likely * asked, asked.float(), self.look(after), Memory((), kept))
+        reward = self.reward * likely * asked
+        return Imagined(self.show(after), reward, asked.float(), self.look(after), Memory((), kept))
 
     def look(self, state: Tensor) -> Tensor:
         cue, taken = state.unbind(-1)
@@ -176,7 +178,7 @@ class LongCueWorld:
                 Episode(
                     image=self.show(torch.stack([cue.expand(len(taken)), taken], 1)).numpy(),
                     action=torch.where(taken == 0, NO_ACTION, actions).numpy(),
-                    reward=(last & (actions == cue)).float().numpy(),
+                    reward=(self.reward * (last & (actions == cue))).numpy(),
                     terminated=last.numpy(),
                     truncated=torch.zeros_like(last).numpy(),
                 )
@@ -198,7 +200,7 @@ class TargetWorld:
     both axes, so the best action is `target - point`, cut off at the bounds.
     """
 
-    device = torch.device("cpu")
+    device, backbone = torch.device("cpu"), BACKBONE
     bounds = Bounds((-0.5, -0.2), (0.4, 0.6))
     config = Interface(features=4, num_actions=0, action_size=2)
 
@@ -215,9 +217,7 @@ class TargetWorld:
         state = (frames[:, 0, :, 0, :2] / 255).flatten(1)  # (B, 4): point, target
         return told(self.look(state)), Memory((), state)
 
-    def imagine(
-        self, actions: Tensor, memory: Memory, *, steps: int, generator: Any, in_place: bool = False
-    ) -> Imagined:
+    def imagine(self, actions: Tensor, memory: Memory, **_: Any) -> Imagined:
         low, high = map(torch.tensor, self.bounds)
         assert bool(((actions >= low) & (actions <= high)).all()), "an action out of its bounds"
         point, target = memory.frames.chunk(2, 1)

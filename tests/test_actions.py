@@ -38,6 +38,22 @@ def test_density_and_entropy_are_those_of_the_integral(mean: float, std: float) 
     assert float(policy.spread()) == pytest.approx(math.exp(float(by_hand)) / 2, abs=1e-3)
 
 
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.3, 0.2), (-0.9, 0.4), (1.0, 0.15)])
+def test_the_divergence_is_that_of_the_integral(mean: float, std: float) -> None:
+    policy, other = bounded(mean, std), bounded(0.2, 0.5)
+    density = policy.log_prob(grid()).exp()
+    by_hand = torch.trapezoid(density * (policy.log_prob(grid()) - other.log_prob(grid())), dx=1e-4)
+    assert float(policy.divergence(other)) == pytest.approx(float(by_hand), abs=2e-3)
+    assert float(policy.divergence(policy)) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_divergence_of_choices_is_the_expected_difference_of_their_logarithms() -> None:
+    p, q = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.25, 0.5])
+    by_hand = 0.5 * math.log(2) - 0.25 * math.log(2)
+    assert float(Discrete(p.log()).divergence(Discrete(q.log()))) == pytest.approx(by_hand)
+    assert float(Discrete(p.log()).divergence(Discrete(p.log()))) == 0
+
+
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.3, 0.1), (1.0, 0.1)])
 def test_a_uniform_number_stands_for_its_quantile(mean: float, std: float) -> None:
     policy = bounded(mean, std)

@@ -20,6 +20,8 @@ from agents.actor_critic import (
 from worldmodel.errors import InputError
 from worlds import generator
 
+ONE = torch.ones(())
+
 
 def by_definition(rewards: Tensor, continues: Tensor, values: Tensor, lam: float) -> Tensor:
     """The lambda-weighted mean of all n-step returns, each a sum of its own."""
@@ -132,11 +134,11 @@ def test_the_value_is_of_the_slow_critic(agent: ActorCritic) -> None:
 
 def test_the_scale_follows_the_spread_of_returns_and_only_shrinks_advantages(agent: ActorCritic) -> None:
     advantages = torch.tensor([2.0, -4.0])
-    assert torch.equal(agent.normalise(advantages), advantages)
+    assert torch.equal(agent.normalise(advantages, ONE), advantages)
     returns = torch.linspace(0, 1000, 1001)[None]  # 5th percentile 50, 95th 950
     agent.update_scale(returns, torch.ones(1, 1001))
     assert float(agent.return_scale) == pytest.approx(900)  # at once, whatever it was before
-    torch.testing.assert_close(agent.normalise(advantages), advantages / 900)
+    torch.testing.assert_close(agent.normalise(advantages, ONE), advantages / 900)
     agent.update_scale(returns / 9, torch.ones(1, 1001))
     agent.update_scale(returns / 3, torch.ones(1, 1001))
     moments, average = (900.0, 100.0, 300.0), 0.0
@@ -146,8 +148,17 @@ def test_the_scale_follows_the_spread_of_returns_and_only_shrinks_advantages(age
     for _ in range(2000):
         agent.update_scale(torch.zeros(1, 10), torch.ones(1, 10))
     assert float(agent.return_scale) < 1e-3
-    assert torch.equal(agent.normalise(advantages), advantages)
+    assert torch.equal(agent.normalise(advantages, ONE), advantages)
     assert "return_scale" in agent.state_dict()
+
+
+def test_small_spreads_are_enlarged_up_to_the_largest_reward_and_no_further(agent: ActorCritic) -> None:
+    advantages = torch.tensor([2.0, -4.0])
+    agent.update_scale(torch.full((1, 10), 3.0), torch.ones(1, 10))
+    assert float(agent.return_scale) == pytest.approx(0, abs=1e-5)
+    for unit, divided_by in ((0.01, 0.01), (0.5, 0.5), (1.0, 1.0), (100.0, 1.0), (0.0, 1.0)):  # 0: none was seen
+        normalised = agent.normalise(advantages, torch.tensor(unit))
+        torch.testing.assert_close(normalised, advantages / divided_by)
 
 
 def test_returns_without_weight_do_not_widen_the_scale(agent: ActorCritic) -> None:

@@ -14,10 +14,10 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.adapters import for_stable_baselines
 from agents.adapters.judging import Verdict, against_random
-from agents.statistics import Interval
 from dreams import certain, dream_folder, vec
 from envs.dream import DreamVectorEnv
 from worldmodel.errors import InputError, MissingExtraError
+from worldmodel.statistics import Interval
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,13 @@ from agents.evaluation.files import (
 )
 from agents.evaluation.judging import Contestant, Result, ranked
 from agents.evaluation.plots import plot_comparison
-from agents.evaluation.scores import correlation, gap, score
-from agents.statistics import Interval
+from agents.evaluation.scores import correlation, score
 from agents.world_model_policy import WorldModelPolicy
 from corridor import ADVANCE, CORRIDOR, ExactModel, Script, agent_that_plays, play_corridor
 from envs.factory import EnvConfig
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
+from worldmodel.statistics import Interval, difference_within
 
 MAZE = EnvConfig("lssvwm/MemoryMaze-9x9-v0")
 PLAYED = Evaluation(
@@ -148,6 +148,7 @@ def test_tensorboard_has_the_tags_of_stable_baselines(tmp_path: Path) -> None:
         "eval/success_rate": (300, pytest.approx(2 / 3)),
         "rollout/success_rate": (300, pytest.approx(2 / 3)),
         "eval/imagined_reward": (300, 0.25),
+        "eval/imagined_minus_real": (300, pytest.approx(0.25 - 13 / 90)),
     }
 
 
@@ -191,18 +192,21 @@ def test_normalised_scores_by_hand() -> None:
 # Scores
 
 
+def about(mean: float, half: float, count: int) -> Interval:
+    return Interval(mean, pytest.approx(mean - half, abs=1e-3), pytest.approx(mean + half, abs=1e-3), count)
+
+
 def test_the_score_of_several_runs_by_hand() -> None:
     results = [result(0.0, 1.0, imagined=(3.0, 3.0)), result(10.0, 10.0, imagined=(12.0, 14.0))]
     found = score("method", results, (), success=True)
-    assert found.mean == Interval(5.25, 5.0, 5.5, 4)
+    # Only the first run varies, so one degree of freedom: 12.7062, times a half of sqrt(0.5 / 2).
+    assert found.mean == about(5.25, 12.7062 * 0.25, 4)
     assert found.iqm == Interval(5.5, 5.0, 5.5, 4)
-    # Over runs the two means are drawn: 0.5 twice, 10 twice, or one of each.
-    assert found.over_runs == Interval(5.25, 0.5, 10.0, 2)
-    assert found.success == Interval(0.0, 0.0, 0.0, 4)
-    assert found.imagined == Interval(8.0, 7.5, 8.5, 4)
-    assert found.gap is not None
-    assert found.gap.mean == 2.75
-    assert found.gap.low == pytest.approx(2.0, abs=0.26)
+    assert found.over_runs == about(5.25, 12.7062 * 4.75, 2)
+    assert found.success == Interval(0.0, 0.0, pytest.approx(0.4899, abs=1e-4), 4)  # Wilson
+    assert found.imagined == about(8.0, 12.7062 * 0.5, 4)
+    # 1.4706 degrees of freedom: between the quantiles of 1 and 2, by 2 - 2 / 1.4706 of the way.
+    assert found.gap == about(2.75, (12.7062 - 0.64 * (12.7062 - 4.3027)) * (0.25 + 0.0625) ** 0.5, 8)
     assert found.normalised is None
     json.dumps(found.to_dict(), allow_nan=False)
 
@@ -213,8 +217,9 @@ def test_one_run_says_nothing_about_the_next() -> None:
 
 
 def test_the_gap_is_dreams_minus_reality() -> None:
-    assert gap([[1.0, 1.0], [4.0]], [[0.5, 0.5]]) == Interval(1.5, 1.5, 1.5, 5)
-    assert gap([[0.0, 1.0]], [[1.0]]) == Interval(-0.5, -1.0, 0.0, 3)
+    # Of a run with one dream nothing is known of its spread: the dreams count as one sample, of deviation sqrt(3).
+    assert difference_within([[1.0, 1.0], [4.0]], [[0.5, 0.5]]) == about(1.5, 4.3027, 5)
+    assert difference_within([[0.0, 1.0]], [[1.0, 1.0]]) == about(-0.5, 12.7062 * 0.5, 4)
 
 
 def test_correlation_over_checkpoints_says_when_there_are_too_few() -> None:
@@ -256,7 +261,9 @@ def test_the_band_over_two_runs_by_hand() -> None:
     assert found.mean.tolist() == [0.75, 1]
     assert found.low is not None
     assert found.high is not None
-    assert (found.low.tolist(), found.high.tolist()) == ([0.5, 1], [1, 1])
+    half = 12.7062 * 0.25  # Student's quantile of two runs, and deviation sqrt(1 / 8) over sqrt(2)
+    assert found.low.tolist() == pytest.approx([0.75 - half, 1])
+    assert found.high.tolist() == pytest.approx([0.75 + half, 1])
 
 
 def test_one_run_has_no_band() -> None:

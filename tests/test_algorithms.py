@@ -79,6 +79,9 @@ def test_each_learns_in_dreams_and_is_judged_for_real(learned: Path, tmp_path: P
     results = run(tmp_path / "run", algo=algo)
     judged = results["stages"]["0-evaluation"]
     assert len(judged["returns"]) == len(judged["imagined_returns"]) == 2
+    gap = np.mean(judged["imagined_returns"]) - np.mean(judged["returns"])
+    assert judged["imagined_minus_real"]["mean"] == pytest.approx(gap)
+    assert results["imagined_minus_real"] == {"0": judged["imagined_minus_real"]}
     assert judged["name"] == {"plan": "plans in dreams", "clone": "cloned"}.get(algo, "trained in dreams")
     assert results["exploitation_gap"] is not None
     frames = {"dreamer": 2 * 4 * 3, "plan": None, "clone": None}.get(algo, 32)
@@ -171,6 +174,7 @@ def test_exploring_takes_a_share_of_other_actions_and_tells_the_policy() -> None
         ({"place": "real"}, "--algo dreamer needs a world model to learn in: leave out --in real"),
         ({"place": "real", "algo": "ppo", "world_model": Path("somewhere")}, "leave out --world-model"),
         ({"clone": True, "algo": "ppo"}, "--clone starts the policy of --algo dreamer"),
+        ({"dreamer": DreamerOptions(clone_kl=1.0)}, "--dreamer.clone-kl 1.0 holds a policy .* add --clone"),
     ],
 )
 def test_what_cannot_learn_there_is_named(settings: dict[str, Any], message: str) -> None:

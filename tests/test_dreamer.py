@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from agents.actions import Bounds
 from agents.actor_critic import ActorCritic, continuation_weights, lambda_returns
 from agents.dreamer import STATE, Dreamer, DreamerConfig
-from agents.imagination import replayed_returns
+from agents.imagination import dream, replayed_returns
 from agents.policies import RandomPolicy
-from agents.streaming import Past
+from agents.streaming import Past, StreamingContexts
 from corridor import ADVANCE, GOAL, ExactModel, StaleModel, agent_that_plays, play_corridor
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
+from worldmodel.sampling import Sampler, Sampling
 from worlds import random_model, small_config
 
 SETTINGS: dict[str, Any] = {
@@ -362,6 +363,22 @@ def test_dreams_that_ended_are_not_followed(store: EpisodeStore, tmp_path: Path)
     assert torch.equal(cut.features[:, 1:][begun], followed.features[:, 1:][begun])
 
 
+def test_dreams_that_ended_may_stay_without_weight(store: EpisodeStore) -> None:
+    """As on devices on which shapes that change would cost more than what they save."""
+    found = []
+    for drop in (True, False):
+        contexts = StreamingContexts(store, 32, 4, 0.5).next(ExactModel(), np.random.default_rng(0))  # type: ignore[arg-type]
+        sampler = Sampler(ExactModel(beyond=7.0), Sampling(1))  # type: ignore[arg-type]
+        agent, noise = agent_that_plays((*ADVANCE, 0)), torch.Generator().manual_seed(0)
+        found.append(dream(sampler, agent, contexts, horizon=8, ended=0.01, generator=noise, drop=drop))
+    weights = [continuation_weights(1 - dreams.terminations) for dreams in found]
+    assert torch.equal(*weights)
+    assert not bool(weights[0][:, -1].any())
+    for name in ("actions", "log_probs", "rewards", "terminations"):
+        dropped, stayed = (getattr(dreams, name)[weights[0] > 0] for dreams in found)
+        torch.testing.assert_close(dropped, stayed, msg=name)
+
+
 def test_learns_on_in_a_world_model_that_has_changed(store: EpisodeStore, tmp_path: Path) -> None:
     """The first model's goal is worth nothing, so nothing is learned; then it is corrected."""
 
@@ -433,6 +450,10 @@ def test_the_policy_is_a_copy_that_later_training_does_not_change(store: Episode
         ({"ended": 1.0}, r"ended=1\.0"),
         ({"replay_value": -0.1}, r"replay_value=-0\.1"),
         ({"reset_every": -1}, "reset_every=-1"),
+        ({"clone_kl": -1.0}, r"clone_kl=-1\.0"),
+        ({"clone_kl_half": -1}, "clone_kl_half=-1"),
+        ({"clone_kl": 1.0, "reset_every": 5}, "reset_every=5 would forget"),
+        ({"hidden": 0}, "hidden=0"),
         ({"contexts": "all"}, "contexts='all': choose stream or window"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 from trainers import trainer
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.errors import InputError
+from worldmodel.memory import Memory
 from worldmodel.model import WorldModel, weights_from
 from worldmodel.training import Trainer
 from worldmodel.training.heads import HeadsConfig, collect, fit_heads, kinds_of
@@ -165,7 +168,7 @@ def test_a_large_store_is_read_in_part(store: EpisodeStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("steps", -1), ("dropout", 1.0), ("batch", 2), ("kept", 0), ("observed", 1)]
+    ("name", "value"), [("steps", -1), ("dreamt", -1), ("dropout", 1.0), ("batch", 2), ("kept", 0), ("observed", 1)]
 )
 def test_settings_that_cannot_be(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"heads.{name}={value}"):
@@ -198,3 +201,69 @@ def test_a_training_fits_its_heads_once_at_any_step_and_goes_on_from_them(tmp_pa
     assert all(torch.equal(a, b) for a, b in zip(fitted, heads_of(again), strict=True))
     again.train(3, progress=False)
     assert again.fit_heads(store, config)["heads_step"] == 3
+
+
+def dreamt_rewards(model: WorldModel, store: EpisodeStore) -> tuple[Tensor, Tensor]:
+    """Rewards that are told along the recorded actions in dreams from the first frames, and those recorded, (B, T)."""
+    rows = np.arange(len(store))
+    clips = store.gather(rows, np.zeros_like(rows), LENGTH)
+    noise, told = torch.Generator().manual_seed(1), []
+    _, memory = model.eval().observe(clips.frames[:, :1], clips.actions[:, :1])
+    for at in range(1, LENGTH):
+        step = model.imagine(clips.actions[:, at], memory, generator=noise)
+        memory = step.memory
+        told.append(step.reward)
+    return torch.stack(told, 1), clips.rewards[:, 1:]
+
+
+class Wishful(WorldModel):
+    """Whatever is done, it dreams of bright frames."""
+
+    def denoised(self, noise: Tensor, actions: Tensor, memory: Memory, **_: Any) -> Tensor:
+        return torch.full((*noise.shape[:2], 16, 16, 3), 255, dtype=torch.uint8)
+
+
+def test_heads_that_know_dreams_promise_in_them_what_was_earned(tmp_path: Path) -> None:
+    """Bright frames pay 1 and come by luck, three in ten. In dreams that are always bright, heads of real frames alone
+    promise nearly 1 a frame, though for the same actions 0.3 was earned.
+    """
+    random, store = np.random.default_rng(0), EpisodeStore(tmp_path, create=True)
+    first, last = np.arange(LENGTH) == 0, np.arange(LENGTH) == LENGTH - 1
+    for _ in range(40):
+        lucky = (random.random(LENGTH) < 0.3) & ~first
+        image = random.integers(118, 138, size=(LENGTH, 16, 16, 3)).astype(np.uint8)
+        image[lucky] = 255
+        store.append(Episode(image, -first.astype(np.int64), lucky.astype(np.float32), last, np.zeros(LENGTH, bool)))
+    quick = HeadsConfig(steps=60, batch=48, calibration=100, lr=1e-2, dropout=0.0)
+    promised, frames = [], torch.cat([torch.tensor(store.read(name).image) for name in store.names])
+    for dreamt in (0, LENGTH):
+        with weights_from(0):
+            ours = Wishful(small_config(height=16, width=16))
+        ours.tokenizer.fit(frames, seed=0, progress=False)
+        fit_heads(ours, store, replace(quick, dreamt=dreamt), seed=0, progress=False)
+        told, earned = dreamt_rewards(ours, store)
+        promised.append(float(told.mean()))
+    assert float(earned.mean()) == pytest.approx(0.3, abs=0.1)
+    assert promised[0] > 0.8
+    assert promised[1] < 0.75
+
+
+def test_dreamt_frames_are_told_what_was_recorded_there(store: EpisodeStore) -> None:
+    ours, config = model(), HeadsConfig(dreamt=2)
+    real = collect(ours, store, HeadsConfig(), np.random.default_rng(0))
+    both = collect(ours, store, config, np.random.default_rng(0))
+    extra = len(both.kind) - len(real.kind)
+    assert len(store) <= extra <= 2 * len(store)  # two frames after each first segment, one where it is nearly all
+    known = {tuple(row.tolist()) for row in real.inputs.round(decimals=3)}
+    dreamt = [i for i, row in enumerate(both.inputs.round(decimals=3)) if tuple(row.tolist()) not in known]
+    share = float(both.rewards[dreamt, 0].mean()), float(both.kind[dreamt].eq(2).float().mean())
+    assert share[0] == pytest.approx(share[1] / 2, abs=0.1)  # half of the last frames pay
+    again = collect(ours, store, config, np.random.default_rng(0))
+    assert torch.equal(both.inputs, again.inputs)
+
+
+def test_a_model_of_chunks_dreams_no_single_frames(store: EpisodeStore) -> None:
+    with weights_from(0):
+        made = WorldModel(small_config(height=16, width=16, chunk=2, window=4))
+    with pytest.raises(InputError, match=r"heads.dreamt=1 dreams frame by frame"):
+        collect(made, store, HeadsConfig(dreamt=1), np.random.default_rng(0))

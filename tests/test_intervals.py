@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from worldmodel.errors import InputError
-from worldmodel.statistics import by_unit, mean_interval, rate_interval, student_band, student_quantile
+from worldmodel.statistics import (
+    Interval,
+    by_unit,
+    combined_interval,
+    mean_interval,
+    rate_interval,
+    student_band,
+    student_quantile,
+    within,
+)
 
 NAN = math.nan
 
@@ -69,3 +78,35 @@ def test_what_has_no_interval_is_refused() -> None:
             asked()
     with pytest.raises(InputError, match="level is 1"):
         mean_interval(np.array([1.0]), level=1.0)
+
+
+def test_a_difference_by_welch() -> None:
+    """Against scipy.stats.ttest_ind(..., equal_var=False).confidence_interval()."""
+    first, second = [3.0, 5.0, 4.0, 9.0, 2.0], [1.0, 1.5, 0.5]
+    found = combined_interval([first, second], [1, -1])
+    assert (found.mean, found.count) == (pytest.approx(3.6), 8)
+    assert (found.low, found.high) == (pytest.approx(0.2817, abs=5e-3), pytest.approx(6.9183, abs=5e-3))
+    assert combined_interval([first, second[:1]], [1, -1]) == Interval(pytest.approx(3.6), *[pytest.approx(3.6)] * 2, 6)
+    assert combined_interval([[1.0] * 3, [0.0] * 4], [1, -1]) == Interval(1.0, 1.0, 1.0, 7)
+
+
+def test_one_sample_has_students_interval_and_strata_their_own() -> None:
+    values = np.array([1.0, 4.0, 2.0, 7.0])
+    one, alone = mean_interval(values), within([values])
+    assert (one.low, one.mean, one.high, one.count) == pytest.approx((alone.low, alone.mean, alone.high, alone.count))
+    apart = within([[0.0, 1.0] * 10, [10.0, 11.0] * 10])
+    assert apart.high - apart.low < 0.4  # within the strata; as one sample it is more than 3 wide
+    assert within([[0.0], [10.0]]).high - within([[0.0], [10.0]]).low > 100  # of strata of one value, as one sample
+    with pytest.raises(InputError, match="value 1 is nan"):
+        within([[1.0, math.nan]])
+    with pytest.raises(InputError, match="no lists"):
+        within([])
+
+
+def test_differences_and_strata_are_covered_as_often_as_is_said() -> None:
+    generator, hits = np.random.default_rng(0), np.zeros(2)
+    for _ in range(1000):
+        a, b = generator.normal(2.0, 3.0, 6), generator.normal(1.0, 1.0, 12)
+        difference, both = combined_interval([a, b], [1, -1]), within([a, b])
+        hits += difference.low <= 1 <= difference.high, both.low <= 4 / 3 <= both.high
+    assert ((hits / 1000 >= 0.935) & (hits / 1000 <= 0.975)).all()

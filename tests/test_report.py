@@ -36,8 +36,8 @@ from agents.report import (
     write_mp4,
     write_report,
 )
-from agents.statistics import bootstrap_interval
 from worldmodel.errors import InputError
+from worldmodel.statistics import within
 from worldmodel.video import BACKGROUND, BAR, MARGIN
 
 Pixels = npt.NDArray[np.uint8]
@@ -258,8 +258,8 @@ def test_plots_are_the_same_bytes_for_the_same_input() -> None:
 
 
 def test_returns_show_every_episode_and_the_interval() -> None:
-    interval = bootstrap_interval(RETURNS)
-    svg = plot_returns([("random", bootstrap_interval([0.0] * 7), [0.0] * 7), ("trained", interval, RETURNS)])
+    interval = within([RETURNS])
+    svg = plot_returns([("random", within([[0.0] * 7]), [0.0] * 7), ("trained", interval, RETURNS)])
     assert "random" in texts(svg)
     assert f"{interval.mean:.3f}  [{interval.low:.3f}, {interval.high:.3f}]" in texts(svg)
     uses = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}use")
@@ -302,13 +302,13 @@ class Page(HTMLParser):
 def example(folder: Path) -> Report:
     frames = montage([Panel("real", moving_square(6)), Panel("dream", moving_square(6))])
     write_mp4(folder / "clip.mp4", frames, 8)
-    interval = bootstrap_interval(RETURNS)
+    interval = within([RETURNS])
     return Report(
         title="A <title> & more",
         command="python train_agent.py --env 'Tiny<World>-v0'",
         summary=[("Real return", "0.60")],
         evaluations=[
-            Evaluated("random <policy>", [0.0, 0.0], [10, 20], None, bootstrap_interval([0.0, 0.0])),
+            Evaluated("random <policy>", [0.0, 0.0], [10, 20], None, within([[0.0, 0.0]])),
             Evaluated("trained", RETURNS, [5, 6, 7, 8], [False, True, True, True], interval, "imagined & <only>"),
         ],
         curves={
@@ -397,7 +397,7 @@ def test_a_missing_video_is_named(tmp_path: Path) -> None:
 
 
 def test_evaluations_have_one_entry_per_episode() -> None:
-    interval = bootstrap_interval(RETURNS)
+    interval = within([RETURNS])
     for lengths, successes in (([1], None), ([1] * 4, [True])):
         with pytest.raises(InputError, match="'trained' needs one entry per episode"):
             Evaluated("trained", RETURNS, lengths, successes, interval)

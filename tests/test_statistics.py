@@ -1,22 +1,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
-from agents import statistics
-from agents.statistics import (
-    Correlation,
-    Interval,
-    bootstrap_interval,
-    iqm,
-    pearson,
-    separated,
-    spearman,
-    stratified_interval,
-)
+from worldmodel import resampling
 from worldmodel.errors import InputError
+from worldmodel.resampling import Correlation, improvement, iqm, pearson, spearman, stratified_interval
+from worldmodel.statistics import Interval, separated, within
+
+
+def bootstrap_interval(values: Sequence[float], **options: Any) -> Interval:
+    """Of one stratum."""
+    return stratified_interval([values], **options)
 
 
 def test_interval_of_two_values_is_known_by_hand() -> None:
@@ -51,7 +50,7 @@ def test_same_seed_same_interval_in_blocks_of_any_size(monkeypatch: pytest.Monke
     whole = bootstrap_interval(values, seed=5, resamples=1001)
     assert whole == bootstrap_interval(values, seed=5, resamples=1001)
     assert whole != bootstrap_interval(values, seed=6, resamples=1001)
-    monkeypatch.setattr(statistics, "BLOCK", 900)
+    monkeypatch.setattr(resampling, "BLOCK", 900)
     assert whole == bootstrap_interval(values, seed=5, resamples=1001)
 
 
@@ -60,8 +59,8 @@ def test_separated_means_above_without_overlap() -> None:
     assert separated(high, low)
     assert not separated(low, high)
     assert not separated(Interval(0.5, 0.4, 0.6, 100), low)
-    assert not separated(bootstrap_interval([1.0]), low)
-    assert not separated(high, bootstrap_interval([0.0]))
+    assert not separated(within([[1.0]]), low)
+    assert not separated(high, within([[0.0]]))
 
 
 def test_interval_goes_through_json() -> None:
@@ -103,9 +102,7 @@ def test_stratified_intervals_are_known_by_hand() -> None:
     assert stratified_interval([[0.0, 1.0, 10.0, 10.0]]).high > 9
 
 
-def test_an_interval_over_one_stratum_is_the_plain_one() -> None:
-    values = np.random.default_rng(3).normal(size=20).tolist()
-    assert stratified_interval([values], seed=4) == bootstrap_interval(values, seed=4)
+def test_strata_without_values_are_named() -> None:
     with pytest.raises(InputError, match="no lists"):
         stratified_interval([])
     with pytest.raises(InputError, match="play an episode"):
@@ -156,3 +153,12 @@ def test_fishers_interval_covers_as_often_as_it_says() -> None:
         assert found is not None
         covered += found.low <= 0.6 <= found.high
     assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_the_probability_of_improvement_is_known_by_hand() -> None:
+    found = improvement([1.0, 3.0], [2.0, 1.0])  # pairs: 1 < 2, 1 = 1, 3 > 2, 3 > 1
+    assert (found.mean, found.count) == (0.625, 4)
+    assert (found.low, found.high) == (0.0, 1.0)  # of runs 1, 1 against 2, 2, and 3, 3 against any
+    assert improvement([5.0, 6.0, 7.0], [1.0, 2.0, 3.0]) == Interval(1.0, 1.0, 1.0, 6)
+    swapped = improvement([2.0, 1.0], [1.0, 3.0])
+    assert swapped.mean == pytest.approx(1 - found.mean)

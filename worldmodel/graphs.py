@@ -23,7 +23,7 @@ class GraphSampler:
 
     It dreams what `sampler` does with `in_place`: the memory that comes back lies in those buffers, and the next call
     writes over it. A memory that is not the one it gave last is copied into them, so rows may be replaced in between;
-    frame, reward, termination and features are the caller's own. The first call records.
+    what else a step tells is the caller's own. The first call records.
 
     On a CPU there are no graphs: there every call computes the step anew, over the same buffers.
 
@@ -78,7 +78,7 @@ class GraphSampler:
             self._graph.replay()
         assert self._told is not None
         told = self._told
-        own = {name: getattr(told, name).clone() for name in ("frame", "reward", "termination", "features")}
+        own = {name: getattr(told, name).clone() for name in ("frame", "reward", "termination", "features", "inputs")}
         return replace(told, **own, memory=self._memory if in_place else self._memory.clone())
 
     def _record(self) -> None:

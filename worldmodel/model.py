@@ -244,8 +244,9 @@ class WorldModel(nn.Module):
         if active is not None:
             after = after.where(active, memory)
         if not one:
-            return Imagined(frames, seen.reward, seen.termination, seen.features, after)
-        return Imagined(frames[:, 0], seen.reward[:, 0], seen.termination[:, 0], seen.features[:, 0], after)
+            return Imagined(frames, seen.reward, seen.termination, seen.features, after, seen.inputs)
+        features, reward, termination, inputs = (part[:, 0] for part in vars(seen).values())
+        return Imagined(frames[:, 0], reward, termination, features, after, inputs)
 
     @torch.no_grad()
     def denoised(

@@ -51,3 +51,4 @@ class Imagined:
     termination: Tensor  # (B,) probability that the episode ended in this frame
     features: Tensor  # (B, F)
     memory: Memory
+    inputs: Tensor | None = None  # (B, I), what the features are mixed from

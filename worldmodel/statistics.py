@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
@@ -67,6 +69,79 @@ def mean_interval(values: FloatArray, *, level: float = 0.95) -> Interval:
     return Interval(float(band.mean), float(band.low), float(band.high), int(band.count))
 
 
+def combined_interval(
+    samples: Sequence[Sequence[float] | FloatArray], weights: Sequence[float], *, level: float = 0.95
+) -> Interval:
+    """The sum of the means of independent samples, each times its weight, with Welch's interval (1947).
+
+    One sample of weight 1 has Student's interval; two of weights 1 and -1 give a difference of means; several, each
+    weighted by its share of all values, the mean of all with its interval within these strata (`within`). `count` is
+    that of all values. Where a sample is a single value nothing is known of its spread, and the interval has no width.
+    Samples that are empty or not finite are an InputError.
+    """
+    _check_level(level)
+    known = [checked(each) for each in samples]
+    mean = sum(weight * float(each.mean()) for each, weight in zip(known, weights, strict=True))
+    count = sum(map(len, known))
+    if min(map(len, known)) < 2:
+        return Interval(mean, mean, mean, count)
+    parts = [weight**2 * float(each.var(ddof=1)) / len(each) for each, weight in zip(known, weights, strict=True)]
+    if not sum(parts):
+        return Interval(mean, mean, mean, count)
+    degrees = sum(parts) ** 2 / sum(part**2 / (len(each) - 1) for part, each in zip(parts, known, strict=True))
+    whole = math.floor(degrees + 1e-9)
+    # In the inverse of the degrees the quantile bends upwards a little, so a chord is on the safe side.
+    at = (1 / whole - 1 / degrees) * whole * (whole + 1)
+    below, above = (student_quantile((1 + level) / 2, each) for each in (whole, whole + 1))
+    half = (below + at * (above - below)) * math.sqrt(sum(parts))
+    return Interval(mean, mean - half, mean + half, count)
+
+
+def within(strata: Sequence[Sequence[float] | FloatArray], *, level: float = 0.95) -> Interval:
+    """The mean of all values with its interval within the strata: how well just these do, as the runs of a method.
+
+    Where a stratum is a single value they count as one sample.
+    """
+    known = _strata(strata)
+    return combined_interval(known, _shares(known), level=level)
+
+
+def difference_within(
+    strata: Sequence[Sequence[float] | FloatArray], others: Sequence[Sequence[float] | FloatArray]
+) -> Interval:
+    """The mean of all values of `strata` minus that of `others`, with its interval within them, as `within`."""
+    first, second = _strata(strata), _strata(others)
+    return combined_interval([*first, *second], [*_shares(first), *(-share for share in _shares(second))])
+
+
+def _strata(strata: Sequence[Sequence[float] | FloatArray]) -> list[FloatArray]:
+    known = [checked(each) for each in strata]
+    if not known:
+        raise InputError("an interval needs a list of at least one value, got no lists: play an episode")
+    return known if min(map(len, known)) > 1 else [np.concatenate(known)]
+
+
+def _shares(samples: Sequence[FloatArray]) -> list[float]:
+    total = sum(map(len, samples))
+    return [len(each) / total for each in samples]
+
+
+def separated(a: Interval, b: Interval) -> bool:
+    """Whether `a` lies above `b` with no overlap. One value has no spread: it is separated from nothing."""
+    return a.count > 1 and b.count > 1 and a.low > b.high
+
+
+def checked(values: Sequence[float] | FloatArray) -> FloatArray:
+    """Values (n,) with n of at least 1, all finite; anything else is an `InputError`."""
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or not len(sample):
+        raise InputError(f"an interval needs a list of at least one value, got shape {sample.shape}: play an episode")
+    if not np.isfinite(sample).all():
+        at = int(np.flatnonzero(~np.isfinite(sample))[0])
+        raise InputError(f"value {at} is {sample[at]}: an interval needs finite values")
+    return sample
+
+
 def rate_interval(hits: float, count: int, *, level: float = 0.95) -> Interval:
     """Share of `hits` among `count` independent trials with Wilson's score interval (1927), which stays within 0..1.
 
@@ -91,6 +166,7 @@ def by_unit(values: FloatArray, units: NDArray[np.int64]) -> FloatArray:
     return np.stack([student_band(values[units == unit]).mean for unit in np.unique(units)])
 
 
+@functools.cache
 def student_quantile(probability: float, degrees: int) -> float:
     """Quantile of Student's t with `degrees` of freedom, at least 1, for a probability above one half."""
     if degrees < 1 or not 0.5 < probability < 1:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from agents.adapters import for_stable_baselines
-from agents.statistics import Interval, bootstrap_interval, separated
+from worldmodel.statistics import Interval, separated, within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def against_random(
         returns, _ = evaluate_policy(
             player, adapted, episodes, deterministic=deterministic, return_episode_rewards=True
         )
-        intervals.append(bootstrap_interval(returns))
+        intervals.append(within([returns]))
     return Verdict(*intervals)
 
 

@@ -14,9 +14,10 @@ from agents.evaluation.anchors import Anchor, has_success, measured, merged, pub
 from agents.evaluation.curves import Method, Metric, compared
 from agents.evaluation.judging import Contestant, How, Result, judge, named_policy
 from agents.evaluation.plots import plot_comparison, plot_gap
+from agents.evaluation.real import rows_for
 from agents.evaluation.report import markdown, versions
 from agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, open_run
-from agents.evaluation.scores import Score, correlation, score
+from agents.evaluation.scores import Score, correlation, improvements, score
 from agents.evaluation.starts import Starts, starts
 from agents.report.page import plain
 from agents.run import EVALUATION_SEEDS, SEEDS_PER_RUN, recorded_by
@@ -70,8 +71,9 @@ class Options:
     """Dreams for the imagined return of a policy; None takes as many as real episodes, 0 none."""
     greedy: bool = False
     """Play the most likely action of what was learned, instead of drawing one as in training."""
-    num_envs: int = 2
-    """Environments played at once. Figures do not depend on it, but for what rounding makes of a learned policy."""
+    num_envs: int | None = None
+    """Environments played at once; None: one for each core, at least 2, or 64 with --no-processes. Figures do not
+    depend on it, but for what rounding makes of a learned policy."""
     processes: bool = True
     """Play each of them in a process of its own: for slow ones."""
     videos: bool = True
@@ -104,8 +106,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     Everything that can be wrong is found before anything is played.
     """
     for name in ("episodes", "num_envs"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: give at least 1")
+        if (count := getattr(options, name)) is not None and count < 1:
+            raise InputError(f"--{name.replace('_', '-')} {count}: give at least 1")
     for name in ("seed", "imagined"):
         if (getattr(options, name) or 0) < 0:
             raise InputError(f"--{name} {getattr(options, name)}: give 0 or more")
@@ -139,6 +141,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         found["starts"] = {name: asdict(each) for name, each in started(results).items()}
         found["anchors"] = [anchor.to_dict() for anchor in anchors]
         found["methods"] = {each.name: each.to_dict() for each in scores}
+        found["improvement"] = improvements(scores)
         pairs = {name: points for name, each in results.items() if (points := pairs_of(each))}
         found["imagined_against_real"] = {
             "all": correlation([pair for points in pairs.values() for pair in points]),
@@ -243,7 +246,7 @@ def how_of(options: Options) -> How:
         seed=options.seed,
         imagined=options.episodes if options.imagined is None else options.imagined,
         greedy=options.greedy,
-        num_envs=options.num_envs,
+        num_envs=options.num_envs or rows_for(options.processes, 2),
         processes=options.processes,
         videos=options.videos,
         device=device_of(options.device),

@@ -7,15 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.evaluation.files import Evaluations
 from worldmodel.errors import InputError
+from worldmodel.statistics import FloatArray, student_band
 
-FloatArray = NDArray[np.float64]
 Metric = Literal["success", "return"]
 Axis = Literal["steps", "seconds"]
-RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,8 @@ def lines(method: Method, axis: Axis, metric: Metric) -> list[Line] | None:
     return found
 
 
-def band(runs: Sequence[Line], *, seed: int = 0, level: float = 0.95) -> Band:
-    """The mean over runs, and a percentile bootstrap over runs at every point: the runs are what varies, not episodes.
+def band(runs: Sequence[Line], *, level: float = 0.95) -> Band:
+    """The mean over runs, and Student's interval over runs at every point: the runs are what varies, not episodes.
 
     Between evaluations runs are interpolated linearly, nowhere extrapolated: the band spans what all of them cover.
     Runs that share no stretch, such as those of a single evaluation each, are matched by the number of the evaluation
@@ -89,13 +87,10 @@ def band(runs: Sequence[Line], *, seed: int = 0, level: float = 0.95) -> Band:
         x, y = np.mean([run.x for run in runs], axis=0), np.stack([run.y for run in runs])
     else:
         raise InputError("the runs of a method share no stretch of real steps: evaluate them at the same ones")
-    mean: FloatArray = y.mean(axis=0)
+    found = student_band(y, level=level)
     if len(runs) == 1:
-        return Band(x, mean, None, None, 1)
-    drawn = np.random.default_rng(seed).integers(len(runs), size=(RESAMPLES, len(runs)))
-    shares = (drawn[:, :, None] == np.arange(len(runs))).mean(axis=1)  # how much each run counts in each resample
-    low, high = np.quantile(shares @ y, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Band(x, mean, low, high, len(runs))
+        return Band(x, found.mean, None, None, 1)
+    return Band(x, found.mean, found.low, found.high, len(runs))
 
 
 def reached(runs: Sequence[Line], level: float) -> Reached:

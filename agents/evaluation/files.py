@@ -187,7 +187,7 @@ _KEYS = {
 def log_evaluation(writer: Scalars, evaluation: Evaluation, steps: int, *, imagined: float | None = None) -> None:
     """Log an evaluation under the tags of Stable-Baselines3, at `steps` real environment steps.
 
-    `eval/imagined_reward` beside `eval/mean_reward` is ours.
+    `eval/imagined_reward` and `eval/imagined_minus_real` beside `eval/mean_reward` are ours.
     """
     writer.add_scalar("eval/mean_reward", evaluation.interval.mean, steps)
     writer.add_scalar("eval/mean_ep_length", float(np.mean(evaluation.lengths)), steps)
@@ -195,3 +195,4 @@ def log_evaluation(writer: Scalars, evaluation: Evaluation, steps: int, *, imagi
     writer.add_scalar("rollout/success_rate", evaluation.success_rate, steps)
     if imagined is not None:
         writer.add_scalar("eval/imagined_reward", imagined, steps)
+        writer.add_scalar("eval/imagined_minus_real", imagined - evaluation.interval.mean, steps)

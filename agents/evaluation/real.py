@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from agents.familiarity import by_step
-from agents.statistics import Interval, bootstrap_interval, iqm, stratified_interval
 from agents.world_model_policy import WorldModelPolicy
 from envs.factory import EnvConfig
 from envs.policy import FrameArray, IntArray, Policy
@@ -19,6 +19,8 @@ from envs.recording import SEED_KEY, open_envs, play
 from worldmodel.episodes import Episode
 from worldmodel.errors import InputError
 from worldmodel.progress import Bar
+from worldmodel.resampling import iqm, stratified_interval
+from worldmodel.statistics import Interval, within
 from worldmodel.stepping import deferred_interrupts
 
 
@@ -43,8 +45,8 @@ class Evaluation:
 
     @property
     def interval(self) -> Interval:
-        """Mean return with its 95 % interval (bootstrap over episodes)."""
-        return bootstrap_interval(self.returns)
+        """Mean return with its 95 % interval over episodes (Student)."""
+        return within([self.returns])
 
     @property
     def iqm(self) -> Interval:
@@ -69,6 +71,8 @@ class Evaluation:
         return cls(values["name"], **figures, familiarity=values.get("familiarity", {}))
 
 
+TOGETHER = 64
+"""Environments in one process that are played at once."""
 _FIGURES = ("seeds", "returns", "lengths", "successes")
 
 
@@ -105,6 +109,14 @@ class _Timed:
 
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
         return self.policy.act(frames, info)
+
+
+def rows_for(processes: bool, least: int) -> int:
+    """Environments to judge in at once: one for each core where each has a process, else 64; `least` at any rate.
+
+    A world model observes many rows in little more time than few, so a learned policy is judged that much faster.
+    """
+    return max(least, (os.cpu_count() or 1) if processes else TOGETHER)
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from agents.evaluation.plots import AXES, LABELS
 from agents.evaluation.scores import Score
 from agents.evaluation.starts import Starts
 from agents.report.plots import number
-from agents.statistics import Interval
+from worldmodel.statistics import Interval
 
 NONE = "–"
 
@@ -70,7 +70,8 @@ def played(results: Mapping[str, Any], scores: Sequence[Score], anchors: Sequenc
     parts = [
         f"# {results['env']['id']}",
         f"{len(first)} real episodes for each policy or run, seeds {first[0]} to {first[-1]}. In brackets the 95 % "
-        "bootstrap interval over episodes, within the runs; normalised scores are 0 for random play and 1 for the "
+        "interval over episodes, within the runs: Student's (Welch), of successes Wilson's, of the interquartile mean "
+        "a stratified bootstrap; normalised scores are 0 for random play and 1 for the "
         "anchor, which is taken as it is.",
         table(heads, rows),
     ]
@@ -81,8 +82,17 @@ def played(results: Mapping[str, Any], scores: Sequence[Score], anchors: Sequenc
     if several:
         over = [[s.name, str(len(s.results)), interval(s.over_runs), interval(s.success_over_runs)] for s in several]
         parts += [
-            "Over runs, each one value: how well the method does with another seed.",
+            "Over runs, each one value (Student's interval): how well the method does with another seed.",
             table(["method", "runs", "mean return", "success"], over),
+        ]
+    if results["improvement"]:
+        pairs = [
+            [e["of"], e["over"], f"{e['mean']:.2f} [{e['low']:.2f}, {e['high']:.2f}]"] for e in results["improvement"]
+        ]
+        parts += [
+            "Probability of improvement: that a run of one method earns more than a run of another (bootstrap over "
+            "runs).",
+            table(["a run of", "over a run of", "probability"], pairs),
         ]
     dreamers = [score for score in scores if score.imagined is not None]
     if dreamers:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from agents.evaluation.anchors import Anchor, Normalised, normalised
 from agents.evaluation.judging import Result
-from agents.statistics import FloatArray, Interval, iqm, mean, pearson, spearman, stratified_interval
+from worldmodel.resampling import improvement, iqm, pearson, spearman, stratified_interval
+from worldmodel.statistics import Interval, difference_within, mean_interval, rate_interval, within
 
 
 @dataclass(frozen=True)
 class Score:
-    """One method. Intervals over episodes keep its runs as they are (they are the strata of the bootstrap).
+    """One method. Intervals over episodes keep its runs as they are: they are the strata.
 
-    `over_runs` instead resamples the means of the runs: how well the method will do with another seed. It is None for a
-    single run, which says nothing about that.
+    `over_runs` instead takes the mean of each run as one value, with Student's interval: how well the method will do
+    with another seed. It is None for a single run, which says nothing about that.
     """
 
     name: str
@@ -55,34 +57,40 @@ class Score:
 def score(name: str, results: Sequence[Result], anchors: Sequence[Anchor], *, success: bool) -> Score:
     """The score of a method from the results of its runs; `success` is whether the environment knows such a thing."""
     returns = [result.evaluation.returns for result in results]
-    successes = [[float(each) for each in result.evaluation.successes] for result in results]
+    successes = [result.evaluation.successes for result in results]
     imagined = [result.imagined for result in results if result.imagined is not None]
-    whole = stratified_interval(returns)
-    over = None if len(results) < 2 else stratified_interval([[float(np.mean(each)) for each in returns]])
-    success_over = None if len(results) < 2 else stratified_interval([[float(np.mean(each)) for each in successes]])
+    whole = within(returns)
+    over, success_over = (
+        None if len(results) < 2 else mean_interval(np.array([np.mean(run) for run in runs]))
+        for runs in (returns, successes)
+    )
     return Score(
         name=name,
         results=tuple(results),
         mean=whole,
         iqm=stratified_interval(returns, iqm),
-        success=stratified_interval(successes) if success else None,
+        success=rate_interval(sum(map(sum, successes)), sum(map(len, successes))) if success else None,
         length=float(np.mean([length for result in results for length in result.evaluation.lengths])),
         over_runs=over,
-        success_over_runs=success_over if success else None,
+        success_over_runs=shares(success_over) if success and success_over else None,
         normalised=normalised(over or whole, anchors),
-        imagined=stratified_interval(imagined) if imagined else None,
-        gap=gap(imagined, returns) if len(imagined) == len(returns) else None,
+        imagined=within(imagined) if imagined else None,
+        gap=difference_within(imagined, returns) if len(imagined) == len(returns) else None,
     )
 
 
-def gap(imagined: Sequence[Sequence[float]], real: Sequence[Sequence[float]]) -> Interval:
-    """Mean imagined minus mean real return; both are resampled, within every run. `count` is that of all episodes."""
-    dreamt = sum(len(each) for each in imagined)
+def improvements(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """How probable it is that a run of one method earns more than a run of another, for JSON: all pairs with runs."""
+    means = {s.name: [float(np.mean(r.evaluation.returns)) for r in s.results] for s in scores if len(s.results) > 1}
+    return [
+        {"of": one, "over": other, **improvement(means[one], means[other]).to_dict()}
+        for one, other in itertools.permutations(means, 2)
+    ]
 
-    def difference(values: FloatArray) -> FloatArray:
-        return mean(values[..., :dreamt]) - mean(values[..., dreamt:])  # strata keep their places
 
-    return stratified_interval([*imagined, *real], difference)
+def shares(interval: Interval) -> Interval:
+    """Of a rate: no lower than 0 and no higher than 1."""
+    return replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
 
 
 def correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:

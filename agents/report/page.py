@@ -13,9 +13,9 @@ from typing import Any
 
 from agents.report.now import Now, banner
 from agents.report.plots import Curve, number, plot_curve, plot_returns
-from agents.statistics import Interval
 from worldmodel.atomic import replace
 from worldmodel.errors import InputError
+from worldmodel.statistics import Interval
 
 PAGE, RESULTS = "index.html", "results.json"
 GROUPS = ("world_model", "policy", "evaluation")
@@ -140,8 +140,8 @@ def evaluations(report: Report) -> str:
     head = "".join(f"<th scope=col>{text}</th>" for text in heads)
     rows = "".join(evaluation_row(evaluated) for evaluated in report.evaluations)
     return (
-        f'<figure class="panel wide">{plot}<figcaption>Dots are single episodes; the bar is the 95% bootstrap interval '
-        "of the mean.</figcaption></figure>"
+        f'<figure class="panel wide">{plot}<figcaption>Dots are single episodes; the bar is the 95% interval of '
+        "the mean (Student).</figcaption></figure>"
         f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 

@@ -17,12 +17,12 @@ from agents.evaluation.starts import Starts
 from agents.report.now import Now
 from agents.report.page import Clip, Evaluated, Report, write_report
 from agents.report.plots import read_curves
-from agents.statistics import Interval, bootstrap_interval, separated
 from worldmodel import __version__
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.episodes.data import FPS_KEY, KEYS
 from worldmodel.evaluation import Dreamt, dream_along
 from worldmodel.model import WorldModel
+from worldmodel.statistics import Interval, separated, within
 from worldmodel.video import Panel, encode_png, filmstrip, montage, write_mp4
 
 CONTEXT = 8
@@ -74,7 +74,7 @@ def report_of(
     learned = {name: Evaluation.from_dict(f) for name, f in stages.items() if name.endswith("-evaluation")}
     last = list(learned)[-1] if learned else None
     dreamt_returns = None if last is None else stages[last].get("imagined_returns")
-    imagined = None if dreamt_returns is None else bootstrap_interval(dreamt_returns)
+    imagined = None if dreamt_returns is None else within([dreamt_returns])
 
     versions = {
         "python": platform.python_version(),
@@ -97,6 +97,9 @@ def report_of(
     }
     if random is not None and last is not None:
         results |= _compared(random, learned[last], imagined)
+    gaps = {name.split("-")[0]: gap for name in learned if (gap := stages[name].get("imagined_minus_real"))}
+    if gaps:
+        results["imagined_minus_real"] = gaps
     real, curves = settings["place"] == "real", out / "tensorboard"
     rounds = [
         _evaluated(f"{each.name}, round {name.split('-')[0]}", each, ANCHOR if real else ONLY_IMAGINED)
@@ -165,6 +168,10 @@ def _summary(
         figures.append(("Return in its own dreams", f"{imagined.mean:.2f}"))
     if begun := [f["starts"] for f in stages.values() if "starts" in f]:
         figures.append(("Evaluated episodes", str(Starts(**begun[-1]))))
+    for name, stage in stages.items():
+        if gap := stage.get("imagined_minus_real"):
+            shown_gap = f"{gap['mean']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})"
+            figures.append((f"Imagined minus real, round {name.split('-')[0]}", shown_gap))
     collected = [f for name, f in stages.items() if name.endswith("-collect")]
     if collected:
         figures.append(("Real frames recorded", f"{sum(f['frames'] for f in collected):,}"))

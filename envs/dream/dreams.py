@@ -16,6 +16,7 @@ from envs.dream.starts import Start, Starts
 from envs.dream.state import DreamState
 from envs.dream.world import World
 from worldmodel.episodes import NO_ACTION, Clips
+from worldmodel.pessimism import Pessimism
 from worldmodel.uncertainty import uncertainty
 
 Rows = NDArray[np.bool_]
@@ -39,6 +40,7 @@ class Dreams:
 
     def __init__(self, rows: int, world: World, options: DreamOptions) -> None:
         self.world, self.options, config = world, options, world.model.config
+        self.pessimism = Pessimism(options.pessimism, options.pessimism_over)
         self.starts = Starts(world.store, options)
         self.chance = Chance(rows, world.device)
         self.memory = world.model.empty(rows)
@@ -95,8 +97,10 @@ class Dreams:
         # Told that some rows rest, the model waits for the device to say which: not where all go on.
         active = None if live.all() else torch.as_tensor(live, device=self.world.device)
         sampler, before, noise = self.world.sampler, self.memory, self.chance.noise
-        in_place = self.options.uncertainty != "draws"  # which looks at the memory of before once more
+        # Other draws look at the memory of before once more.
+        in_place = self.options.uncertainty != "draws" and not self.pessimism.looks_back
         imagined = sampler.imagine(actions, before, generator=noise, active=active, in_place=in_place)
+        reward = self.pessimism.reward(sampler, actions, before, imagined, noise, active=active)
         doubt = None
         if self.options.uncertainty != "none":
             kind = self.options.uncertainty
@@ -109,7 +113,7 @@ class Dreams:
         self.frame = kept(imagined.frame, self.frame)
         self.features = kept(imagined.features.float(), self.features)
         self.clock = self.clock + live
-        return Dreamt(kept(imagined.reward.double(), 0.0), kept(imagined.termination.double(), 0.0), doubt)
+        return Dreamt(kept(reward.double(), 0.0), kept(imagined.termination.double(), 0.0), doubt)
 
     def state(self, rows: Tensor) -> DreamState:
         """All that decides how the dreams at index `rows` go on."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from gymnasium.vector import AutoresetMode
 
 from worldmodel.errors import InputError
+from worldmodel.pessimism import Over, Pessimism
 
 Observation = Literal["frame", "features", "both"]
 Output = Literal["numpy", "torch"]
@@ -37,6 +38,8 @@ class DreamOptions:
     context_info: bool = False
     uncertainty: Doubt = "none"
     truncate_above: float | None = None
+    pessimism: float = 0.0
+    pessimism_over: Over = "masks"
     prefetch: bool = True
     render_mode: str | None = None
 
@@ -50,6 +53,7 @@ class DreamOptions:
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(get_args(kind))}")
         check_context_length(self.context_length)
+        Pessimism(self.pessimism, self.pessimism_over)
         if self.start not in get_args(Beginning) and not (isinstance(self.start, int | float) and 0 <= self.start <= 1):
             raise InputError(f"start={self.start!r}: choose any, episode, or the share of episodes from 0 to 1")
         at_least_one(max_episode_steps=self.max_episode_steps)
@@ -70,6 +74,7 @@ class DreamOptions:
             "max_episode_steps": self.max_episode_steps,
             "terminate": self.terminate,
             "truncate_above": lost,
+            **({"pessimism": f"{self.pessimism} over {self.pessimism_over}"} if self.pessimism else {}),
         }
 
 

@@ -39,6 +39,7 @@ from envs.policy import FrameArray
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.errors import InputError
 from worldmodel.memory import Memory
+from worldmodel.pessimism import Over
 
 
 class DreamVectorEnv(VectorEnv[Any, Any, Any]):
@@ -72,6 +73,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         `info["context_length"]` (N,) says how many of the C frames are a row's own; shorter contexts stand at the end.
     uncertainty: tell as `info["uncertainty"]` (N,) how little a step is to be trusted (`worldmodel.uncertainty`).
     truncate_above: a dream whose uncertainty exceeds this has left what the model knows, and is truncated.
+    pessimism: rewards are lowered by so many standard deviations (`worldmodel.pessimism`), measured over
+    pessimism_over: "masks" of the reward head's inputs, or other "draws" of the step.
     prefetch: read the contexts of the next dreams on a background thread. Dreams do not depend on it.
 
     Rewards (N,) float64, terminated and truncated (N,) bool; all arrays are fresh at every step.
@@ -110,6 +113,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         context_info: bool = False,
         uncertainty: Doubt = "none",
         truncate_above: float | None = None,
+        pessimism: float = 0.0,
+        pessimism_over: Over = "masks",
         prefetch: bool = True,
         device: str = "cpu",
         render_mode: str | None = None,
@@ -127,6 +132,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
             context_info=context_info,
             uncertainty=uncertainty,
             truncate_above=truncate_above,
+            pessimism=pessimism,
+            pessimism_over=pessimism_over,
             prefetch=prefetch,
             render_mode=render_mode,
         )

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldmodel.episodes import EpisodeStore
+from worldmodel.episodes import Clips, EpisodeStore
 from worldmodel.episodes.retrace import led_here
 from worldmodel.errors import InputError, check_fields
 from worldmodel.gradients import Skipping
 from worldmodel.heads import future_rewards
+from worldmodel.memory import Memory
 from worldmodel.model import WorldModel
 from worldmodel.progress import counted
 
@@ -43,8 +44,13 @@ class HeadsConfig:
     """Frames per step, a third of each kind: with an event, shortly before one, and all others."""
     observed: int = 200_000
     """Most frames that are observed; of a larger store, so many frames of episodes drawn at random."""
+    dreamt: int = 0
+    """Frames that the world model dreams on along the recorded actions after every 64 that it has observed. Heads are
+    fitted to them too, and told what was recorded there: what looks like a reward in dreams and is none for real, or
+    comes by luck, is then worth what it was worth. 0: real frames alone."""
     kept: int = 20_000
-    """Most frames that the heads are fitted to; each takes 4 bytes times the width of the read-out's input."""
+    """Most real frames that the heads are fitted to; dreamt ones come on top. Each takes 4 bytes times the width of the
+    read-out's input."""
     dropout: float = 0.5
     """Share of the read-out's inputs that is left out in every step, for each frame another: a few hundred events are
     soon known by heart."""
@@ -55,8 +61,9 @@ class HeadsConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "heads.")
-        if self.steps < 0:
-            raise InputError(f"heads.steps={self.steps}: give 0 or more")
+        for name in ("steps", "dreamt"):
+            if getattr(self, name) < 0:
+                raise InputError(f"heads.{name}={getattr(self, name)}: give 0 or more")
         if not 0 <= self.dropout < 1:
             raise InputError(f"heads.dropout={self.dropout}: give a share from 0 to below 1")
         for name in ("batch", "observed", "kept"):
@@ -179,7 +186,12 @@ def collect(
     progress: bool = False,
     between: Callable[[], None] = lambda: None,
 ) -> Examples:
-    """Observe whole episodes and keep what the read-out is given, at most `kept` frames, a third of each kind."""
+    """Observe whole episodes and keep what the read-out is given, at most `kept` frames, a third of each kind.
+
+    With `dreamt`, dreams along the recorded actions branch off between segments, the first of which is of any length.
+    """
+    if config.dreamt and model.config.chunk > 1:
+        raise InputError(f"heads.dreamt={config.dreamt} dreams frame by frame, this model in chunks: give 0")
     drawn = generator.permutation(len(store))
     drawn = drawn[: max(1, int(np.searchsorted(store.lengths[drawn].cumsum(), config.observed, side="right")))]
     kinds = {row: kinds_of(store, int(row), model.config.reward_horizon) for row in drawn}
@@ -193,7 +205,7 @@ def collect(
         # Rows of like length waste no frames on padding.
         order = drawn[np.argsort(store.lengths[drawn], kind="stable")]
         for at in counted(range(0, len(order), ROWS), "frames for the heads", "batch", show=progress):
-            found.extend(_observed(model, store, order[at : at + ROWS], kinds, kept, rates, between))
+            found.extend(_observed(model, store, order[at : at + ROWS], config, generator, kinds, kept, rates, between))
     finally:
         model.train(was_training)
     return Examples.cat(found)
@@ -203,6 +215,8 @@ def _observed(
     model: WorldModel,
     store: EpisodeStore,
     rows: NDArray[np.int64],
+    config: HeadsConfig,
+    generator: np.random.Generator,
     kinds: dict[int, NDArray[np.int64]],
     kept: dict[int, NDArray[np.bool_]],
     rates: NDArray[np.float64],
@@ -216,22 +230,46 @@ def _observed(
     for i, row in enumerate(rows):
         kind[i, : len(kinds[row])] = torch.from_numpy(kinds[row])
         keep[i, : len(kept[row])] = torch.from_numpy(kept[row])
-    memory = None
-    for begin in range(0, longest, SEGMENT):
-        between()
-        part = slice(begin, begin + SEGMENT)
-        frames, actions = (value[:, part].to(model.device) for value in (clips.frames, clips.actions))
-        pose = None if clips.pose is None else clips.pose[:, part].to(model.device)
-        seen, memory = model.observe(frames, actions, memory, pose=pose)
-        chosen = keep[:, part]
-        yield Examples(
-            seen.inputs.cpu()[chosen],
+
+    def told(inputs: Tensor, part: slice, chosen: Tensor) -> Examples:
+        return Examples(
+            inputs.cpu()[chosen],
             ahead.rewards[:, part][chosen],
             ahead.exists[:, part][chosen],
             clips.terminated[:, part][chosen],
             kind[:, part][chosen],
-            torch.from_numpy(1 / rates)[kind[:, part][chosen]].to(seen.inputs.dtype),
+            torch.from_numpy(1 / rates)[kind[:, part][chosen]].to(inputs.dtype),
         )
+
+    ends = np.arange(SEGMENT, longest + SEGMENT, SEGMENT)
+    if config.dreamt:
+        ends = np.append(np.arange(generator.integers(1, min(SEGMENT, longest)), longest, SEGMENT), longest)
+    memory, begin = None, 0
+    for end in ends.tolist():
+        between()
+        part = slice(begin, end)
+        frames, actions = (value[:, part].to(model.device) for value in (clips.frames, clips.actions))
+        pose = None if clips.pose is None else clips.pose[:, part].to(model.device)
+        seen, memory = model.observe(frames, actions, memory, pose=pose)
+        yield told(seen.inputs, part, keep[:, part])
+        begin = end
+        part = slice(end, min(end + config.dreamt, longest))
+        if config.dreamt and part.start < part.stop:
+            between()
+            drawn = torch.from_numpy(generator.random(kind[:, part].shape) < rates[kind[:, part].numpy()])
+            yield told(_dreamt(model, clips, part, memory, generator), part, drawn & clips.mask[:, part])
+
+
+def _dreamt(model: WorldModel, clips: Clips, part: slice, memory: Memory, generator: np.random.Generator) -> Tensor:
+    """What the read-out is given in dreams from `memory` along the recorded actions of `part`, (B, n, I)."""
+    noise, inputs = torch.Generator(model.device).manual_seed(int(generator.integers(2**63))), []
+    for at in range(part.start, part.stop):
+        pose = None if clips.pose is None else clips.pose[:, at].to(model.device)
+        imagined = model.imagine(clips.actions[:, at].to(model.device), memory, generator=noise, pose=pose)
+        assert imagined.inputs is not None
+        inputs.append(imagined.inputs)
+        memory = imagined.memory
+    return torch.stack(inputs, 1)
 
 
 def kinds_of(store: EpisodeStore, row: int, horizon: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""How sure a figure is: means, interquartile means and correlations with their intervals."""
+"""How sure a figure is that has no formula: resampled intervals, and correlations with theirs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldmodel.errors import InputError
-from worldmodel.statistics import Interval as Interval  # what agents and world models are judged with alike
+from worldmodel.statistics import FloatArray, Interval, checked
 
-FloatArray = NDArray[np.float64]
 Statistic = Callable[[FloatArray], FloatArray]
 """From values (..., n) to what they come to (...)."""
 
@@ -51,18 +49,6 @@ def iqm(values: FloatArray) -> FloatArray:
     return middle
 
 
-def bootstrap_interval(
-    values: Sequence[float], *, seed: int = 0, level: float = 0.95, resamples: int = 10_000
-) -> Interval:
-    """Percentile bootstrap of the mean of independent `values` (Efron & Tibshirani, 1993, chapter 13).
-
-    The same values, in the same order, and seed give the same interval. It is a little too narrow for fewer than about
-    twenty values, and has no width at all when every value is the same. No values, values that are not finite, a
-    `level` outside (0, 1) and fewer than one resample are an `InputError`.
-    """
-    return stratified_interval([values], mean, seed=seed, level=level, resamples=resamples)
-
-
 def stratified_interval(
     strata: Sequence[Sequence[float]],
     statistic: Statistic = mean,
@@ -77,7 +63,9 @@ def stratified_interval(
     2021, section 4.1). What the strata are decides what the interval is about: the episodes of each of several runs,
     how well just these policies play; the runs' scores in one stratum, how well the method will do the next time.
 
-    `count` is that of all values. Errors and caveats as in `bootstrap_interval`.
+    The same values, in the same order, and seed give the same interval. With fewer than about twenty values it is too
+    narrow: means have `statistics.combined_interval` instead. `count` is that of all values. No values, values that are
+    not finite, a `level` outside (0, 1) and fewer than one resample are an `InputError`.
     """
     samples = [checked(values) for values in strata]
     if not samples:
@@ -100,20 +88,20 @@ def stratified_interval(
     return Interval(float(statistic(pooled)), float(low), float(high), len(pooled))
 
 
-def checked(values: Sequence[float]) -> FloatArray:
-    """Values (n,) with n of at least 1, all finite; anything else is an `InputError`."""
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.ndim != 1 or not len(sample):
-        raise InputError(f"an interval needs a list of at least one value, got shape {sample.shape}: play an episode")
-    if not np.isfinite(sample).all():
-        at = int(np.flatnonzero(~np.isfinite(sample))[0])
-        raise InputError(f"value {at} is {sample[at]}: an interval needs finite values")
-    return sample
+def improvement(scores: Sequence[float], others: Sequence[float], *, seed: int = 0) -> Interval:
+    """How probable it is that a run of one method scores above a run of another, with its stratified bootstrap.
 
+    `scores` (n,) and `others` (m,) hold one value for each run; equal ones count half (Mann and Whitney 1947; Agarwal
+    et al. 2021, section 4.3). Runs are resampled, within each method: the runs are what varies with the seed.
+    """
+    first = len(scores)
 
-def separated(a: Interval, b: Interval) -> bool:
-    """Whether `a` lies above `b` with no overlap. One value has no spread: it is separated from nothing."""
-    return a.count > 1 and b.count > 1 and a.low > b.high
+    def probability(values: FloatArray) -> FloatArray:
+        x, y = values[..., :first, None], values[..., None, first:]  # strata keep their places
+        found: FloatArray = ((x > y) + 0.5 * (x == y)).mean(axis=(-1, -2))
+        return found
+
+    return stratified_interval([scores, others], probability, seed=seed)
 
 
 def pearson(x: Sequence[float], y: Sequence[float], *, level: float = 0.95) -> Correlation | None:

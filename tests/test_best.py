@@ -1,0 +1,71 @@
+"""The round that earned most is kept, and can be judged as a run when later ones have taken its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.best import best_round, keep
+from agents.dreamer import Dreamer, DreamerConfig
+from agents.evaluation.runs import open_run
+from agents.presets import PRESETS
+from agents.settings import to_json
+from dreams import dream_folder
+from envs.contexts import contexts_folder
+from worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from worldmodel.episodes import EpisodeStore
+
+
+def test_the_first_of_the_highest_means_is_the_best() -> None:
+    assert best_round([[1.0, 3.0], [4.0, 0.0], [0.0, 4.0]]) == 0
+    assert best_round([[1.0, 3.0], [9.0, 0.0], [0.0, 4.0]]) == 1
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    out = dream_folder(tmp_path / "run")
+    checkpoint = load_checkpoint(out / "model")
+    save_checkpoint(
+        out / "world_model", checkpoint.model, world={**checkpoint.world, "episodes": "../episodes"}, step=7
+    )
+    train(out, 1)
+    return out
+
+
+def train(out: Path, until: int) -> None:
+    model = load_checkpoint(out / "world_model").model
+    told = DreamerConfig(rows=2, horizon=2, context=2, hidden=8)
+    Dreamer(model, EpisodeStore(out / "episodes"), told, out / "policy").train(until, progress=False)
+
+
+def test_it_stays_as_it_was_when_training_goes_on(run: Path) -> None:
+    settings = to_json(PRESETS["smoke"])
+    keep(run, settings, 0, {"return": {"mean": 1.0}})
+    kept = {path: path.read_bytes() for path in sorted((run / "best").rglob("*")) if path.is_file()}
+    names = {str(path.relative_to(run / "best")) for path in kept}
+    assert names >= {"best.json", "settings.json", "policy/policy.pt", "world_model/model.safetensors"}
+    train(run, 3)
+    checkpoint = load_checkpoint(run / "world_model")
+    with torch.no_grad():
+        checkpoint.model.backbone.position.add_(1)
+    save_checkpoint(run / "world_model", checkpoint.model, world=checkpoint.world, step=9)
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert (run / "policy" / "policy.pt").read_bytes() != kept[run / "best" / "policy" / "policy.pt"]
+    best = load_checkpoint(run / "best" / "world_model")
+    assert best.step == 7
+    assert contexts_folder(best) == (run / "episodes").resolve()
+    assert open_run(run / "best").world_model == run / "best" / "world_model"
+    assert json.loads((run / "best" / "best.json").read_text()) == {"round": 0, "return": {"mean": 1.0}}
+
+
+def test_a_better_round_takes_its_place(run: Path) -> None:
+    keep(run, to_json(PRESETS["smoke"]), 0, {})
+    train(run, 2)
+    (run / ".best").mkdir()  # of one that was killed
+    keep(run, to_json(PRESETS["smoke"]), 1, {})
+    assert json.loads((run / "best" / "best.json").read_text()) == {"round": 1}
+    assert (run / "best" / "policy" / "policy.pt").read_bytes() == (run / "policy" / "policy.pt").read_bytes()
+    assert not (run / ".best").exists()
