@@ -1,4 +1,4 @@
-"""One `make` for every real environment: frames (h, w, 3) uint8 and discrete actions 0..n-1, whatever it had before.
+"""One `make` for every real environment: frames (h, w, 3) uint8, and actions that can be told to a world model.
 
 Frames come from image observations, or from the `image` entry of a dictionary; the other numbers of such a dictionary
 travel in `info`. MiniGrid worlds are shown as the partial RGB view in front of the agent.
@@ -23,14 +23,15 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from PIL import Image
 
+from envs.actions import spec_of
 from envs.minigrid import MiniGridFrames
 from envs.policy import FrameArray
 from envs.rows import FrameVectorEnv as FrameVectorEnv
 from envs.rows import LocalRows, ProcessRows, in_workers
 from worldmodel.errors import InputError, require
 
-FrameEnv = gym.Env[FrameArray, np.int64]
-"""What `make` returns: observations (h, w, 3) uint8, actions 0..n-1."""
+FrameEnv = gym.Env[FrameArray, Any]
+"""What `make` returns: observations (h, w, 3) uint8, actions as `envs.actions` knows them."""
 
 _OURS = {"action", "reward", "terminated", "truncated", "seed", "recording", "first_frame", "goes_on", "file"}
 """Names in episode files that are not the environment's to give."""
@@ -43,7 +44,8 @@ class EnvConfig:
 
     id: a Gymnasium id; `module:id` imports `module` first, as in `gymnasium.make`.
     size: side of the frame in pixels (>= 1); None keeps the environment's frame. The aspect ratio is not kept.
-    actions: which of the environment's actions 0..n-1 to offer, renumbered 0..len-1 in this order; None offers all.
+    actions: which of the environment's discrete actions 0..n-1 to offer, renumbered 0..len-1 in this order; None offers
+        all.
     extra_obs: ask the environment for its extra observations (Memory Maze, MiniGrid: position, heading, layout), found
         in `info`.
     max_episode_steps: truncate after so many steps; a shorter limit of the environment's own still holds.
@@ -93,13 +95,16 @@ class EnvConfig:
 
 
 def make(config: EnvConfig, render_mode: str | None = None) -> FrameEnv:
-    """The environment of `config` with observations Box (h, w, 3) uint8 and actions Discrete(n).
+    """The environment of `config` with observations Box (h, w, 3) uint8.
+
+    Actions are Discrete(n), numbered from 0, or the environment's own where they are a Box with finite bounds,
+    MultiDiscrete, MultiBinary or a flat Dict of these.
 
     Numeric entries of a dictionary observation besides `image` are moved into `info` of `reset` and `step` as arrays of
     fixed shape; `env.get_wrapper_attr("extra_keys")` names them. Text entries are left out.
 
-    Raises InputError for an unknown id (naming near ones), for observations that are not RGB frames and for actions
-    that are not discrete; MissingExtraError when the id needs a package that is not installed.
+    Raises InputError for an unknown id (naming near ones), for observations that are not RGB frames and for other
+    actions; MissingExtraError when the id needs a package that is not installed.
     """
     return _build(_find(config.id), config, render_mode)
 
@@ -224,7 +229,7 @@ class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArg
         space = env.action_space
         if not isinstance(space, spaces.Discrete):
             raise InputError(
-                f"{_name(env)} has the action space {space}: only Discrete is supported, wrap it to a list of actions"
+                f"{_name(env)} has the action space {space}: actions={actions} chooses among discrete ones"
             )
         count, start = int(space.n), int(space.start)
         offered = tuple(range(count)) if actions is None else actions
@@ -284,7 +289,11 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
     if minigrid is not None and isinstance(env.unwrapped, minigrid.MiniGridEnv):
         env = MiniGridFrames(env, config.extra_obs)
     try:
-        return DiscreteActions(FrameObservation(env, config.size), config.actions)
+        shown = FrameObservation(env, config.size)
+        if config.actions is not None or isinstance(shown.action_space, spaces.Discrete):
+            return DiscreteActions(shown, config.actions)
+        spec_of(shown.action_space, _name(env))
+        return shown
     except InputError:
         env.close()
         raise

@@ -24,8 +24,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from envs.actions import shaped, spec_of
 from envs.policy import FrameArray
 from envs.rows import Create
+from worldmodel.actions import ActionSpec
 from worldmodel.errors import InputError, MissingExtraError
 
 _log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Made:
 
     frame_shape: tuple[int, int, int]
     extra_keys: tuple[str, ...]
+    actions: ActionSpec
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,16 @@ class _Player:
         self._env = create()
         space = self._env.observation_space
         assert space.shape is not None
-        self.made = Made(tuple(space.shape), tuple(self._env.get_wrapper_attr("extra_keys")))  # type: ignore[arg-type]
+        keys = tuple(self._env.get_wrapper_attr("extra_keys"))
+        actions = spec_of(self._env.action_space, "the environment")
+        self.made = Made(tuple(space.shape), keys, actions)  # type: ignore[arg-type]
 
     def reset(self, seed: int) -> Answer:
         frame, info = self._env.reset(seed=seed)
         return self._checked(Answer(frame, 0.0, False, False, info))
 
-    def step(self, action: int) -> Answer:
-        frame, reward, terminated, truncated, info = self._env.step(np.int64(action))
+    def step(self, action: Any) -> Answer:
+        frame, reward, terminated, truncated, info = self._env.step(shaped(self.made.actions, action))
         return self._checked(Answer(frame, float(reward), bool(terminated), bool(truncated), info))
 
     def close(self) -> None:
@@ -101,7 +106,7 @@ class LocalPool:
         """Begin an episode in `row`; `collect` has the answer."""
         self._do(row, lambda player: player.reset(seed))
 
-    def step(self, row: int, action: int) -> None:
+    def step(self, row: int, action: Any) -> None:
         """Act in `row`; `collect` has the answer."""
         self._do(row, lambda player: player.step(action))
 
@@ -185,7 +190,7 @@ class ProcessPool:
         """Let `row` begin an episode; `collect` has the answer when it is there."""
         self._ask(row, ("reset", seed))
 
-    def step(self, row: int, action: int) -> None:
+    def step(self, row: int, action: Any) -> None:
         """Let `row` act; `collect` has the answer when it is there."""
         self._ask(row, ("step", action))
 
@@ -217,7 +222,7 @@ class ProcessPool:
         for row, worker in enumerate(self._workers):
             worker.stop(0 if not orderly or row in self._asked else 5)
 
-    def _ask(self, row: int, request: tuple[str, int]) -> None:
+    def _ask(self, row: int, request: tuple[str, Any]) -> None:
         worker = self._workers[row]
         worker.deadline = time.monotonic() + self._timeout
         self._asked.add(row)

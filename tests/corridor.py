@@ -20,6 +20,7 @@ from agents.actor_critic import ActorCritic, ActorCriticConfig
 from envs.factory import EnvConfig, make_vec
 from envs.policy import FrameArray, IntArray
 from envs.recording import play
+from worldmodel.actions import ActionPart
 from worldmodel.episodes import NO_ACTION, Episode
 from worldmodel.memory import Memory
 from worldmodel.model import Features, Imagined
@@ -102,6 +103,7 @@ class ExactConfig:
     features: int = GOAL + 1
     num_actions: int = 2
     action_size: int = 0
+    action_parts: tuple[ActionPart, ...] = ()
 
 
 class ExactModel:
