@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -63,7 +64,7 @@ def _multi_binary(space: spaces.MultiBinary, key: str, name: str) -> ActionPart:
 
 def space_of(actions: ActionSpec) -> spaces.Space[Any]:
     """The space that `actions` are of."""
-    entries = {part.key: _SPACES[part.kind](part) for part in actions.parts}
+    entries = OrderedDict((part.key, _SPACES[part.kind](part)) for part in actions.parts)  # or they would be sorted
     return spaces.Dict(entries) if actions.named else next(iter(entries.values()))
 
 
