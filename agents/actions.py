@@ -1,19 +1,14 @@
-"""Distributions over actions, discrete and continuous, behind one interface."""
+"""Distributions over actions, discrete, continuous and of several parts, behind one interface."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
-import gymnasium as gym
-import numpy as np
 import torch
 from torch import Tensor
-
-from worldmodel.config import WorldModelConfig
-from worldmodel.episodes import NO_ACTION
-from worldmodel.errors import InputError
 
 
 class ActionDistribution(Protocol):
@@ -115,23 +110,6 @@ class Discrete:
         return passed.sum(-1).clamp(max=self.logits.shape[-1] - 1)
 
 
-class Bounds(NamedTuple):
-    """The box of a continuous action: lowest and highest value of each of its A numbers."""
-
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-    @classmethod
-    def of(cls, space: gym.spaces.Box) -> Self:
-        """Of an action space (A,), which must be finite."""
-        if len(space.shape) != 1 or not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise InputError(
-                f"actions are {space}: wrap the environment so that they have one axis and finite bounds, for example "
-                "with gymnasium.wrappers.TransformAction"
-            )
-        return cls(tuple(map(float, space.low)), tuple(map(float, space.high)))
-
-
 @dataclass(frozen=True)
 class Bounded:
     """A normal distribution truncated to a box, each number on its own (DreamerV2, appendix; DreamerV3 clips instead).
@@ -209,13 +187,63 @@ class Bounded:
         return torch.minimum(torch.maximum(actions, self.low), self.high)  # rounding must not lead out of it
 
 
+@dataclass(frozen=True)
+class Factored:
+    """Parts of an action that are chosen independently: what each `Discrete` and each `Bounded` gives, side by side."""
+
+    parts: Sequence[Discrete | Bounded]
+
+    @property
+    def mode(self) -> Tensor:
+        """(..., A) float32."""
+        return self._joined([part.mode for part in self.parts])
+
+    @property
+    def draws(self) -> int:
+        """As many as the action has numbers."""
+        return sum(part.draws for part in self.parts)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """(..., A) -> (...), the sum over the parts."""
+        columns = zip(self.parts, self._split(actions), strict=True)
+        return torch.stack([part.log_prob(_own(part, column)) for part, column in columns]).sum(0)
+
+    def entropy(self) -> Tensor:
+        """In nats, the sum over the parts."""
+        return torch.stack([part.entropy() for part in self.parts]).sum(0)
+
+    def divergence(self, other: Factored) -> Tensor:
+        """In nats, (...), the sum over the parts."""
+        pairs = zip(self.parts, other.parts, strict=True)
+        return torch.stack([ours.divergence(theirs) for ours, theirs in pairs]).sum(0)  # type: ignore[arg-type]
+
+    def spread(self) -> Tensor:
+        """In the geometric mean over the numbers of the action."""
+        logs = torch.stack([part.draws * part.spread().log() for part in self.parts])
+        return (logs.sum(0) / self.draws).exp()
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """(B, A) float32."""
+        return self._joined([part.sample(generator) for part in self.parts])
+
+    def at(self, uniform: Tensor) -> Tensor:
+        """(..., A) -> (..., A) float32."""
+        return self._joined([part.at(drawn) for part, drawn in zip(self.parts, self._split(uniform), strict=True)])
+
+    def _split(self, values: Tensor) -> Sequence[Tensor]:
+        split: Sequence[Tensor] = values.split([part.draws for part in self.parts], -1)
+        return split
+
+    def _joined(self, made: Sequence[Tensor]) -> Tensor:
+        columns = zip(self.parts, made, strict=True)
+        return torch.cat([(one if isinstance(part, Bounded) else one[..., None]).float() for part, one in columns], -1)
+
+
+def _own(part: Discrete | Bounded, column: Tensor) -> Tensor:
+    """Columns of an action as `part` has them."""
+    return column if isinstance(part, Bounded) else column[..., 0].long()
+
+
 def _log_density(z: Tensor) -> Tensor:
     """Of the standard normal distribution."""
     return -0.5 * (z.square() + math.log(2 * math.pi))
-
-
-def no_actions(config: WorldModelConfig, rows: int, device: torch.device) -> Tensor:
-    """What led to the first frame of an episode: (rows,) int64 of -1, or (rows, A) of NaN."""
-    if config.action_size:
-        return torch.full((rows, config.action_size), torch.nan, device=device)
-    return torch.full((rows,), NO_ACTION, device=device)

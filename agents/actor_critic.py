@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from agents.actions import ActionDistribution, Bounded, Bounds, Discrete
+from agents.action_head import ActionHead, check_actions, network_actions
+from agents.actions import ActionDistribution
 from agents.familiarity import Familiarity
-from worldmodel.errors import InputError
+from worldmodel.actions import actions_of
 from worldmodel.heads import TwoHot, mlp
-
-MIN_STD, MAX_STD = 0.1, 1.0
-"""Limits of a continuous action's standard deviation, where its box runs from -1 to 1 (DreamerV3, `actor.minstd`)."""
+from worldmodel.model import WorldModel
 
 SCALE_RATE = 0.01
 """How fast the spread of returns follows, per batch (DreamerV3)."""
@@ -27,7 +25,7 @@ class ActorCriticConfig:
 
     features: int
     num_actions: int
-    """Discrete actions; 0 where they are continuous."""
+    """Discrete actions; 0 where an action is a vector (`worldmodel.actions`)."""
     hidden: int = 256
     layers: int = 2
     slow_decay: float = 0.98
@@ -35,57 +33,67 @@ class ActorCriticConfig:
     unimix: float = 0.01
     """Share of the even distribution in the choice among discrete actions (DreamerV3)."""
     low: tuple[float, ...] = ()
-    """Lowest values of a continuous action, one for each of its numbers."""
+    """The lowest value of each number of a vector."""
     high: tuple[float, ...] = ()
     """Highest values."""
+    choices: tuple[int, ...] = ()
+    """From how many each number chooses, 0 where it lies between its bounds; () where all do."""
 
     def __post_init__(self) -> None:
-        if bool(self.num_actions) == bool(self.low):
-            raise InputError(
-                f"num_actions={self.num_actions}, low={self.low}: give the number of discrete actions, or the bounds "
-                "of continuous ones"
-            )
-        pairs = zip(self.low, self.high, strict=False)
-        if len(self.low) != len(self.high) or not all(-math.inf < low < high < math.inf for low, high in pairs):
-            raise InputError(f"low={self.low}, high={self.high}: give finite bounds, low below high, of equal number")
+        check_actions(self)
 
     @property
     def action_size(self) -> int:
-        """Numbers of a continuous action; 0 where actions are discrete."""
+        """Numbers of an action that is a vector; 0 where actions are discrete."""
         return len(self.low)
 
 
+def networks_for(model: WorldModel, *, hidden: int = 256, layers: int = 2) -> ActorCriticConfig:
+    """The networks that read the features of `model` and give its actions.
+
+    Raises InputError where it does not know the bounds of its actions.
+    """
+    return ActorCriticConfig(
+        model.config.features, **network_actions(actions_of(model.config)), hidden=hidden, layers=layers
+    )
+
+
+def fits(networks: ActorCriticConfig, model: WorldModel) -> bool:
+    """Whether such networks read the features of `model` and give its actions."""
+    wanted = networks_for(model)
+    return all(getattr(networks, name) == getattr(wanted, name) for name in _INTERFACE)
+
+
+def interface(networks: ActorCriticConfig) -> str:
+    """What `fits` compares, for messages."""
+    told = (f"{name}={value}" for name in _INTERFACE if (value := getattr(networks, name)))
+    return ", ".join(told)
+
+
+_INTERFACE = ("features", "num_actions", "low", "high", "choices")
+
+
 class ActorCritic(nn.Module):
-    """An actor, discrete or continuous, and a two-hot critic with a slow copy, all on features (..., F)."""
+    """An actor for any action (`ActionHead`), and a two-hot critic with a slow copy, all on features (..., F)."""
 
     return_scale: Tensor
     return_updates: Tensor
-    low: Tensor
-    high: Tensor
 
     def __init__(self, config: ActorCriticConfig) -> None:
         super().__init__()
         self.config = config
         self.twohot = TwoHot()
-        outputs = config.num_actions or 2 * config.action_size
-        self.actor = mlp(config.features, config.hidden, outputs, layers=config.layers)
+        self.head = ActionHead(config)
+        self.actor = mlp(config.features, config.hidden, self.head.scores, layers=config.layers)
         self.critic = mlp(config.features, config.hidden, self.twohot.count, layers=config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.familiarity = Familiarity(config.features)
         self.register_buffer("return_scale", torch.ones(()))
         self.register_buffer("return_updates", torch.zeros((), dtype=torch.int64))
-        for name, values in Bounds(config.low, config.high)._asdict().items():
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     def policy(self, features: Tensor) -> ActionDistribution:
         """Distribution over actions."""
-        scores = self.actor(features)
-        if not self.config.action_size:
-            return Discrete.mixed(scores, self.config.unimix)
-        mean, width = scores.chunk(2, -1)
-        # Two more, so that a new agent tries almost the whole box (DreamerV3's bounded normal).
-        std = MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(width + 2)
-        return Bounded(mean.tanh(), std, self.low, self.high)
+        return self.head.policy(self.actor(features), self.config.unimix)
 
     def value(self, features: Tensor) -> Tensor:
         """Expected return by the slow critic, (...)."""

@@ -30,9 +30,9 @@ from worldmodel.errors import InputError, require
 if TYPE_CHECKING:
     from agents.settings import LoopSettings
 
-Algo = Literal["dreamer", "ppo", "plan", "clone", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn"]
+Algo = Literal["dreamer", "ppo", "plan", "clone", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn", "sb3-sac", "sb3-td3"]
 Place = Literal["dream", "real"]
-IN_ENVIRONMENTS: tuple[Algo, ...] = ("ppo", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn")
+IN_ENVIRONMENTS: tuple[Algo, ...] = ("ppo", *get_args(Name))
 """Those that take any environment; the others need the world model itself."""
 
 LEARNERS: Mapping[Algo, str] = {"dreamer": DREAMER_STATE, "clone": CLONING_STATE}

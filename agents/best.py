@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.evaluation.files import EVALUATIONS
-from agents.run import write_json
+from worldmodel.atomic import write_json
 from worldmodel.checkpoint import CONFIG, WEIGHTS, read_json
 
 BEST, NOTE = "best", "best.json"

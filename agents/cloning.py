@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agents.actions import Bounds, no_actions
 from agents.dreamer import new_learner
 from agents.world_model_policy import WorldModelPolicy
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
+from worldmodel.conditioning import no_actions
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.loggers import Scalars
@@ -101,13 +101,12 @@ class Cloner:
         config: CloningConfig,
         out: Path,
         *,
-        bounds: Bounds | None = None,
         writer: Scalars | None = None,
     ) -> None:
-        """Clone the episodes of `store`; `bounds` are those of continuous actions."""
+        """Clone the episodes of `store`."""
         self.model, self.store, self.config, self.out, self.writer = model.eval(), store, config, out, writer
         self.agent, self.optimizer = new_learner(
-            model, bounds, seed=config.seed, lr=config.lr, hidden=config.hidden, layers=config.layers
+            model, seed=config.seed, lr=config.lr, hidden=config.hidden, layers=config.layers
         )
         self.step, self.whole = 0, True
         self.recent: list[dict[str, float]] = []

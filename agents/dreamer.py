@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.actions import Bounds
-from agents.actor_critic import ActorCritic, ActorCriticConfig, continuation_weights, lambda_returns
+from agents.actor_critic import ActorCritic, continuation_weights, fits, interface, lambda_returns, networks_for
 from agents.dreamer_config import DreamerConfig as DreamerConfig
 from agents.imagination import Dreams, dream, replayed_returns
 from agents.streaming import ContextSource, StreamingContexts, WindowContexts
@@ -49,12 +48,10 @@ class Dreamer:
         config: DreamerConfig,
         out: Path,
         *,
-        bounds: Bounds | None = None,
         writer: SummaryWriter | None = None,
     ) -> None:
-        """Train in dreams of `model` that begin in `source`; `bounds` are those of continuous actions."""
+        """Train in dreams of `model` that begin in `source`."""
         self.model, self.config, self.out, self.writer = model.eval(), config, out, writer
-        self.bounds = bounds
         kind = StreamingContexts if config.contexts == "stream" else WindowContexts
         self.contexts = kind(source, config.rows, config.context, config.episode_start)
         self.step, self.whole = 0, True
@@ -77,7 +74,7 @@ class Dreamer:
         seed = self.config.seed + self.step
         config = self.config
         self.agent, self.optimizer = new_learner(
-            self.model, self.bounds, seed=seed, lr=config.lr, hidden=config.hidden, layers=config.layers
+            self.model, seed=seed, lr=config.lr, hidden=config.hidden, layers=config.layers
         )
         self.entropy_weight = torch.tensor(self.config.entropy, device=self.model.device)
 
@@ -99,12 +96,11 @@ class Dreamer:
         For loops that train world model and policy in turns: networks, optimiser, generators and the scale of returns
         go on; rows read again what `model` has not seen. Raises InputError where it has other features or actions.
         """
-        have, want = self.agent.config, model.config
-        if (have.features, have.num_actions, have.action_size) != _interface(model):
+        if not fits(self.agent.config, model):
             raise InputError(
-                f"this policy reads {have.features} features and has {have.num_actions} discrete actions or "
-                f"{have.action_size} continuous numbers, the world model {want.features}, {want.num_actions} and "
-                f"{want.action_size}: go on with the world model that it was trained in, or start a new policy"
+                f"this policy reads {interface(self.agent.config)}, the world model has "
+                f"{interface(networks_for(model))}: go on with the world model that it was trained in, or start a new "
+                "policy"
             )
         self.model, self.contexts.source = model, source
         self.contexts.enter(model)
@@ -281,23 +277,6 @@ class Dreamer:
             self.contexts.load_state_dict(state["contexts"], self.model)
 
 
-def networks_for(
-    model: WorldModel, bounds: Bounds | None = None, *, hidden: int = 256, layers: int = 2
-) -> ActorCriticConfig:
-    """The networks that read the features of `model` and give its actions.
-
-    Raises InputError where `bounds` are missing, not of its actions, or given for discrete ones.
-    """
-    config = model.config
-    low, high = bounds or Bounds((), ())
-    if len(low) != config.action_size:
-        raise InputError(
-            f"bounds of {len(low)} numbers for a world model whose actions have {config.action_size} (0: discrete): "
-            "give the bounds of the environment's action space where it is a Box, Bounds.of(space), and none otherwise"
-        )
-    return ActorCriticConfig(config.features, config.num_actions, hidden, layers, low=low, high=high)
-
-
 class Learner(NamedTuple):
     """An actor-critic, and what trains its actor and its critic."""
 
@@ -305,15 +284,11 @@ class Learner(NamedTuple):
     optimizer: torch.optim.AdamW
 
 
-def new_learner(model: WorldModel, bounds: Bounds | None, *, seed: int, lr: float, hidden: int, layers: int) -> Learner:
+def new_learner(model: WorldModel, *, seed: int, lr: float, hidden: int, layers: int) -> Learner:
     """First weights from `seed`, for the features and actions of `model`; raises as `networks_for`."""
-    networks = networks_for(model, bounds, hidden=hidden, layers=layers)
+    networks = networks_for(model, hidden=hidden, layers=layers)
     with weights_from(seed):
         agent = ActorCritic(networks)
     agent = agent.to(model.device)
     learnt = [*agent.actor.parameters(), *agent.critic.parameters()]
     return Learner(agent, torch.optim.AdamW(learnt, lr=lr, weight_decay=0.0, eps=1e-5))
-
-
-def _interface(model: WorldModel) -> tuple[int, int, int]:
-    return model.config.features, model.config.num_actions, model.config.action_size

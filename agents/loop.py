@@ -37,6 +37,7 @@ from agents.world_model_policy import WorldModelPolicy
 from envs.contexts import check_world, contexts_of
 from envs.policy import Policy
 from worldmodel import WorldModelConfig
+from worldmodel.actions import actions_of
 from worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
@@ -148,10 +149,10 @@ class Loop(Run):
         checkpoint = load_checkpoint(self.settings.world_model or self.out / "world_model", device())
         check_world(checkpoint, self.contexts(checkpoint))
         config, real = checkpoint.model.config, probe(self.settings.env_config)
-        if real != Probe((config.height, config.width), config.num_actions):
+        if real != (learned := Probe((config.height, config.width), actions_of(config))):
             raise InputError(
-                f"{self.settings.env} has frames of {real.frame} and {real.num_actions} actions, {checkpoint.path} "
-                f"models {(config.height, config.width)} and {config.num_actions}: change --size and "
+                f"{self.settings.env} has frames of {real.frame} and {real.actions}, {checkpoint.path} "
+                f"models {learned.frame} and {learned.actions}: change --size and "
                 "--actions to match, or train a world model for this environment"
             )
         return checkpoint
@@ -186,7 +187,7 @@ class Loop(Run):
 
     def random(self) -> Policy:
         """The lower anchor."""
-        return RandomPolicy(probe(self.settings.env_config).num_actions)
+        return RandomPolicy(probe(self.settings.env_config).actions)
 
     def world_steps(self, round_: int, store: EpisodeStore) -> int:
         """By `train_ratio` what follows from the frames recorded so far."""

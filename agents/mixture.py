@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agents.policies import Remembering
-from envs.policy import FrameArray, IntArray, Policy
+from envs.policy import Actions, FrameArray, IntArray, Policy
 from worldmodel.errors import InputError
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -62,14 +62,14 @@ class Mixture:
         for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
             self._player[row] = int(np.searchsorted(self._until, seed * GOLDEN % 1, side="right"))
 
-    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
         """The next action of each of the N rows."""
-        chosen = np.stack([policy.act(frames, info) for policy in self._policies])
-        done: IntArray = chosen[[self._player[row] for row in range(len(frames))], np.arange(len(frames))]
+        chosen = [policy.act(frames, info) for policy in self._policies]
+        done: Actions = np.stack([chosen[self._player[row]][row] for row in range(len(frames))])
         self.took(done)
         return done
 
-    def took(self, actions: IntArray) -> None:
+    def took(self, actions: Actions) -> None:
         """Actions (N,) were done, instead of those that it chose last."""
         for policy in self._policies:
             if isinstance(policy, Remembering):

@@ -1,27 +1,26 @@
 """Planning in the dream: action sequences are dreamt out from what was really seen, and the best one is begun.
 
 Nothing is learned. Random shooting and the cross-entropy method as in PETS (Chua et al. 2018, section 5) and PlaNet
-(Hafner et al. 2019, section 3 and algorithm 2), for discrete actions with a categorical distribution per step.
+(Hafner et al. 2019, section 3 and algorithm 2); `agents.proposals` says what candidates are drawn from.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from agents.actions import Bounds, no_actions
-from agents.actor_critic import ActorCritic
-from agents.dreamer import networks_for
+from agents.actor_critic import ActorCritic, networks_for
+from agents.proposals import Distribution, around, is_open
 from agents.watching import Watcher
 from envs.policy import FrameArray, IntArray
+from worldmodel.conditioning import no_actions
 from worldmodel.errors import InputError
 from worldmodel.loggers import Scalars
 from worldmodel.memory import Memory
@@ -89,10 +88,9 @@ class Planner:
         config: PlanningConfig,
         *,
         critic: ActorCritic | None = None,
-        bounds: Bounds | None = None,
     ) -> None:
         self.writer: Scalars | None = None
-        self._play = functools.partial(PlanningPolicy, model, config, critic=critic, bounds=bounds)
+        self._play = functools.partial(PlanningPolicy, model, config, critic=critic)
         self._play()  # raises now what would be wrong later
 
     @property
@@ -115,7 +113,7 @@ class Planner:
 class PlanningPolicy:
     """Observes every real frame, dreams candidates on from there, and takes the first action of what was best.
 
-    Rows do not depend on each other, nor on `max_rows`. Continuous actions are planned within `bounds`. With `critic`,
+    Rows do not depend on each other, nor on `max_rows`. With `critic`,
     its value of the last dreamt frame stands for what comes after the horizon (TD-MPC, Hansen et al. 2022, section 3).
     """
 
@@ -125,9 +123,8 @@ class PlanningPolicy:
         config: PlanningConfig,
         *,
         critic: ActorCritic | None = None,
-        bounds: Bounds | None = None,
     ) -> None:
-        networks_for(model, bounds)  # raises where the bounds are not those of its actions
+        self.networks = networks_for(model)
         if critic is not None and critic.config.features != model.config.features:
             raise InputError(
                 f"the critic reads {critic.config.features} features, the world model has {model.config.features}: use "
@@ -135,7 +132,6 @@ class PlanningPolicy:
             )
         self.model, self.config = model.eval(), config
         self.critic = None if critic is None else critic.eval()
-        self.box = torch.tensor(bounds or ((), ()), device=model.device)  # (2, A)
         self.watcher = Watcher(model)
         self._left: dict[int, Tensor] = {}  # of the plan made last, by row
 
@@ -176,7 +172,7 @@ class PlanningPolicy:
         best = known
         for _ in range(config.iterations):
             candidates = around.draw(generators, config.candidates)
-            candidates[:, 0] = torch.where(_is_open(best), candidates[:, 0], best)
+            candidates[:, 0] = torch.where(is_open(best), candidates[:, 0], best)
             values = dream_values(self.model, self.watcher.memory, candidates, chances, config, self.critic)
             if config.method == "cem":
                 around = around.fitted(_chosen(candidates, values.topk(config.elites).indices), config.momentum)
@@ -184,8 +180,7 @@ class PlanningPolicy:
         return best if config.execute == "best" else around.mode()
 
     def _around(self, known: Tensor) -> Distribution:
-        actions = self.model.config.num_actions
-        return Categorical.of(known, actions) if actions else Gaussian.of(known, self.box)
+        return around(known, self.networks)
 
     def _open(self) -> Tensor:
         """A plan (H,) or (H, A) that says nothing."""
@@ -220,86 +215,6 @@ def dream_values(
             now = imagined.memory
         parts.append(total if critic is None else total + weight * critic.value(imagined.features))
     return torch.cat(parts).view(rows, count, particles).mean(-1)
-
-
-class Distribution(Protocol):
-    """Over plans, every step on its own. What a row draws follows from its own generator."""
-
-    def draw(self, generators: Sequence[np.random.Generator], count: int) -> Tensor:
-        """`count` plans for each row, (N, count, H) or (N, count, H, A)."""
-        ...
-
-    def fitted(self, elites: Tensor, momentum: float) -> Distribution:
-        """Moved to plans (N, E, ...) that were good; `momentum` of it stays where it is."""
-        ...
-
-    def mode(self) -> Tensor:
-        """The likeliest plans, (N, H) or (N, H, A)."""
-        ...
-
-
-@dataclass(frozen=True)
-class Categorical:
-    """Plans of discrete actions."""
-
-    probs: Tensor  # (N, H, A)
-
-    @classmethod
-    def of(cls, known: Tensor, actions: int) -> Categorical:
-        """Even where plans (N, H) are open; elsewhere half of the probability is on what they say."""
-        even = torch.full((*known.shape, actions), 1 / actions, device=known.device)
-        said = functional.one_hot(known.clamp(min=0), actions).to(even)
-        return cls(torch.where(_is_open(known)[..., None], even, (even + said) / 2))
-
-    def draw(self, generators: Sequence[np.random.Generator], count: int) -> Tensor:
-        """By the inverse of the cumulative distribution, (N, count, H)."""
-        rows, horizon, actions = self.probs.shape
-        draws = np.stack([g.random((count, horizon), np.float32) for g in generators]).reshape(rows, count, horizon, 1)
-        below = self.probs.cumsum(-1)[:, None] <= torch.from_numpy(draws).to(self.probs)
-        return below.sum(-1).clamp(max=actions - 1)
-
-    def fitted(self, elites: Tensor, momentum: float) -> Categorical:
-        """How often each action is among the elites (N, E, H)."""
-        frequencies = functional.one_hot(elites, self.probs.shape[-1]).to(self.probs).mean(1)
-        return Categorical(momentum * self.probs + (1 - momentum) * frequencies)
-
-    def mode(self) -> Tensor:
-        """The likeliest action of each step, (N, H)."""
-        return self.probs.argmax(-1)
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """Plans of continuous actions in a box."""
-
-    mean: Tensor  # (N, H, A)
-    std: Tensor  # (N, H, A)
-    box: Tensor  # (2, A), lowest and highest
-
-    @classmethod
-    def of(cls, known: Tensor, box: Tensor) -> Gaussian:
-        """Around plans (N, H, A), around the middle where they are open; always as wide as at first, as in PETS."""
-        mean = torch.where(_is_open(known), box.mean(0), known)
-        return cls(mean, ((box[1] - box[0]) / 2).expand_as(mean), box)
-
-    def draw(self, generators: Sequence[np.random.Generator], count: int) -> Tensor:
-        """Cut off at the sides of the box, (N, count, H, A)."""
-        shape = (count, *self.mean.shape[1:])
-        noise = torch.from_numpy(np.stack([g.standard_normal(shape, np.float32) for g in generators])).to(self.mean)
-        return torch.clamp(self.mean[:, None] + self.std[:, None] * noise, *self.box)
-
-    def fitted(self, elites: Tensor, momentum: float) -> Gaussian:
-        """Mean and standard deviation of the elites (N, E, H, A)."""
-        mean, std = elites.mean(1), elites.std(1, unbiased=False)
-        return Gaussian(self.mean.lerp(mean, 1 - momentum), self.std.lerp(std, 1 - momentum), self.box)
-
-    def mode(self) -> Tensor:
-        """The mean, (N, H, A)."""
-        return self.mean
-
-
-def _is_open(plans: Tensor) -> Tensor:
-    return plans.isnan() if plans.is_floating_point() else plans < 0
 
 
 def _chosen(candidates: Tensor, which: Tensor) -> Tensor:

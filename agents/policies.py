@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from agents.minetest_policies import NEED_EXTRAS, SCRIPTED
 from agents.scripted import MemoryOracle
-from envs.policy import FrameArray, IntArray, Policy
+from envs.policy import Actions, FrameArray, IntArray, Policy
+from worldmodel.actions import ActionSpec
 from worldmodel.errors import InputError
 
 _FORWARD, _LEFT, _RIGHT, _FORWARD_LEFT, _FORWARD_RIGHT = 1, 2, 3, 4, 5
@@ -21,10 +22,10 @@ _SKY = np.array([73.0, 110.0, 146.0])  # RGB a little below the upper edge, the 
 
 
 class RandomPolicy:
-    """Each of `num_actions` actions with equal probability, independently in every step."""
+    """Every action equally likely, independently in every step; a number of them, or what they are."""
 
-    def __init__(self, num_actions: int) -> None:
-        self._num_actions = num_actions
+    def __init__(self, actions: int | ActionSpec) -> None:
+        self._actions = ActionSpec.of(actions)
         self._randoms: dict[int, np.random.Generator] = {}
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
@@ -32,17 +33,24 @@ class RandomPolicy:
         for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
             self._randoms[row] = np.random.default_rng(seed)
 
-    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
-        """An action of 0..num_actions-1 for each of the N rows."""
-        return np.array([self._randoms[row].integers(self._num_actions) for row in range(len(frames))], np.int64)
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
+        """An action for each of the N rows, (N,) or (N, A)."""
+        actions, randoms = self._actions, [self._randoms[row] for row in range(len(frames))]
+        if actions.count:
+            return np.array([random.integers(actions.count) for random in randoms], np.int64)
+        low, high, choices = (np.array(part) for part in (actions.low, actions.high, actions.choices))
+        drawn = np.stack([random.random(actions.size) for random in randoms])
+        # Rounding to 32 bits must not lead out of the bounds.
+        box = np.clip((low + (high - low) * drawn).astype(np.float32), low, high)
+        return np.where(choices > 0, np.floor(choices * drawn), box).astype(np.float32)
 
 
 @runtime_checkable
 class Remembering(Policy, Protocol):
     """A policy whose next actions depend on what was done, which it has to be told where it did not choose it."""
 
-    def took(self, actions: IntArray) -> None:
-        """Actions (N,) were done, instead of those that it chose last."""
+    def took(self, actions: Actions) -> None:
+        """Actions (N,) or (N, A) were done, instead of those that it chose last."""
         ...
 
 
@@ -62,11 +70,11 @@ class Exploring:
         for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
             self._randoms[row] = np.random.default_rng((seed, 1))  # not what `other` draws from
 
-    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
         """The next action of each of the N rows."""
         chosen, others = (policy.act(frames, info) for policy in self._policies)
         explores = np.array([self._randoms[row].random() < self._share for row in range(len(frames))])
-        done = np.where(explores, others, chosen)
+        done: Actions = np.where(explores.reshape(-1, *[1] * (chosen.ndim - 1)), others, chosen)
         if isinstance(self._policies[0], Remembering):
             self._policies[0].took(done)
         return done
@@ -143,8 +151,8 @@ _MEMORY_POLICIES: dict[str, Callable[[int], Policy]] = {
 }
 
 
-def make_policy(name: str, num_actions: int, env: str = "") -> Policy:
-    """The policy `name` for the environment id `env`.
+def make_policy(name: str, actions: int | ActionSpec, env: str = "") -> Policy:
+    """The policy `name` for the environment id `env` and its actions, or the number of them.
 
     "random" plays any environment, "scripted" and "oracle" the Memory Maze with its 6 actions, or the memory worlds of
     MiniGrid (`MiniGrid-Memory...`) with the actions 0, 1, 2. There both see the map (`extra_obs=True`); the scripted
@@ -155,7 +163,9 @@ def make_policy(name: str, num_actions: int, env: str = "") -> Policy:
     """
     if name not in _POLICIES:
         raise InputError(f"there is no policy '{name}': choose one of {', '.join(_POLICIES)}")
-    return (_POLICIES | _policies_of(env))[name](num_actions)
+    if name == "random":
+        return RandomPolicy(actions)
+    return (_POLICIES | _policies_of(env))[name](ActionSpec.of(actions).count)
 
 
 def needs_map(name: str, env: str) -> bool:

@@ -18,9 +18,11 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
+from agents.action_head import network_actions
 from agents.recurrent import RecurrentConfig, RecurrentNet, RecurrentPolicy
 from agents.replayed import resumable
 from agents.rollouts import Collector, Rollout, generalised_advantages, replay
+from envs.actions import spec_of
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import load_weights, read_state, taking_up
 from worldmodel.errors import InputError
@@ -82,8 +84,8 @@ class PPO:
     """Trains a `RecurrentNet` in `envs`; `out` receives `ppo.pt`, from which it continues exactly.
 
     envs: `config.rows` rows that do not reset themselves (`envs.make_vec`, `DreamVectorEnv(..., context_info=True,
-        autoreset_mode="Disabled")`), with frames (h, w, 3) uint8 or features (F,) and discrete actions, as arrays or as
-        tensors. They belong to this object from now on, and must be fresh.
+        autoreset_mode="Disabled")`), with frames (h, w, 3) uint8 or features (F,), as arrays or as
+        tensors, and any actions that `envs.actions` knows. They belong to this object from now on, and must be fresh.
     device: where the network learns.
 
     Episodes in dreams begin with a context: the recurrent state is warmed up on all of it (R2D2, section 3, "burn-in";
@@ -158,7 +160,7 @@ class PPO:
         self.whole = True
         episodes = self.collector.finished.means()
         if self.writer is not None:
-            speed = rollout.actions.numel() / (time.perf_counter() - began)
+            speed = rollout.rewards.numel() / (time.perf_counter() - began)
             self._log({"charts": {**episodes, "SPS": speed}, "losses": {k: float(v) for k, v in losses.items()}})
         return {**losses, **episodes}
 
@@ -238,8 +240,7 @@ class PPO:
 def networks_for(envs: VectorEnv[Any, Any, Any], config: PPOConfig) -> RecurrentConfig:
     """The network that fits `envs`. Raises InputError, saying what to change, if none does."""
     seen, acted = envs.single_observation_space, envs.single_action_space
-    if not isinstance(acted, gym.spaces.Discrete) or acted.start != 0:
-        raise InputError(f"PPO chooses among discrete actions 0..n-1, these environments want {acted}: wrap them")
+    actions = spec_of(acted, "PPO's environment")
     if not isinstance(seen, gym.spaces.Box):
         raise InputError(f"PPO reads one array of frames or features, these environments show {seen}: choose one part")
     if len(seen.shape) > 1 and seen.dtype != np.uint8:
@@ -248,4 +249,4 @@ def networks_for(envs: VectorEnv[Any, Any, Any], config: PPOConfig) -> Recurrent
         raise InputError(
             f"PPOConfig.rows is {config.rows}, but there are {envs.num_envs} environments: make them equal"
         )
-    return RecurrentConfig(tuple(seen.shape), int(acted.n), hidden=config.hidden)
+    return RecurrentConfig(tuple(seen.shape), hidden=config.hidden, **network_actions(actions))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-import gymnasium as gym
 import numpy as np
 
+from envs.actions import spec_of
 from envs.factory import EnvConfig, make
+from worldmodel.actions import ActionSpec
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,7 @@ class Probe:
     """What an environment shows and takes."""
 
     frame: tuple[int, int]
-    num_actions: int
-    action_size: int = 0
-    """Numbers of a continuous action, in recordings; environments here take discrete ones."""
+    actions: ActionSpec
     extras: tuple[tuple[str, int], ...] = field(default=(), compare=False)
     """Names of what else it tells, and how many numbers each has."""
 
@@ -29,9 +28,8 @@ def probe(config: EnvConfig) -> Probe:
     env = make(config)
     try:
         height, width, _ = env.observation_space.shape or ()
-        assert isinstance(env.action_space, gym.spaces.Discrete)
         _, info = env.reset(seed=0)
         extras = tuple((key, np.size(info[key])) for key in env.get_wrapper_attr("extra_keys"))
-        return Probe((height, width), int(env.action_space.n), extras=extras)
+        return Probe((height, width), spec_of(env.action_space, config.id), extras=extras)
     finally:
         env.close()

@@ -57,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> None:
     config = EnvConfig(o.env, o.size, o.actions, o.extra_obs, o.max_episode_steps, o.env_options)
     if needs_map(o.policy, o.env) and not o.extra_obs:
         raise InputError(f"--policy {o.policy} plays {o.env} by more than its frames: add --extra-obs")
-    policy = make_policy(o.policy, probe(config).num_actions, o.env)
+    policy = make_policy(o.policy, probe(config).actions, o.env)
     store = EpisodeStore(o.out, create=True)
     summary = record(
         config,

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from agents.actions import Discrete
-from envs.policy import FrameArray, IntArray
+from agents.action_head import ActionHead, check_actions
+from agents.actions import ActionDistribution
+from envs.policy import Actions, FrameArray, IntArray
 from worldmodel.checkpoint import load_weights, read_state, taking_up
-from worldmodel.episodes import NO_ACTION
+from worldmodel.conditioning import no_actions
 from worldmodel.errors import InputError
 
 SMALLEST = 8
@@ -29,12 +29,20 @@ class RecurrentConfig:
     observation: tuple[int, ...]
     """Shape of an observation: frames (h, w, 3) uint8, or features (F,)."""
     num_actions: int
+    """Discrete actions; 0 where an action is a vector (`worldmodel.actions`)."""
     hidden: int = 128
     """Width of the recurrent state and of the encoding (CleanRL, ppo_atari_lstm: 128)."""
     channels: int = 16
     """Of the first convolution; the later ones have twice as many (half of CleanRL's, for two cores)."""
+    low: tuple[float, ...] = ()
+    """The lowest value of each number of a vector."""
+    high: tuple[float, ...] = ()
+    """Highest values."""
+    choices: tuple[int, ...] = ()
+    """From how many each number chooses, 0 where it lies between its bounds; () where all do."""
 
     def __post_init__(self) -> None:
+        check_actions(self)
         shape = self.observation
         frames = len(shape) == 3 and shape[2] == 3 and min(shape[:2]) >= SMALLEST
         if not frames and len(shape) != 1:
@@ -43,11 +51,16 @@ class RecurrentConfig:
                 f"these observations are {shape}: choose another size or observation"
             )
 
+    @property
+    def action_size(self) -> int:
+        """Numbers of an action that is a vector; 0 where actions are discrete."""
+        return len(self.low)
+
 
 class Judgement(NamedTuple):
     """What the network makes of frames."""
 
-    policy: Discrete  # over (...) actions
+    policy: ActionDistribution  # over (...) actions
     values: Tensor  # (...) expected return
 
 
@@ -61,8 +74,9 @@ class RecurrentNet(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder(config)
-        self.cell = nn.GRUCell(config.hidden + config.num_actions, config.hidden)
-        self.actor = nn.Linear(config.hidden, config.num_actions)
+        self.head = ActionHead(config)
+        self.cell = nn.GRUCell(config.hidden + self.head.told, config.hidden)
+        self.actor = nn.Linear(config.hidden, self.head.scores)
         self.critic = nn.Linear(config.hidden, 1)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
@@ -83,15 +97,19 @@ class RecurrentNet(nn.Module):
         """The state (rows, H) before anything was seen."""
         return torch.zeros(rows, self.config.hidden, device=self.device)
 
+    def no_actions(self, rows: int) -> Tensor:
+        """What led to the first observations of episodes."""
+        return no_actions(self.config, rows, self.device)
+
     def encode(self, observations: Tensor, led_here: Tensor) -> Tensor:
-        """Inputs (..., E) of the GRU, from observations and the actions (...) that led to them, or NO_ACTION."""
+        """Inputs (..., E) of the GRU, from observations and the actions (...) or (..., A) that led to them, or none."""
         shape = self.config.observation
         flat = observations.flatten(0, observations.ndim - len(shape) - 1)
         if len(shape) == 3:
             flat = flat.permute(0, 3, 1, 2).float() / 255 - 0.5
-        seen = self.encoder(flat.float()).view(*led_here.shape, self.config.hidden)  # also of no frame
-        action = functional.one_hot(led_here + 1, self.config.num_actions + 1)[..., 1:]  # NO_ACTION is all zero
-        return torch.cat([seen, action.to(seen.dtype)], -1)
+        lead = led_here.shape[: led_here.ndim - bool(self.config.action_size)]
+        seen = self.encoder(flat.float()).view(*lead, self.config.hidden)  # also of no frame
+        return torch.cat([seen, self.head.tell(led_here).to(seen.dtype)], -1)
 
     def forward(self, observations: Tensor, led_here: Tensor, state: Tensor) -> Tensor:
         """The state (B, H) after one more observation."""
@@ -123,7 +141,7 @@ class RecurrentNet(nn.Module):
 
     def judge(self, states: Tensor) -> Judgement:
         """Actions and values, from states (..., H)."""
-        return Judgement(Discrete.mixed(self.actor(states), 0.0), self.critic(states)[..., 0])
+        return Judgement(self.head.policy(self.actor(states)), self.critic(states)[..., 0])
 
 
 def encoder(config: RecurrentConfig) -> nn.Sequential:
@@ -159,20 +177,20 @@ class RecurrentPolicy:
     def __init__(self, net: RecurrentNet, *, greedy: bool = False) -> None:
         self.net, self.greedy = net.eval(), greedy
         self.state = net.empty(0)
-        self.led_here = torch.zeros(0, dtype=torch.int64, device=net.device)
+        self.led_here = net.no_actions(0)
         self.generators: list[np.random.Generator] = []
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         """Rows that start an episode forget everything; rows that are new are added."""
         self._resize(max(len(self.generators), int(rows.max()) + 1))
         self.state[rows] = 0
-        self.led_here[rows] = NO_ACTION
+        self.led_here[rows] = self.net.no_actions(len(rows))
         for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
             self.generators[row] = np.random.default_rng(seed)
 
     @torch.no_grad()
-    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
-        """Next actions (N,) for observations (N, ...); `info` is not looked at."""
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
+        """Next actions (N,) or (N, A) for observations (N, ...); `info` is not looked at."""
         del info
         if len(frames) > len(self.generators):
             raise ValueError(f"{len(frames)} frames for {len(self.generators)} rows: reset every row before it acts")
@@ -191,10 +209,11 @@ class RecurrentPolicy:
             # One draw of its own per row, whatever the others do.
             draws = np.array([generator.random(policy.draws) for generator in self.generators])
             self.led_here = policy.at(torch.as_tensor(draws, device=self.net.device))
-        return self.led_here.cpu().numpy().copy()  # the caller owns it
+        chosen: Actions = self.led_here.cpu().numpy().copy()  # the caller owns it
+        return chosen
 
-    def took(self, actions: IntArray) -> None:
-        """Actions (N,) were done, instead of those that it chose last."""
+    def took(self, actions: Actions) -> None:
+        """Actions (N,) or (N, A) were done, instead of those that it chose last."""
         self.led_here = torch.as_tensor(actions).to(self.led_here, copy=True)
 
     def _resize(self, count: int) -> None:
@@ -202,7 +221,7 @@ class RecurrentPolicy:
         kept = min(count, len(self.generators))
         if count == len(self.generators):
             return
-        fresh = torch.full((count - kept,), NO_ACTION, device=self.net.device)
+        fresh = self.net.no_actions(count - kept)
         self.state = torch.cat([self.state[:kept], self.net.empty(count - kept)])
         self.led_here = torch.cat([self.led_here[:kept], fresh])
         self.generators = self.generators[:kept] + [np.random.default_rng(0) for _ in range(count - kept)]

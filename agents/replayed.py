@@ -11,7 +11,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.actions import shaped, spec_of
 from envs.dream import DreamState
+from worldmodel.actions import ActionSpec
 from worldmodel.errors import InputError
 
 SEEDS = 1_000_000_000
@@ -37,7 +39,7 @@ class ResumableRows(Protocol):
         ...
 
     def step(self, actions: Tensor) -> Moved:
-        """Take one action (N,) in every row; none may have ended."""
+        """Take one action, of (N,) or (N, A), in every row; none may have ended."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,6 +88,7 @@ class SnapshotRows:
     def __init__(self, envs: VectorEnv[Any, Any, Any], seed: int) -> None:
         assert isinstance(envs, Snapshots)
         self.envs, self.snapshots, self.seed = envs, envs, seed
+        self.space = spec_of(envs.single_action_space, _name(envs))
         self.ended = np.ones(envs.num_envs, np.bool_)
         self.worlds = 0  # in which all rows have begun
         self.begun = False
@@ -98,7 +101,7 @@ class SnapshotRows:
 
     def step(self, actions: Tensor) -> Moved:
         """Dream one frame further in every row."""
-        moved = _moved(self.envs.step(actions))
+        moved = _moved(self.envs.step(_given(self.space, actions, tensors=True)))
         self.ended = moved.terminated | moved.truncated
         return moved
 
@@ -138,7 +141,8 @@ class ReplayedRows:
         self.envs, self.seed = envs, seed
         self.ended = np.ones(envs.num_envs, np.bool_)
         self.episodes = np.zeros(envs.num_envs, np.int64)  # begun by each row
-        self.actions: list[list[int]] = [[] for _ in range(envs.num_envs)]  # since each row's episode began
+        self.space = spec_of(envs.single_action_space, _name(envs))
+        self.actions: list[list[Tensor]] = [[] for _ in range(envs.num_envs)]  # since each row's episode began
         self.last: Any = None
 
     def begin(self) -> tuple[Any, dict[str, Any]]:
@@ -152,7 +156,7 @@ class ReplayedRows:
 
     def step(self, actions: Tensor) -> Moved:
         """Take one action in every row."""
-        for past, action in zip(self.actions, actions.tolist(), strict=True):
+        for past, action in zip(self.actions, actions.cpu().clone(), strict=True):
             past.append(action)
         moved = self._step(actions)
         self.ended = moved.terminated | moved.truncated
@@ -165,7 +169,9 @@ class ReplayedRows:
             "ended": torch.from_numpy(self.ended.copy()),
             "episodes": torch.from_numpy(self.episodes.copy()),
             "lengths": torch.tensor([len(past) for past in played]),
-            "actions": torch.tensor([action for past in played for action in past], dtype=torch.int64),
+            "actions": torch.stack([action for past in played for action in past] or [self._idle()])[
+                : sum(map(len, played))
+            ],
             "last": None if self.last is None else torch.as_tensor(self.last).cpu().clone(),
         }
 
@@ -173,15 +179,16 @@ class ReplayedRows:
         """Play every row's episode again up to where it stood; it must come to the same observation."""
         self.episodes = state["episodes"].cpu().numpy()
         lengths = state["lengths"].tolist()
-        self.actions = [part.tolist() for part in state["actions"].split(lengths)]
+        self.actions = [list(part.cpu()) for part in state["actions"].split(lengths)]
         # All rows take every step together: short episodes begin later, and until then play what nobody keeps.
         free = np.ones(len(lengths), np.bool_)
         for left in range(max(lengths), 0, -1):
             begins = free | (np.array(lengths) == left)
             if begins.any():
                 self._reset(begins)
-            ongoing = [past[-left] if len(past) >= left else 0 for past in self.actions]
-            moved = self._step(torch.tensor(ongoing))
+            moved = self._step(
+                torch.stack([past[-left] if len(past) >= left else self._idle() for past in self.actions])
+            )
             free = moved.terminated | moved.truncated
         self.ended = state["ended"].cpu().numpy()
         if state["last"] is not None:
@@ -193,10 +200,13 @@ class ReplayedRows:
         return self.last, info
 
     def _step(self, actions: Tensor) -> Moved:
-        given: Any = actions if isinstance(self.last, Tensor) else actions.cpu().numpy()
-        moved = _moved(self.envs.step(given))
+        moved = _moved(self.envs.step(_given(self.space, actions, tensors=isinstance(self.last, Tensor))))
         self.last = moved.observations
         return moved
+
+    def _idle(self) -> Tensor:
+        """Some action."""
+        return torch.tensor(self.space.low if self.space.size else 0)
 
     def _check(self, wanted: Tensor, rows: NDArray[np.bool_]) -> None:
         if not rows.any():
@@ -214,6 +224,16 @@ def episode_seed(seed: int, row: int, number: int) -> int:
     """The seed of a row's episode: far from all others, and below those kept for evaluation."""
     word = np.random.SeedSequence([seed, row, number]).generate_state(1, np.uint64)[0]
     return int(word % SEEDS)
+
+
+def _given(space: ActionSpec, actions: Tensor, *, tensors: bool) -> Any:
+    """What the network chose, as environments take it."""
+    is_space = space.count or [(part.kind, part.dtype, len(part.shape)) for part in space.parts] == [
+        ("box", "float32", 1)
+    ]
+    if tensors and is_space and not space.named:
+        return actions
+    return shaped(space, actions.cpu().numpy())
 
 
 def _moved(result: tuple[Any, Any, Any, Any, dict[str, Any]]) -> Moved:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from agents.recurrent import RecurrentNet
 from agents.replayed import Moved, ResumableRows
-from worldmodel.episodes import NO_ACTION
+from worldmodel.conditioning import withhold
 
 REWARDED = 0.05
 """What a reward must exceed to count as success when it ends an episode; those of dreams are never exactly nothing."""
@@ -40,7 +40,7 @@ class Contexts:
 
     state: Tensor  # (K, H)
     observations: Tensor  # (K, C, ...)
-    led_here: Tensor  # (K, C) the actions that led to them
+    led_here: Tensor  # (K, C) or (K, C, A) the actions that led to them
     known: Tensor  # (K, C) bool, False in front of a shorter one
     time: Tensor  # (K,)
     row: Tensor  # (K,)
@@ -53,9 +53,9 @@ class Rollout:
     state: Tensor  # (N, H) of the network before the first observation
     contexts: Contexts | None
     observations: Tensor  # (T, N, ...)
-    led_here: Tensor  # (T, N) the action that led to the observation, or NO_ACTION
+    led_here: Tensor  # (T, N) or (T, N, A) the action that led to the observation, or none
     started: Tensor  # (T, N) bool
-    actions: Tensor  # (T, N)
+    actions: Tensor  # (T, N) or (T, N, A)
     log_probs: Tensor  # (T, N) of those actions when they were taken
     values: Tensor  # (T, N) when they were taken
     rewards: Tensor  # (T, N)
@@ -137,7 +137,7 @@ class Collector:
         count = len(rows.ended)
         self.state = net.empty(count)
         self.observations: Tensor | None = None  # of every row, after the last step
-        self.led_here = torch.full((count,), NO_ACTION, device=net.device)
+        self.led_here = net.no_actions(count)
         self.finished = Finished(count)
 
     @torch.no_grad()
@@ -191,7 +191,7 @@ class Collector:
         shown, info = self.rows.begin()
         self.observations = self._shown(shown)
         self.state = torch.where(started[:, None], 0.0, self.state)
-        self.led_here = torch.where(started, NO_ACTION, self.led_here)
+        self.led_here = withhold(self.led_here, started)
         # Features come out of a world model that has watched the context already.
         if "context_frames" not in info or len(self.net.config.observation) == 1:
             return []

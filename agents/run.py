@@ -20,6 +20,7 @@ from agents.settings import LearnSettings, WorldSettings, to_json
 from agents.tracking import Tracking
 from envs.policy import Policy
 from envs.recording import record
+from worldmodel.actions import ActionSpec
 from worldmodel.atomic import write_json
 from worldmodel.checkpoint import read_json
 from worldmodel.config import WorldModelConfig
@@ -106,15 +107,17 @@ class Run:
         if self.episodes == self.own_episodes:
             return probe(s.env_config)
         store = EpisodeStore(self.episodes)
-        seen = Probe(store.image_shape, store.max_action + 1, store.action_size)
+        size = store.action_size
+        actions = ActionSpec.unbounded(size) if size else ActionSpec.discrete(store.max_action + 1)
+        seen = Probe(store.image_shape, actions)
         if s.env is None:
             return seen
         world = probe(s.env_config)
-        if world.frame != seen.frame or world.num_actions < seen.num_actions:
+        have, want = seen.actions, world.actions
+        if world.frame != seen.frame or have.size != want.size or have.count > want.count:
             raise InputError(
-                f"{self.episodes} holds frames of {seen.frame} and actions up to {seen.num_actions - 1}, "
-                f"{s.env} has frames of {world.frame} and {world.num_actions} actions: leave out --env, or change "
-                "--size and --actions"
+                f"{self.episodes} holds frames of {seen.frame} and {have}, {s.env} has frames of {world.frame} and "
+                f"{want}: leave out --env, or change --size and --actions"
             )
         return world
 
@@ -167,14 +170,14 @@ class Run:
         for name, _ in parts:
             if needs_map(name, config.id) and not config.extra_obs:
                 raise InputError(f"--collector {name} plays {config.id} by more than its frames: add --extra-obs")
-        policies = [make_policy(name, probe(config).num_actions, config.id) for name, _ in parts]
+        policies = [make_policy(name, probe(config).actions, config.id) for name, _ in parts]
         mixed = policies[0] if len(parts) == 1 else Mixture(policies, [share for _, share in parts])
         return self.exploring(mixed)
 
     def exploring(self, policy: Policy) -> Policy:
         """`policy` as it records: a share of its actions are random."""
         share, config = self.settings.explore, self.settings.env_config
-        return Exploring(policy, RandomPolicy(probe(config).num_actions), share) if share else policy
+        return Exploring(policy, RandomPolicy(probe(config).actions), share) if share else policy
 
     def world_steps(self, round_: int, store: EpisodeStore) -> int:
         """Training steps of the world model when round `round_` has ended."""
@@ -267,7 +270,7 @@ class Learning(Run):
             if missing := [key for key in pose if key not in sizes]:
                 raise InputError(f"--pose {missing[0]}: {self.settings.env} records no such extra, but {sorted(sizes)}")
             size = sum(sizes[key] for key in pose)
-        world = seen if told else Probe(seen.frame, 0)
+        world = seen if told else Probe(seen.frame, ActionSpec.discrete(0))
         return self.settings.model.of_world(world, size)
 
 

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import VectorEnv
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.adapters import for_stable_baselines
 from agents.sb3_config import Name, SB3Config
-from envs.policy import FrameArray, IntArray
+from envs.actions import flat, spec_of
+from envs.policy import Actions, FrameArray, IntArray
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
-from worldmodel.errors import require
+from worldmodel.errors import InputError, require
 from worldmodel.loggers import Scalars
 from worldmodel.progress import Bar
 from worldmodel.stepping import Interrupts, deferred_interrupts
@@ -32,10 +34,10 @@ class StableBaselines:
     """Trains algorithm `name` in `envs`, which reset themselves (`AutoresetMode.SAME_STEP`).
 
     `out` receives `sb3.pt`: weights, optimiser and steps so far, from which a new object of the same settings goes on.
-    Other than our own algorithms it does not go on bit for bit: Stable-Baselines3 keeps no random state, and DQN begins
-    with an empty buffer. Its seed sets the global generators of torch, numpy and Python.
+    Other than our own algorithms it does not go on bit for bit: Stable-Baselines3 keeps no random state, and DQN,
+    SAC and TD3 begin with an empty buffer. Its seed sets the global generators of torch, numpy and Python.
 
-    Raises MissingExtraError without sb3-contrib for RecurrentPPO.
+    Raises MissingExtraError without sb3-contrib for RecurrentPPO, InputError for actions that it cannot take.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class SB3Policy:
 
     def __init__(self, model: BaseAlgorithm, *, greedy: bool = False) -> None:
         self.model, self.greedy = model, greedy
+        self.space = spec_of(model.action_space, "the policy's environment")
         self.state: tuple[Any, ...] | None = None
         self.begins = np.zeros(0, np.bool_)
 
@@ -114,15 +117,15 @@ class SB3Policy:
         self.begins[rows] = True
         torch.default_generator.manual_seed(int(seeds.sum()) % 2**63)
 
-    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
-        """Next actions (N,) for frames (N, h, w, 3); `info` is not looked at."""
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
+        """Next actions (N,) or (N, A) for frames (N, h, w, 3); `info` is not looked at."""
         del info
         if len(self.begins) != len(frames):
             self.state, self.begins = None, np.ones(len(frames), np.bool_)
         observation = np.moveaxis(frames, -1, 1)  # Stable-Baselines3 has moved the channels of its environments too
         actions, self.state = self.model.predict(observation, self.state, self.begins, deterministic=self.greedy)
         self.begins = np.zeros(len(frames), np.bool_)
-        return np.asarray(actions, np.int64)
+        return flat(self.space, actions)
 
 
 class _Watching(BaseCallback):  # type: ignore[misc]
@@ -151,7 +154,25 @@ class _Watching(BaseCallback):  # type: ignore[misc]
         self.bar.close()
 
 
+_ANY = (spaces.Discrete, spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
+TAKES: Mapping[Name, tuple[type[spaces.Space[Any]], ...]] = {
+    "sb3-ppo": _ANY,
+    "sb3-recurrent-ppo": _ANY,
+    "sb3-dqn": (spaces.Discrete,),
+    "sb3-sac": (spaces.Box,),
+    "sb3-td3": (spaces.Box,),
+}
+"""The action spaces that the algorithms know."""
+
+
 def _make(name: Name, envs: VectorEnv[Any, Any, Any], config: SB3Config, device: torch.device | str) -> BaseAlgorithm:
+    taken, found = TAKES[name], envs.single_action_space
+    if not isinstance(found, taken):
+        fitting = (
+            ", ".join(other for other, kinds in TAKES.items() if isinstance(found, kinds)) or "--algo dreamer or ppo"
+        )
+        wanted = " or ".join(kind.__name__ for kind in taken)
+        raise InputError(f"--algo {name} takes actions in a {wanted}, this environment has {found}: choose {fitting}")
     rows = VecMonitor(for_stable_baselines(envs))
     shared: dict[str, Any] = {"learning_rate": config.lr, "gamma": config.discount}
     shared |= {"seed": config.seed, "device": device, "verbose": 0}
@@ -168,6 +189,14 @@ def _make(name: Name, envs: VectorEnv[Any, Any, Any], config: SB3Config, device:
             exploration_fraction=config.exploration,
             **shared,
         )
+    if name in ("sb3-sac", "sb3-td3"):
+        off_policy: dict[str, Any] = {
+            "train_freq": 1,
+            "gradient_steps": -1,
+            "learning_starts": min(1_000, config.buffer // 4),
+        }
+        kind = SAC if name == "sb3-sac" else TD3
+        return kind("CnnPolicy", rows, buffer_size=config.buffer, batch_size=config.batch, **off_policy, **shared)
     on_policy: dict[str, Any] = {
         "n_steps": config.rollout,
         "batch_size": config.batch,

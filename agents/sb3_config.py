@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Name = Literal["sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn"]
+Name = Literal["sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn", "sb3-sac", "sb3-td3"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SB3Config:
     hidden: int = 128
     """Width of the recurrent state (RecurrentPPO)."""
     buffer: int = 20_000
-    """Steps that DQN keeps."""
+    """Steps that DQN, SAC and TD3 keep."""
     exploration: float = 0.2
     """Share of DQN's steps in which its exploration falls to its end."""
     save_seconds: float = 60.0

@@ -20,6 +20,7 @@ from agents.probe import Probe
 from agents.sb3_config import SB3Config
 from agents.tracking import Log
 from envs.factory import EnvConfig
+from worldmodel.actions import ActionPart, told
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.training import HeadsConfig, TrainingConfig
@@ -37,6 +38,7 @@ class ModelOptions(WorldModelConfig):
     width: Suppress[int] = 56
     num_actions: Suppress[int] = 3
     action_size: Suppress[int] = 0
+    action_parts: Suppress[tuple[ActionPart, ...]] = ()
     pose_size: Suppress[int] = 0
     architecture: Suppress[str] = ""
 
@@ -48,8 +50,7 @@ class ModelOptions(WorldModelConfig):
         derived = {
             "height": world.frame[0],
             "width": world.frame[1],
-            "num_actions": world.num_actions,
-            "action_size": world.action_size,
+            **told(world.actions),
             "pose_size": pose_size,
         }
         return WorldModelConfig.from_dict({**self.to_dict(), **derived})
@@ -248,7 +249,7 @@ class LearnSettings(WorldSettings):
 UNSAVED = {"out", "config", "resume", "progress"}
 """What a script is told besides and that does not change what a run is."""
 DERIVED = {
-    "model": ("height", "width", "num_actions", "action_size", "pose_size", "architecture"),
+    "model": ("height", "width", "num_actions", "action_size", "action_parts", "pose_size", "architecture"),
     "training": ("seed", "steps"),
     "cloning": ("seed", "hidden", "layers"),
     **dict.fromkeys(("dreamer", "ppo", "sb3"), ("seed",)),

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.actions import no_actions
 from envs.policy import FrameArray, IntArray
+from worldmodel.conditioning import no_actions
 from worldmodel.memory import Memory
 from worldmodel.model import WorldModel
 

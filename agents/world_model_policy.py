@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.actor_critic import ActorCritic, ActorCriticConfig, fits, interface, networks_for
 from agents.watching import Watcher
 from envs.policy import FrameArray, IntArray
 from worldmodel.checkpoint import read_state, taking_up
@@ -91,12 +91,10 @@ def load_agent(path: Path, model: WorldModel) -> ActorCritic:
     state = read_policy(path) if path.suffix == ".safetensors" else read_state(path, torch.device("cpu"))
     with taking_up(path):
         networks = ActorCriticConfig(**state["networks"])
-    have = (networks.features, networks.num_actions, networks.action_size)
-    want = (model.config.features, model.config.num_actions, model.config.action_size)
-    if have != want:
+    if not fits(networks, model):
         raise InputError(
-            f"{path} reads {_interface(*have)}, the world model has {_interface(*want)}: use the world model that it "
-            "was trained in"
+            f"{path} reads {interface(networks)}, the world model has {interface(networks_for(model))}: use the world "
+            "model that it was trained in"
         )
     agent = ActorCritic(networks)
     with taking_up(path):
@@ -104,8 +102,3 @@ def load_agent(path: Path, model: WorldModel) -> ActorCritic:
         unknown = {f"familiarity.{name}": value for name, value in agent.familiarity.state_dict().items()}
         agent.load_state_dict({**unknown, **state["agent"]})
     return agent.to(model.device).eval()
-
-
-def _interface(features: int, num_actions: int, action_size: int) -> str:
-    actions = f"actions of {action_size} numbers" if action_size else f"{num_actions} actions"
-    return f"{features} features and {actions}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from worldmodel.actions import actions_of
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.packed import CONTEXTS
@@ -41,14 +42,19 @@ def _named(checkpoint: Checkpoint) -> Path | None:
 def check_world(checkpoint: Checkpoint, store: EpisodeStore) -> None:
     """Raise an InputError unless model, real environment and contexts agree in frame size and action space."""
     config = checkpoint.model.config
+    actions = actions_of(config)
     unfit = {
         "is told a pose, which no action determines": config.pose_size > 0,
         f"dreams {config.chunk} frames at once, but an agent chooses every action": config.chunk > 1,
-        "takes continuous actions, dreams take discrete ones": config.action_size > 0,
-        "is told no actions": config.num_actions + config.action_size == 0,
+        "is told no actions": not actions.parts,
     }
     for reason in (reason for reason, holds in unfit.items() if holds):
         raise InputError(f"{checkpoint.path} is no environment: it {reason}; train a world model without that")
+    if not actions.bounded:
+        raise InputError(
+            f"{checkpoint.path} is no environment: it has learned from {actions}; train it with --env besides "
+            "--episodes, whose action space says what they are"
+        )
     count = checkpoint.world.get("num_actions", config.num_actions)
     if count != config.num_actions:
         raise InputError(
@@ -59,10 +65,15 @@ def check_world(checkpoint: Checkpoint, store: EpisodeStore) -> None:
             f"contexts show frames of {store.image_shape}, {checkpoint.path} models {(config.height, config.width)}: "
             "record them at the model's size, or choose other contexts"
         )
-    if store.max_action >= config.num_actions:
+    if store.action_size != actions.size:
         raise InputError(
-            f"contexts hold action {store.max_action}, {checkpoint.path} models {config.num_actions} actions: "
+            f"contexts hold actions of {store.action_size} numbers (0: discrete), {checkpoint.path} models {actions}: "
             "they come from another action space"
+        )
+    if store.max_action >= config.num_actions > 0:
+        raise InputError(
+            f"contexts hold action {store.max_action}, {checkpoint.path} models {actions}: they come from another "
+            "action space"
         )
 
 

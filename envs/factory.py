@@ -1,4 +1,4 @@
-"""One `make` for every real environment: frames (h, w, 3) uint8 and discrete actions 0..n-1, whatever it had before.
+"""One `make` for every real environment: frames (h, w, 3) uint8, and actions that can be told to a world model.
 
 Frames come from images of any kind (`envs.observations`), from an entry of a dictionary, or from what is rendered; the
 other numbers travel in `info`. MiniGrid worlds are shown as the partial RGB view in front of the agent.
@@ -23,6 +23,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from envs.actions import spec_of
 from envs.layouts import Layouts, is_grid
 from envs.minigrid import MiniGridFrames
 from envs.observations import FrameObservation as FrameObservation
@@ -34,8 +35,8 @@ from envs.rows import FrameVectorEnv as FrameVectorEnv
 from envs.rows import LocalRows, ProcessRows, in_workers
 from worldmodel.errors import InputError, require
 
-FrameEnv = gym.Env[FrameArray, np.int64]
-"""What `make` returns: observations (h, w, 3) uint8, actions 0..n-1."""
+FrameEnv = gym.Env[FrameArray, Any]
+"""What `make` returns: observations (h, w, 3) uint8, actions as `envs.actions` knows them."""
 
 _MINIGRID = ("MiniGrid-", "BabyAI-", "lssvwm/MiniGrid-")
 
@@ -46,7 +47,8 @@ class EnvConfig:
 
     id: a Gymnasium id; `module:id` imports `module` first, as in `gymnasium.make`.
     size: side of the frame in pixels (>= 1), or its height and width; None keeps the environment's frame.
-    actions: which of the environment's actions 0..n-1 to offer, renumbered 0..len-1 in this order; None offers all.
+    actions: which of the environment's discrete actions 0..n-1 to offer, renumbered 0..len-1 in this order; None offers
+        all.
     extra_obs: ask the environment for its extra observations (Memory Maze, MiniGrid: position, heading, layout), found
         in `info`.
     max_episode_steps: truncate after so many steps; a shorter limit of the environment's own still holds.
@@ -114,14 +116,17 @@ class EnvConfig:
 
 
 def make(config: EnvConfig, render_mode: str | None = None) -> FrameEnv:
-    """The environment of `config` with observations Box (h, w, 3) uint8 and actions Discrete(n).
+    """The environment of `config` with observations Box (h, w, 3) uint8.
+
+    Actions are Discrete(n), numbered from 0, or the environment's own where they are a Box with finite bounds,
+    MultiDiscrete, MultiBinary or a flat Dict of these.
 
     Numeric entries of a dictionary observation besides the image are moved into `info` of `reset` and `step` as arrays
     of fixed shape; `env.get_wrapper_attr("extra_keys")` names them. Text entries are left out. What is done to images
     that are not RGB frames is logged.
 
     Raises InputError for an unknown id (naming the package to import, or near ones), for observations without an image
-    and for actions that are not discrete; MissingExtraError when the id needs a package that is not installed.
+    and for other actions; MissingExtraError when the id needs a package that is not installed.
     """
     return _build(_find(config.id), config, render_mode)
 
@@ -189,7 +194,7 @@ class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArg
         space = env.action_space
         if not isinstance(space, spaces.Discrete):
             raise InputError(
-                f"{name_of(env)} has the action space {space}: only Discrete is supported, wrap it to a list of actions"
+                f"{name_of(env)} has the action space {space}: actions={actions} chooses among discrete ones"
             )
         count, start = int(space.n), int(space.start)
         offered = tuple(range(count)) if actions is None else actions
@@ -280,7 +285,11 @@ def _build(spec: EnvSpec, config: EnvConfig, render_mode: str | None) -> FrameEn
     try:
         if config.from_render:
             env = RenderedFrames(env)
-        return DiscreteActions(FrameObservation(env, config.size, config.image_key), config.actions)
+        shown = FrameObservation(env, config.size, config.image_key)
+        if config.actions is not None or isinstance(shown.action_space, spaces.Discrete):
+            return DiscreteActions(shown, config.actions)
+        spec_of(shown.action_space, name_of(env))
+        return shown
     except InputError:
         env.close()
         raise

@@ -15,12 +15,15 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.actions import shaped, space_of
 from envs.dream import DreamVectorEnv, Observation, Output
+from envs.dream.given import check_actions
 from envs.dream.options import autoreset
 from envs.dream.view import View
 from envs.factory import EnvConfig, make_vec, trusted
+from worldmodel.actions import actions_of
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
-from worldmodel.episodes import NO_ACTION
+from worldmodel.conditioning import no_actions, withhold
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
 
@@ -33,7 +36,7 @@ else:
 class WorldModelFeatures(_Wrapper):
     """Observations become what `DreamVectorEnv` gives: features of the world model, frames, or both.
 
-    envs: vector environment with frames (h, w, 3) uint8 and discrete actions, those that the world model was trained
+    envs: vector environment with frames (h, w, 3) uint8 and the actions that the world model was trained
         on, in any autoreset mode: of `envs.make_vec`, Gymnasium's own, wrapped ones, dreams.
     checkpoint: the world model, a folder or a loaded `Checkpoint`.
     observation: "features" (F,) float32, "frame" as the environment has it, or a dictionary of "both".
@@ -64,6 +67,7 @@ class WorldModelFeatures(_Wrapper):
         self.device = torch.device(device)
         self.autoreset_mode: AutoresetMode = envs.metadata["autoreset_mode"]
         self.output: Output = output
+        self._actions = actions_of(self.model.config)
         self._view = View(observation, output, channels_first, self.device)
         self.single_observation_space = self._view.space(self.model.config)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -84,8 +88,9 @@ class WorldModelFeatures(_Wrapper):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """As of the environment; its actions lead to the frames that are observed."""
-        led_here = self._tensor(actions).long()
-        frames, reward, terminated, truncated, info = self.env.step(led_here.cpu().numpy())
+        led_here = check_actions(actions, self.num_envs, self._actions, self.device)
+        given = shaped(self._actions, led_here.cpu().numpy())
+        frames, reward, terminated, truncated, info = self.env.step(given)
         shown, began = self._tensor(frames), self._ended
         ended = np.array(self._host(terminated) | self._host(truncated))
         if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
@@ -98,7 +103,7 @@ class WorldModelFeatures(_Wrapper):
             # These rows were reset instead of stepped, whatever the action.
             rows = torch.as_tensor(began, device=self.device)
             self._memory = self.model.empty(self.num_envs).where(rows, self._memory)
-            self._observe(shown, led_here.masked_fill(rows, NO_ACTION))
+            self._observe(shown, withhold(led_here, rows))
         else:
             self._observe(shown, led_here)
         self._ended = ended
@@ -117,8 +122,8 @@ class WorldModelFeatures(_Wrapper):
         self._ended = self._ended & ~began
         if self._view.observation != "frame":
             rows = torch.as_tensor(np.flatnonzero(began), device=self.device)
-            none = torch.full((len(rows), 1), NO_ACTION, device=self.device)
-            seen, memory = self.model.observe(frames[rows][:, None], none)
+            none = no_actions(self.model.config, len(rows), self.device)
+            seen, memory = self.model.observe(frames[rows][:, None], none[:, None])
             self._memory = self._memory.put(rows, memory)
             self._features = self._features.index_copy(0, rows, seen.features[:, 0].float())
 
@@ -193,13 +198,14 @@ def make_pair(
 
 def _check(checkpoint: Checkpoint, envs: VectorEnv[Any, Any, Any]) -> None:
     config = checkpoint.model.config
-    if config.pose_size or config.action_size or config.chunk > 1 or not config.num_actions:
+    actions = actions_of(config)
+    if config.pose_size or config.chunk > 1 or not actions.parts or not actions.bounded:
         raise InputError(
-            f"{checkpoint.path} is no model of an environment: train one with discrete actions, without a pose, and "
-            "chunk=1"
+            f"{checkpoint.path} is no model of an environment: train one with --env, told the actions, without a pose, "
+            "and chunk=1"
         )
     frame, action = envs.single_observation_space, envs.single_action_space
-    want = (gym.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8), gym.spaces.Discrete(config.num_actions))
+    want = (gym.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8), space_of(actions))
     for what, space, wanted in zip(("observe", "take the actions"), (frame, action), want, strict=True):
         if space != wanted:
             raise InputError(f"the environments {what} {space}, {checkpoint.path} models {wanted}: make them to match")

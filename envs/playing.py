@@ -13,11 +13,12 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from envs.actions import as_recorded, no_action, shaped, spec_of
 from envs.factory import EnvConfig, FrameVectorEnv, make_vec
 from envs.policy import FrameArray, Policy
 from envs.pool import Answer, Failure, Pool, interrupts_blocked
 from envs.provenance import SEED_KEY
-from worldmodel.episodes import NO_ACTION, Episode
+from worldmodel.episodes import Episode
 from worldmodel.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -29,11 +30,11 @@ class _Track:
 
     seed: int
     frames: list[FrameArray] = field(default_factory=list)
-    actions: list[int] = field(default_factory=list)
+    actions: list[Any] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     extras: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
 
-    def add(self, frame: FrameArray, action: int, reward: float, extras: Mapping[str, NDArray[Any]]) -> None:
+    def add(self, frame: FrameArray, action: Any, reward: float, extras: Mapping[str, NDArray[Any]]) -> None:
         self.frames.append(frame.copy())  # a view would keep the frames of all rows alive
         self.actions.append(action)
         self.rewards.append(reward)
@@ -44,7 +45,7 @@ class _Track:
         last = np.arange(len(self.frames)) == len(self.frames) - 1
         return Episode(
             image=np.stack(self.frames),
-            action=np.array(self.actions, np.int64),
+            action=np.stack(self.actions),
             reward=np.array(self.rewards, np.float32),
             terminated=last & terminated,
             truncated=last & truncated,
@@ -77,6 +78,7 @@ def play(
         return
     waiting = deque(int(seed) for seed in seeds)
     tracks: list[_Track | None] = [None] * envs.num_envs
+    space = spec_of(envs.single_action_space, "the environment")
     ended = np.ones(envs.num_envs, np.bool_)
     while True:
         # A finished row cannot be stepped: with no seed left for it, it plays an episode that nobody keeps.
@@ -91,16 +93,16 @@ def play(
         for row in started.tolist():
             track = tracks[row]
             if track is not None:
-                track.add(frames[row], NO_ACTION, 0.0, _extras(info, extra_keys, row))
+                track.add(frames[row], no_action(space), 0.0, _extras(info, extra_keys, row))
         ended = np.zeros(envs.num_envs, np.bool_)
         while not ended.any():
             if between_steps is not None:
                 between_steps()
-            actions = np.asarray(policy.act(frames, info), np.int64)
-            frames, rewards, terminated, truncated, info = envs.step(actions)
+            actions = as_recorded(space, policy.act(frames, info), envs.num_envs)
+            frames, rewards, terminated, truncated, info = envs.step(shaped(space, actions))
             for row, track in enumerate(tracks):
                 if track is not None:
-                    track.add(frames[row], int(actions[row]), float(rewards[row]), _extras(info, extra_keys, row))
+                    track.add(frames[row], actions[row], float(rewards[row]), _extras(info, extra_keys, row))
             ended = np.asarray(terminated | truncated)
         for row in np.flatnonzero(ended).tolist():
             track = tracks[row]
@@ -136,7 +138,7 @@ def play_pool(
     playing: set[int] = set()
     tries: Counter[int] = Counter()
     begun = False
-    keys = pool.made.extra_keys
+    keys, space = pool.made.extra_keys, pool.made.actions
     while True:
         for row in range(count):
             if tracks[row] is None and waiting:
@@ -148,9 +150,9 @@ def play_pool(
         rows = sorted(playing)
         if rows:
             frames, info = _together(shown)
-            actions = np.asarray(policy.act(frames, info), np.int64)
+            actions = as_recorded(space, policy.act(frames, info), count)
             for row in rows:
-                pool.step(row, int(actions[row]))
+                pool.step(row, actions[row])
         answers = pool.collect(rows, between)
         started = [row for row, answer in answers.items() if row not in playing and isinstance(answer, Answer)]
         for row, answer in sorted(answers.items()):
@@ -171,7 +173,7 @@ def play_pool(
                 playing.discard(row)
                 continue
             shown[row] = answer
-            took = int(actions[row]) if row in playing else NO_ACTION
+            took = actions[row] if row in playing else no_action(space)
             track.add(answer.frame, took, answer.reward, {key: answer.info[key] for key in keys})
             if answer.terminated or answer.truncated:
                 yield Piece(track.seed, firsts[row], False, track.episode(answer.terminated, answer.truncated))
@@ -181,7 +183,7 @@ def play_pool(
                 yield Piece(track.seed, firsts[row], True, track.episode(False, True))
                 firsts[row] += longest - 1
                 tracks[row] = rest = _Track(track.seed)
-                rest.add(answer.frame, NO_ACTION, 0.0, {key: answer.info[key] for key in keys})
+                rest.add(answer.frame, no_action(space), 0.0, {key: answer.info[key] for key in keys})
         if started:
             playing |= set(started)
             # At first in all rows: those whose reset takes longer are shown what another sees, and begin anew later.

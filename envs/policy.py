@@ -9,14 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
-"""Actions, row numbers or seeds, one per row."""
+"""Discrete actions, row numbers or seeds, one per row."""
+
+Actions = NDArray[np.int64] | NDArray[np.float32]
+"""Of N rows: (N,) int64 where an action is one of n, else (N, A) float32."""
 
 FrameArray = NDArray[np.uint8]
 """Frames of N rows: (N, h, w, 3), 0..255, RGB."""
 
 
 class Policy(Protocol):
-    """Chooses one discrete action for each of N rows that play at once."""
+    """Chooses one action for each of N rows that play at once."""
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         """Start new episodes in `rows` (k,), all other rows go on.
@@ -26,8 +29,8 @@ class Policy(Protocol):
         """
         ...
 
-    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
-        """The next action of every row, (N,).
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
+        """The next action of every row: (N,) int64 where it is one of n, else (N, A) float32 (`worldmodel.actions`).
 
         `frames` (N, h, w, 3) are the current ones. `info` is what the vector environment gave with them: arrays over
         rows, each with its mask `_key` of the rows that have it. Environments of `envs.make_vec` keep the entries of

@@ -24,8 +24,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from envs.actions import shaped, spec_of
 from envs.policy import FrameArray
 from envs.rows import Create
+from worldmodel.actions import ActionSpec
 from worldmodel.errors import InputError, MissingExtraError
 
 _log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Made:
 
     frame_shape: tuple[int, int, int]
     extra_keys: tuple[str, ...]
+    actions: ActionSpec
     fps: float | None = None
     """Frames per second of the world, where it tells."""
 
@@ -68,14 +71,15 @@ class _Player:
         space = self._env.observation_space
         assert space.shape is not None
         keys, fps = tuple(self._env.get_wrapper_attr("extra_keys")), self._env.metadata.get("render_fps")
-        self.made = Made(tuple(space.shape), keys, None if fps is None else float(fps))  # type: ignore[arg-type]
+        actions = spec_of(self._env.action_space, "the environment")
+        self.made = Made(tuple(space.shape), keys, actions, None if fps is None else float(fps))  # type: ignore[arg-type]
 
     def reset(self, seed: int) -> Answer:
         frame, info = self._env.reset(seed=seed)
         return self._checked(Answer(frame, 0.0, False, False, info))
 
-    def step(self, action: int) -> Answer:
-        frame, reward, terminated, truncated, info = self._env.step(np.int64(action))
+    def step(self, action: Any) -> Answer:
+        frame, reward, terminated, truncated, info = self._env.step(shaped(self.made.actions, action))
         return self._checked(Answer(frame, float(reward), bool(terminated), bool(truncated), info))
 
     def close(self) -> None:
@@ -104,7 +108,7 @@ class LocalPool:
         """Begin an episode in `row`; `collect` has the answer."""
         self._do(row, lambda player: player.reset(seed))
 
-    def step(self, row: int, action: int) -> None:
+    def step(self, row: int, action: Any) -> None:
         """Act in `row`; `collect` has the answer."""
         self._do(row, lambda player: player.step(action))
 
@@ -188,7 +192,7 @@ class ProcessPool:
         """Let `row` begin an episode; `collect` has the answer when it is there."""
         self._ask(row, ("reset", seed))
 
-    def step(self, row: int, action: int) -> None:
+    def step(self, row: int, action: Any) -> None:
         """Let `row` act; `collect` has the answer when it is there."""
         self._ask(row, ("step", action))
 
@@ -220,7 +224,7 @@ class ProcessPool:
         for row, worker in enumerate(self._workers):
             worker.stop(0 if not orderly or row in self._asked else 5)
 
-    def _ask(self, row: int, request: tuple[str, int]) -> None:
+    def _ask(self, row: int, request: tuple[str, Any]) -> None:
         worker = self._workers[row]
         worker.deadline = time.monotonic() + self._timeout
         self._asked.add(row)

@@ -18,6 +18,7 @@ from envs.pool import LocalPool, Pool, ProcessPool
 from envs.provenance import SEED_KEY, Entry, Source, check_same_world, listed, told
 from envs.rows import Create
 from envs.writing import Writers
+from worldmodel.actions import ActionSpec
 from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.data import FPS_KEY, INVERSE_KEY
 from worldmodel.errors import InputError
@@ -79,7 +80,7 @@ def record(
     frames. An episode of more than `piece_frames` (by default as many as fill 512 MiB) is written in pieces, each
     beginning with the last frame of the one before, of which only the last ends as the episode does.
 
-    Raises InputError for counts below 1, where the store has frames of another size than the environment, continuous
+    Raises InputError for counts below 1, where the store has frames of another size than the environment, other
     actions, episodes of another world, seeds that were played with other settings or another policy, or pieces of a
     missing seed that were cut with other `piece_frames`, and where every seed fails.
     """
@@ -99,7 +100,6 @@ def record(
     source = Source.of(config, policy)
     entries = listed(store)
     check_same_world(entries, source, store, wanted)
-    _check_actions(store, config)
     ours = [entry for entry in entries if entry.seed in wanted]
     frames = sum(entry.frames for entry in ours)
     returns, parts = _whole(ours)
@@ -120,6 +120,7 @@ def record(
             _check_frame_size(pool.made.frame_shape, store, config)
             if pool.made.fps is not None:
                 known |= {FPS_KEY: np.array(pool.made.fps)}
+            _check_actions(pool.made.actions, store, config)
             began = time.perf_counter()
             if max_frames is None:
                 bar = Bar(config.id, episodes, "episode", initial=skipped, show=progress)
@@ -199,11 +200,11 @@ def _opened(create: Create, count: int, processes: bool, timeout: float, between
         pool.close(orderly=complete)
 
 
-def _check_actions(store: EpisodeStore, config: EnvConfig) -> None:
-    if len(store) and store.action_size:
+def _check_actions(actions: ActionSpec, store: EpisodeStore, config: EnvConfig) -> None:
+    if len(store) and store.action_size != actions.size:
         raise InputError(
-            f"{config.id} is played with discrete actions, but the episodes in {store.root} have actions of "
-            f"{store.action_size} numbers: record into another folder"
+            f"{config.id} is played with actions of {actions.size} numbers (0: discrete), those of the episodes in "
+            f"{store.root} have {store.action_size}: record into another folder"
         )
 
 

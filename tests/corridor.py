@@ -21,6 +21,7 @@ from envs.factory import EnvConfig, make_vec
 from envs.policy import FrameArray, IntArray
 from envs.recording import play
 from exact_worlds import BACKBONE
+from worldmodel.actions import ActionPart
 from worldmodel.episodes import NO_ACTION, Episode
 from worldmodel.memory import Memory
 from worldmodel.model import Features, Imagined
@@ -105,6 +106,7 @@ class ExactConfig:
     action_size: int = 0
     shortcut: bool = False
     usual_steps: int = 1
+    action_parts: tuple[ActionPart, ...] = ()
 
 
 class ExactModel:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.actions import Bounds
 from agents.actor_critic import ActorCritic
 from envs.dream import DreamVectorEnv
+from worldmodel.actions import ActionPart, ActionSpec
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
 from worldmodel.memory import Memory
@@ -30,6 +30,7 @@ class Interface:
     features: int
     num_actions: int
     action_size: int = 0
+    action_parts: tuple[ActionPart, ...] = ()
     height: int = 8
     width: int = 8
     pose_size: int = 0
@@ -99,6 +100,25 @@ class CueWorld:
     def look(self, state: Tensor) -> Tensor:
         place = state[:, 1].clamp(max=self.WALK)
         return torch.eye(self.config.features)[self.CUES * place + self.shown(state)]
+
+
+class CodeWorld(CueWorld):
+    """The cue names two digits, and an action is both (MultiDiscrete): only the right pair is rewarded."""
+
+    config = Interface(
+        features=CueWorld.config.features,
+        num_actions=0,
+        action_size=2,
+        action_parts=(ActionPart("multi-discrete", (2,), (2, 2)),),
+    )
+
+    def sample_contexts(self, batch: int, length: int, generator: np.random.Generator, *, start: Any = "any") -> Clips:
+        clips = super().sample_contexts(batch, length, generator, start=start)
+        return contexts_of(clips.frames, torch.full((batch, 1, 2), torch.nan))
+
+    def imagine(self, actions: Tensor, memory: Memory, **options: Any) -> Imagined:
+        first, second = actions.long().unbind(1)
+        return super().imagine(2 * first + second, memory, **options)
 
 
 class ForgetfulWorld(CueWorld):
@@ -201,8 +221,8 @@ class TargetWorld:
     """
 
     device, backbone = torch.device("cpu"), BACKBONE
-    bounds = Bounds((-0.5, -0.2), (0.4, 0.6))
-    config = Interface(features=4, num_actions=0, action_size=2)
+    bounds = ((-0.5, -0.2), (0.4, 0.6))
+    config = Interface(features=4, num_actions=0, action_size=2, action_parts=ActionSpec.box(*bounds).parts)
 
     lengths = np.array([2])
 

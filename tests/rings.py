@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from places import LOOKS, PLACES
+from worldmodel.actions import ActionPart
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
 from worldmodel.evaluation.models import Model
@@ -79,6 +80,7 @@ def places_of(frames: Tensor) -> Tensor:
 class RingConfig:
     num_actions: int = 3
     action_size: int = 0
+    action_parts: tuple[ActionPart, ...] = ()
     pose_size: int = 0
     chunk: int = 1
     usual_steps: int = 2

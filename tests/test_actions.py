@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from agents.actions import Bounded, Bounds, Discrete, no_actions
-from worldmodel.errors import InputError
+from agents.actions import Bounded, Discrete, Factored
+from worldmodel.conditioning import no_actions
 from worlds import generator, small_config
 
 LOW, HIGH = torch.tensor([-0.5, 2.0]), torch.tensor([1.5, 2.2])
@@ -52,6 +50,13 @@ def test_the_divergence_of_choices_is_the_expected_difference_of_their_logarithm
     by_hand = 0.5 * math.log(2) - 0.25 * math.log(2)
     assert float(Discrete(p.log()).divergence(Discrete(q.log()))) == pytest.approx(by_hand)
     assert float(Discrete(p.log()).divergence(Discrete(p.log()))) == 0
+
+
+def test_the_divergence_of_several_choices_is_their_sum() -> None:
+    p, q = torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.2, 0.5, 0.3]).log()
+    ours, theirs = Factored([Discrete(p), Discrete(q)]), Factored([Discrete(q), Discrete(p)])
+    by_hand = Discrete(p).divergence(Discrete(q)) + Discrete(q).divergence(Discrete(p))
+    assert float(ours.divergence(theirs)) == pytest.approx(float(by_hand))
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.3, 0.1), (1.0, 0.1)])
@@ -122,14 +127,6 @@ def test_a_uniform_number_stands_for_the_action_it_falls_on() -> None:
     numbers = torch.tensor([0.0, 0.19, 0.21, 0.49, 0.51, 1 - 2**-53], dtype=torch.float64)
     assert policy.at(numbers[:, None]).tolist() == [0, 0, 1, 1, 2, 2]
     assert policy.mode.tolist() == [2] * 6
-
-
-def test_bounds_are_read_from_a_finite_box() -> None:
-    space = gym.spaces.Box(np.float32([-1, 0]), np.float32([1, 0.5]))
-    assert Bounds.of(space) == Bounds((-1.0, 0.0), (1.0, 0.5))
-    for wrong in (gym.spaces.Box(-np.inf, 1.0, (2,)), gym.spaces.Box(-1, 1, (2, 2))):
-        with pytest.raises(InputError, match="one axis and finite bounds"):
-            Bounds.of(wrong)
 
 
 def test_no_action_is_what_a_world_model_takes_for_it() -> None:

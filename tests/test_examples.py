@@ -13,9 +13,12 @@ import torch
 import tyro
 
 from agents.policies import RandomPolicy
+from agents.probe import probe
 from envs import EnvConfig
 from envs.recording import record
 from runs import ROOT
+from steering import steering
+from worldmodel.actions import told
 from worldmodel.checkpoint import save_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worlds import random_model, small_config
@@ -73,6 +76,22 @@ def test_stable_baselines_ends_in_the_real_environment(
     )
     assert found
     assert all(0.0 <= float(mean) <= 1.0 for mean in found.groups())
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3"])
+def test_continuous_actions_end_in_the_real_environment(
+    algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    actions = probe(steering("box")).actions
+    store = EpisodeStore(tmp_path / "episodes", create=True)
+    record(
+        steering("box"), store, RandomPolicy(actions), episodes=2, num_envs=1, seed=0, processes=False, progress=False
+    )
+    model = random_model(small_config(**told(actions)), 0).float()
+    world = {"episodes": "../episodes", "env": steering("box").to_dict()}
+    save_checkpoint(tmp_path / "model", model, world=world, step=0)
+    run("sb3_sac.py", tmp_path / "model", "--algorithm", algorithm, "--total-timesteps", "300", "--eval-episodes", "4")
+    assert re.search(r"^real environment, mean return of 4 episodes: policy ", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("observation", ["frame", "features"])

@@ -55,8 +55,10 @@ WORLDS = {
     "test/Plain-v0": (FRAME, spaces.Discrete(4)),
     "test/Numbers-v0": (spaces.Box(-1, 1, (4,)), spaces.Discrete(2)),
     "test/Blind-v0": (spaces.Dict(speed=spaces.Box(-9, 9, (2,))), spaces.Discrete(2)),
+    "test/Endless-v0": (FRAME, spaces.Box(-np.inf, 1, (2,))),
+    "test/Words-v0": (FRAME, spaces.Text(3)),
     "test/Steering-v0": (FRAME, spaces.Box(-1, 1, (2,))),
-    "test/Buttons-v0": (FRAME, spaces.MultiDiscrete([2, 2])),
+    "test/Late-v0": (FRAME, spaces.Dict({"gear": spaces.Discrete(3, start=1)})),
 }
 
 
@@ -198,8 +200,10 @@ def test_options_reach_the_environment() -> None:
         (EnvConfig("qqqqqq"), "write 'module:id'"),
         (EnvConfig("test/Numbers-v0"), "no image with values from 0 to 1 or to 255"),
         (EnvConfig("test/Blind-v0"), r"observes \{'speed': Box.*no image"),
-        (EnvConfig("test/Steering-v0"), "only Discrete is supported"),
-        (EnvConfig("test/Buttons-v0"), "only Discrete is supported"),
+        (EnvConfig("test/Endless-v0"), r"test/Endless-v0 has actions in Box.* finite bounds.*TransformAction"),
+        (EnvConfig("test/Words-v0"), "Discrete, Box, MultiDiscrete, MultiBinary and a Dict of these are supported"),
+        (EnvConfig("test/Steering-v0", actions=(0, 1)), r"Box.*actions=\(0, 1\) chooses among discrete ones"),
+        (EnvConfig("test/Late-v0"), r"has under 'gear' actions that begin at 1"),
         (EnvConfig("test/Plain-v0", actions=(0, 4)), r"has actions 0\.\.3"),
         (EnvConfig("test/Plain-v0", extra_obs=True), "no extra observations"),
         (EnvConfig("MiniGrid-MemoryS7-v0", options='{"colour": 1}'), "cannot be made with the options"),

@@ -21,7 +21,7 @@ from agents.dreamer import Dreamer, DreamerConfig
 from agents.imagination import Dreams
 from agents.policies import RandomPolicy
 from corridor import GOAL, ExactModel, play_corridor
-from exact_worlds import CueWorld, ForgetfulWorld, LongCueWorld, TargetWorld
+from exact_worlds import CodeWorld, CueWorld, ForgetfulWorld, LongCueWorld, TargetWorld
 from worldmodel.episodes import EpisodeStore
 
 Change = Callable[[Dreams], Dreams]
@@ -41,7 +41,7 @@ def dreamer(world: Any, source: Any, out: Path, change: Change | None = None, **
     common: dict[str, Any] = {"rows": 64, "horizon": 6, "context": 1, "discount": DISCOUNT, "entropy": 1e-3, "lr": 5e-3}
     if not isinstance(source, EpisodeStore):
         common["contexts"] = "window"  # of one frame
-    return Changed(world, source, DreamerConfig(**{**common, **settings}), out, bounds=getattr(world, "bounds", None))
+    return Changed(world, source, DreamerConfig(**{**common, **settings}), out)
 
 
 def later(values: Tensor) -> Tensor:
@@ -83,6 +83,25 @@ def test_what_was_seen_once_decides_much_later(tmp_path: Path, epochs: int, ende
     assert expected_return(subject.agent, world) == pytest.approx(1 / CueWorld.CUES)
     subject.train(BATCHES * 4 // epochs, progress=False)
     assert expected_return(subject.agent, world) > 0.95
+
+
+@torch.no_grad()
+def expected_code(agent: ActorCritic) -> float:
+    """The same where the action is the cue's two digits."""
+    asked = torch.stack([CUES, torch.full_like(CUES, CodeWorld.WALK)], 1)
+    digits = torch.stack([CUES // 2, CUES % 2], 1).float()
+    return float(agent.policy(CodeWorld().look(asked)).log_prob(digits).exp().mean())
+
+
+def test_an_action_of_several_choices_is_put_together_right(tmp_path: Path) -> None:
+    """Each has a head of its own, and only all of them right are rewarded."""
+    subject = dreamer(CodeWorld(), CodeWorld(), tmp_path / "right")
+    assert expected_code(subject.agent) == pytest.approx(1 / CueWorld.CUES)
+    subject.train(BATCHES, progress=False)
+    assert expected_code(subject.agent) > 0.95
+    swapped = dreamer(CodeWorld(), CodeWorld(), tmp_path / "swapped", lambda d: replace(d, actions=d.actions.flip(-1)))
+    swapped.train(BATCHES, progress=False)
+    assert expected_code(swapped.agent) < 0.8
 
 
 @pytest.mark.parametrize("walk", [40, 100])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.actions import Bounds
 from agents.actor_critic import ActorCritic, ActorCriticConfig
-from agents.planning import Categorical, Gaussian, Planner, PlanningConfig, PlanningPolicy, dream_values
+from agents.planning import Planner, PlanningConfig, PlanningPolicy, dream_values
+from agents.proposals import Categorical, Gaussian
 from corridor import ADVANCE, GOAL, ExactModel, play_corridor, show
 from envs.policy import FrameArray
+from worldmodel.actions import ActionPart, ActionSpec
 from worldmodel.errors import InputError
 from worldmodel.memory import Memory
 from worldmodel.model import Imagined, WorldModel
@@ -172,6 +173,7 @@ class LineConfig:
     features: int = 1
     num_actions: int = 0
     action_size: int = 1
+    action_parts: tuple[ActionPart, ...] = ActionSpec.box((-1.0,), (3.0,)).parts
 
 
 class LineModel:
@@ -206,7 +208,7 @@ class LineModel:
 def test_continuous_actions_reach_the_known_optimum(changes: dict[str, Any]) -> None:
     """The fastest way from 0 to 5 with steps of at most 3 takes two, and then it stays there."""
     settings = config(**{"candidates": 128, "elites": 16, "horizon": 3, "iterations": 6, **changes})
-    policy = PlanningPolicy(LineModel(), settings, bounds=Bounds((-1.0,), (3.0,)))  # type: ignore[arg-type]
+    policy = PlanningPolicy(LineModel(), settings)  # type: ignore[arg-type]
     policy.reset(np.arange(2), np.arange(2))
     frames: FrameArray = np.zeros((2, 16, 16, 3), np.uint8)
     actions = np.stack([policy.act(frames, {}) for _ in range(5)])
@@ -260,12 +262,14 @@ def test_what_cannot_be_planned_is_refused(changes: dict[str, Any], message: str
         config(**changes)
 
 
-def test_a_critic_or_bounds_of_another_world_are_refused() -> None:
+def test_a_critic_of_another_world_and_unknown_bounds_are_refused() -> None:
     critic = ActorCritic(ActorCriticConfig(7, 2))
     with pytest.raises(InputError, match=r"critic reads 7 features, the world model has 5"):
         Planner(ExactModel(), config(), critic=critic)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"bounds of 0 numbers for a world model whose actions have 1"):
-        Planner(LineModel(), config())  # type: ignore[arg-type]
+    model = LineModel()
+    model.config = replace(model.config, action_parts=())
+    with pytest.raises(InputError, match=r"1 numbers without known bounds.*train it with --env"):
+        Planner(model, config())  # type: ignore[arg-type]
     policy = planner()
     with pytest.raises(ValueError, match=r"1 frames for 0 rows: reset every row"):
         policy.act(np.zeros((1, 16, 16, 3), np.uint8), {})

@@ -255,7 +255,9 @@ def test_a_folder_of_continuous_actions_is_refused_before_playing(tmp_path: Path
     action = np.full((len(found[0].image), 2), 0.5, np.float32)
     action[0] = np.nan
     store.append(replace(found[0], action=action, extras={}))
-    with pytest.raises(InputError, match=r"discrete actions, but the episodes in .* have actions of 2 numbers: record"):
+    with pytest.raises(
+        InputError, match=r"actions of 0 numbers \(0: discrete\), those of the episodes in .* have 2: record"
+    ):
         recorded(tmp_path, faulty(), processes=False)
     assert len(EpisodeStore(tmp_path)) == 1
 

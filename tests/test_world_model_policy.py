@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import agents.world_model_policy
-from agents.actor_critic import ActorCritic, ActorCriticConfig
+from agents.actor_critic import ActorCritic, ActorCriticConfig, networks_for
 from agents.dreamer import STATE, Dreamer, DreamerConfig
 from agents.evaluation import Evaluation, evaluate, imagined_returns
 from agents.world_model_policy import WorldModelPolicy, load_agent
@@ -26,6 +27,7 @@ from corridor import (
 )
 from envs.factory import EnvConfig
 from envs.policy import FrameArray, IntArray
+from worldmodel.actions import ActionSpec, told
 from worldmodel.checkpoint import read_state
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
@@ -173,12 +175,12 @@ def test_actions_come_as_often_as_the_actor_says(model: WorldModel) -> None:
 
 @pytest.fixture(scope="module")
 def continuous() -> WorldModel:
-    return random_model(small_config(num_actions=0, action_size=2), 0).float()
+    return random_model(small_config(**told(ActionSpec.box((-1.0, 2.0), (1.0, 3.0)))), 0).float()
 
 
 def continuous_agent(model: WorldModel) -> ActorCritic:
     torch.manual_seed(0)
-    agent = ActorCritic(ActorCriticConfig(model.config.features, 0, hidden=16, low=(-1.0, 2.0), high=(1.0, 3.0)))
+    agent = ActorCritic(replace(networks_for(model), hidden=16))
     torch.nn.init.normal_(agent.actor[-1].weight, std=0.3)
     return agent
 
@@ -256,10 +258,12 @@ def test_a_policy_that_cannot_be_used_is_refused(store: EpisodeStore, tmp_path: 
     with pytest.raises(InputError, match=r"missing\.pt does not exist: train a policy"):
         load_agent(tmp_path / "missing.pt", model)
     Dreamer(ExactModel(), store, DreamerConfig(rows=2, horizon=1), tmp_path).save()  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"reads 5 features and 2 actions, the world model has 12 features and 3 act"):
+    with pytest.raises(
+        InputError, match=r"reads features=5, num_actions=2, the world model has features=12, num_actions=3"
+    ):
         load_agent(tmp_path / STATE, model)
-    continuous = random_model(small_config(num_actions=0, action_size=2), 0)
-    with pytest.raises(InputError, match=r"2 actions, the world model has 12 features and actions of 2 numbers"):
+    continuous = random_model(small_config(**told(ActionSpec.box((-1.0, 0.0), (1.0, 1.0)))), 0)
+    with pytest.raises(InputError, match=r"num_actions=2, the world model has features=12, low=\(-1\.0, 0\.0\)"):
         load_agent(tmp_path / STATE, continuous)
     cut = tmp_path / "cut.pt"
     cut.write_bytes((tmp_path / STATE).read_bytes()[:1000])

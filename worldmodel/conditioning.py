@@ -4,9 +4,12 @@ action that led to it, the agent's pose.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
+from worldmodel.actions import actions_of
 from worldmodel.config import WorldModelConfig
 from worldmodel.diffusion import fourier
 from worldmodel.episodes import NO_ACTION
@@ -21,14 +24,40 @@ LONGEST, SHORTEST = 32.0, 1.0
 class Condition(nn.Module):
     """Embeddings of noise level, action and pose, added up (paper, section 3: discrete actions by a learned embedding,
     continuous ones by a small MLP, added to the embedding of the noise level); with `shortcut` the step's size as well.
+
+    Of an action that is a vector, every choice has an embedding of its own; all are added to that of the other numbers.
     """
+
+    reals: Tensor
+    chosen: Tensor
+    sizes: Tensor
+    offsets: Tensor
+    middle: Tensor
+    reach: Tensor
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
         self.config = config
         self.noise = _mlp(2 * NOISE_BANDS, config.dim)
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last one: no action led here, or not told
-        self.motion = _mlp(config.action_size, config.dim) if config.action_size else None
+        vector = actions_of(config)
+        reals = [i for i, n in enumerate(vector.choices) if not n] if config.action_size else []
+        chosen = [i for i, n in enumerate(vector.choices) if n] if config.action_size else []
+        self.motion = _mlp(len(reals), config.dim) if reals else None
+        self.choices = nn.Embedding(sum(vector.choices), config.dim) if chosen else None
+        if self.choices is not None:
+            nn.init.normal_(self.choices.weight, std=len(chosen) ** -0.5)  # of the sum as of a single one
+        sizes = [vector.choices[i] for i in chosen]
+        box = [(vector.low[i], vector.high[i]) if vector.bounded else (-1.0, 1.0) for i in reals]
+        for name, values in {
+            "reals": torch.tensor(reals, dtype=torch.int64),
+            "chosen": torch.tensor(chosen, dtype=torch.int64),
+            "sizes": torch.tensor(sizes, dtype=torch.int64),
+            "offsets": torch.tensor(sizes, dtype=torch.int64).cumsum(0) - torch.tensor(sizes, dtype=torch.int64),
+            "middle": torch.tensor([(low + high) / 2 for low, high in box], dtype=torch.float32),
+            "reach": torch.tensor([(high - low) / 2 for low, high in box], dtype=torch.float32),
+        }.items():
+            self.register_buffer(name, values, persistent=False)
         self.pose = _mlp(config.pose_size * 2 * POSE_BANDS, config.dim) if config.pose_size else None
         self.step = nn.Embedding(finest(config.shortcut) + 1, config.dim) if config.shortcut else None
         if self.step is not None:
@@ -39,13 +68,12 @@ class Condition(nn.Module):
 
         `halvings` (B, T) int64 are the steps of a model with `shortcut`; None is the finest one for all.
         """
-        if self.motion is None:
+        if not self.config.action_size:
             told = actions if self.config.num_actions else torch.full(level.shape, -1, device=level.device)
             action = self.action(torch.where(told < 0, self.config.num_actions, told))
         else:
             untold = actions.isnan().any(-1, keepdim=True)
-            told = self.motion(torch.where(untold, 0, actions).to(level.dtype))
-            action = torch.where(untold, self.action.weight[-1], told)
+            action = torch.where(untold, self.action.weight[-1], self._vector(torch.where(untold, 0, actions), level))
         condition = self.noise(fourier(level, NOISE_BANDS, 2.0, 0.002)) + action
         if self.pose is not None and pose is not None:
             condition = condition + self.pose(waves(pose.to(level.dtype)))
@@ -53,12 +81,25 @@ class Condition(nn.Module):
             condition = condition + (self.step.weight[-1] if halvings is None else self.step(halvings))
         return nn.functional.silu(condition)
 
+    def _vector(self, actions: Tensor, like: Tensor) -> Tensor:
+        """Vectors (B, T, A) without "none" -> (B, T, D), as `like` in precision."""
+        parts: list[Tensor] = []
+        if self.motion is not None:
+            reals = (actions.index_select(-1, self.reals) - self.middle) / self.reach
+            parts.append(self.motion(reals.to(like.dtype)))
+        if self.choices is not None:
+            index = actions.index_select(-1, self.chosen).long() + self.offsets
+            parts.append(self.choices(index).sum(-2))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
     def check(self, actions: Tensor, pose: Tensor | None, frames: int | None) -> None:
         """Raise unless actions are (B, T) int64, or (B, T, A) floating where they are continuous, NaN for none; pose
         (B, T, P) floating, or None in a model without. `frames`: the T that is wanted. A model without actions takes
         any and looks at none.
         """
         config = self.config
+        # Nothing can be read while a CUDA graph is recorded: who records it checks what it is given.
+        recorded = actions.is_cuda and torch.cuda.is_current_stream_capturing()
         if config.action_size:
             if actions.ndim != 3 or not actions.is_floating_point():
                 shape = f"floating with shape (B, T, {config.action_size})"
@@ -67,11 +108,17 @@ class Condition(nn.Module):
                 raise InputError(
                     f"actions have {actions.shape[-1]} numbers, this world model wants {config.action_size}"
                 )
+            chosen = actions.index_select(-1, self.chosen) if self.choices is not None and not recorded else None
+            if chosen is not None and bool(
+                (((chosen != chosen.floor()) | (chosen < 0) | (chosen >= self.sizes)) & ~chosen.isnan()).any()
+            ):
+                raise InputError(
+                    f"the choices in actions are outside those of this world model ({actions_of(config)}): it was "
+                    "trained on another action space"
+                )
         elif config.num_actions:
             if actions.ndim != 2 or actions.dtype != torch.int64:
                 raise ValueError(f"actions must be int64 (B, T), got {actions.dtype} {tuple(actions.shape)}")
-            # Nothing can be read while a CUDA graph is recorded: who records it checks what it is given.
-            recorded = actions.is_cuda and torch.cuda.is_current_stream_capturing()
             for action in torch.stack(torch.aminmax(actions)).tolist() if actions.numel() and not recorded else ():
                 if not NO_ACTION <= action < config.num_actions:
                     raise InputError(
@@ -115,8 +162,20 @@ def waves(pose: Tensor) -> Tensor:
     return fourier(pose, POSE_BANDS, LONGEST, SHORTEST).flatten(-2)
 
 
+class _Sized(Protocol):
+    @property
+    def action_size(self) -> int: ...
+
+
+def no_actions(config: _Sized, rows: int, device: torch.device) -> Tensor:
+    """What led to the first frame of an episode: (rows,) int64 of -1, or (rows, A) of NaN."""
+    if config.action_size:
+        return torch.full((rows, config.action_size), torch.nan, device=device)
+    return torch.full((rows,), NO_ACTION, device=device)
+
+
 def withhold(actions: Tensor, withheld: Tensor) -> Tensor:
-    """The same actions (B, T) or (B, T, A) with those where `withheld` (B, T) is True replaced by none."""
+    """The same actions (B, ...) or (B, ..., A) with those where `withheld` (B, ...) is True replaced by none."""
     if actions.is_floating_point():
         return actions.masked_fill(withheld[..., None], torch.nan)
     return actions.masked_fill(withheld, NO_ACTION)

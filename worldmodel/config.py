@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
+from worldmodel.actions import ActionPart, ActionSpec, read_parts
 from worldmodel.errors import InputError, check_fields
 
 Scan = Literal["blockwise", "whole-frame", "none"]
@@ -109,7 +110,10 @@ class WorldModelConfig:
     num_actions: int = 3
     """Discrete actions of the environment; 0 where they are continuous, or where the model is to be told none."""
     action_size: int = 0
-    """Numbers of a continuous action; 0 where actions are discrete."""
+    """Numbers of an action that is a vector; 0 where actions are discrete."""
+    action_parts: tuple[ActionPart, ...] = ()
+    """What those numbers are (`worldmodel.actions`): choices, or numbers between bounds. Empty: numbers of unknown
+    bounds, of which nobody can make an environment."""
     pose_size: int = 0
     """Numbers of the agent's pose that every frame is conditioned on, as in the paper's Maze experiments; 0 for none.
     A model with a pose continues recorded videos. It is no environment: nothing says where an action leads."""
@@ -219,6 +223,11 @@ class WorldModelConfig:
                 f"num_actions={self.num_actions} and action_size={self.action_size}: actions are either discrete or "
                 "continuous, set one of them to 0"
             )
+        if self.action_parts and ((parts := ActionSpec(self.action_parts)).count or parts.size != self.action_size):
+            raise InputError(
+                f"action_size={self.action_size}, but the parts have {parts.size} numbers ({parts}): make them equal, "
+                "and give discrete actions as num_actions"
+            )
         for name in ("action_dropout", "context_prob", "shortcut_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 1")
@@ -293,6 +302,7 @@ class WorldModelConfig:
         """Inverse of `to_dict`. An unknown key is an `InputError` that names it."""
         _check_keys(cls, values, "world model config")
         values = {**OLDER, **values}
+        values["action_parts"] = read_parts(values.get("action_parts", ()))
         if isinstance(tiles := values.get("tiles"), list | tuple):
             values["tiles"] = tuple(tuple(tile) if isinstance(tile, list) else tile for tile in tiles)
         if isinstance(small := values.get("small_autoencoder"), Mapping):

@@ -46,8 +46,9 @@ def for_torchrl(envs: VectorEnv[Any, Any, Any]) -> EnvBase:
         Collector(for_torchrl(dreams), policy, frames_per_batch=1024, total_frames=100_000)
 
     `batch_size` is (N,). Keys as TorchRL's own wrappers name them: `pixels` for frames (N, h, w, 3) uint8,
-    `observation` for features (N, F) float32, the keys of a dictionary as they are; `action` (N,) int64, `reward`
-    (N, 1) float32. TorchRL resets finished rows through `_reset`, or leaves them alone through `_step`.
+    `observation` for features (N, F) float32, the keys of a dictionary as they are; `action` as
+    the space has it, so (N,) int64 where it is Discrete; `reward` (N, 1) float32. TorchRL resets finished rows through
+    `_reset`, or leaves them alone through `_step`.
 
     Raises InputError for another autoreset mode or output, MissingExtraError without TorchRL.
     """

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from tianshou.env import BaseVectorEnv
@@ -46,9 +47,12 @@ class TianshouEnv(BaseVectorEnv):  # type: ignore[misc]
         self._assert_is_not_closed()
         rows, mask = self._rows(id)
         chosen = np.asarray(action)
-        if chosen.shape != rows.shape:
+        space = self.envs.single_action_space
+        if isinstance(space, spaces.Dict):
+            raise InputError(f"Tianshou knows no dictionaries of actions, these environments have {space}: wrap them")
+        if chosen.shape != (*rows.shape, *(space.shape or ())):
             raise InputError(f"actions of shape {chosen.shape} for the rows {rows.tolist()}: give one for each")
-        actions = np.zeros(self.env_num, np.int64)
+        actions = np.repeat(chosen[:1], self.env_num, 0)  # those of the other rows only have to be valid
         actions[rows] = chosen
         observations, rewards, terminated, truncated, _ = self.envs.step(actions, mask=mask)  # type: ignore[call-arg]
         infos = np.array([{"env_id": row} for row in rows.tolist()])

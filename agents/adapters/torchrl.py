@@ -11,10 +11,11 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
+from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
 from agents.adapters.needs import device_of
+from envs.actions import spec_of
 from worldmodel.errors import InputError
 
 _FLAGS = ("done", "terminated", "truncated")
@@ -27,14 +28,12 @@ class TorchRLEnv(EnvBase):  # type: ignore[misc]
         device = device_of(envs)
         super().__init__(device=device, batch_size=torch.Size([envs.num_envs]))
         self.envs = envs
-        rows, actions = envs.num_envs, envs.single_action_space
-        if not isinstance(actions, spaces.Discrete):
-            raise InputError(f"the adapter for TorchRL knows Discrete actions, these environments have {actions}")
+        rows = envs.num_envs
         self.observation_spec = Composite(
             {key: _spec(space, rows, device) for key, space in _named(envs.single_observation_space).items()},
             shape=(rows,),
         )
-        self.action_spec = Categorical(int(actions.n), shape=(rows,), dtype=torch.int64, device=device)
+        self.action_spec = _action_spec(envs.single_action_space, rows, device)
         self.reward_spec = Unbounded((rows, 1), dtype=torch.float32, device=device)
         flag = Categorical(2, shape=(rows, 1), dtype=torch.bool, device=device)
         self.full_done_spec = Composite({key: flag.clone() for key in _FLAGS}, shape=(rows,))
@@ -93,6 +92,23 @@ def _spec(space: spaces.Space[Any], rows: int, device: torch.device) -> TensorSp
     if space.dtype == np.uint8:
         return Bounded(0, 255, shape=shape, dtype=torch.uint8, device=device)
     return Unbounded(shape, dtype=torch.float32, device=device)
+
+
+def _action_spec(space: spaces.Space[Any], rows: int, device: torch.device) -> TensorSpec:
+    actions = spec_of(space, "the environment for TorchRL")
+    if actions.named:
+        raise InputError(f"the adapter for TorchRL knows no dictionaries of actions, these environments have {space}")
+    part = actions.parts[0]
+    shared: dict[str, Any] = {"dtype": getattr(torch, part.dtype), "device": device}
+    if part.kind == "box":
+        low, high = (
+            torch.tensor(bound).reshape(part.shape).expand(rows, *part.shape) for bound in (part.low, part.high)
+        )
+        return Bounded(low.to(device), high.to(device), shape=(rows, *part.shape), **shared)
+    if part.kind == "discrete":
+        return Categorical(part.choices[0], shape=(rows,), **shared)
+    choices = torch.tensor(part.choices).reshape(part.shape)
+    return MultiCategorical(choices, shape=(rows, *part.shape), **shared)
 
 
 def _mask(chosen: Tensor) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -61,7 +61,7 @@ class Contestant:
         """Its policy. Raises InputError for one that cannot play this environment, or does not exist."""
         if self.run is not None:
             return self.run.learned(self.config, device, greedy)
-        return Learned(make_policy(self.name, probe(self.config).num_actions, self.config.id), None, None)
+        return Learned(make_policy(self.name, probe(self.config).actions, self.config.id), None, None)
 
 
 @dataclass(frozen=True)

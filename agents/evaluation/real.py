@@ -14,7 +14,7 @@ import numpy as np
 from agents.familiarity import by_step
 from agents.world_model_policy import WorldModelPolicy
 from envs.factory import EnvConfig
-from envs.policy import FrameArray, IntArray, Policy
+from envs.policy import Actions, FrameArray, IntArray, Policy
 from envs.recording import SEED_KEY, open_envs, play
 from worldmodel.episodes import Episode
 from worldmodel.errors import InputError
@@ -107,7 +107,7 @@ class _Timed:
             self.began.setdefault(seed, now)
         self.policy.reset(rows, seeds)
 
-    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
         return self.policy.act(frames, info)
 
 

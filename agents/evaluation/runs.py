@@ -18,6 +18,7 @@ from agents.settings import LoopSettings, from_json, to_json
 from envs.contexts import contexts_of
 from envs.factory import EnvConfig
 from envs.policy import Policy
+from worldmodel.actions import actions_of
 from worldmodel.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, read_json
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
@@ -60,10 +61,10 @@ class TrainedRun:
             return Learned(learned(s, out, checkpoint=None, contexts=None, greedy=greedy), None, None)
         checkpoint = load_checkpoint(self.world_model, device)
         shape, real = checkpoint.model.config, probe(config)
-        if real != Probe((shape.height, shape.width), shape.num_actions):
+        if real != (modelled := Probe((shape.height, shape.width), actions_of(shape))):
             raise InputError(
-                f"{config.id} has frames of {real.frame} and {real.num_actions} actions, {self.folder} learned with "
-                f"{(shape.height, shape.width)} and {shape.num_actions}: change --size and --actions to match"
+                f"{config.id} has frames of {real.frame} and {real.actions}, {self.folder} learned with "
+                f"{modelled.frame} and {modelled.actions}: change --size and --actions to match"
             )
         contexts = EpisodeStore(s.contexts or contexts_of(checkpoint))
         policy = learned(s, out, checkpoint=checkpoint, contexts=contexts, greedy=greedy)

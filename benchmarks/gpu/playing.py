@@ -42,7 +42,7 @@ def record(setting: Setting, sheet: Sheet) -> None:
     """Scripted episodes in processes, for training and, of other mazes, for judging."""
     config, rows = world(setting), 2 if setting.rehearse else 16
     try:
-        actions = probe(config).num_actions
+        actions = probe(config).actions
     except (InputError, MissingExtraError) as error:  # the package, or a library to render with
         raise NotRunError(str(error)) from error
     policy = make_policy("scripted", actions, config.id)

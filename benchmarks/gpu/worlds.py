@@ -12,6 +12,7 @@ from agents.presets import PRESETS
 from agents.probe import Probe
 from benchmarks.gpu.sheet import Setting
 from worldmodel import Episode, EpisodeStore, WorldModel, WorldModelConfig
+from worldmodel.actions import ActionSpec
 from worldmodel.model import weights_from
 from worldmodel.precision import use_policy
 
@@ -42,7 +43,7 @@ def config_of(name: str, setting: Setting) -> WorldModelConfig:
         return TINY
     settings = PRESETS[name]
     side = settings.size or 64
-    return replace(settings.model, tokenizer="patches").of_world(Probe((side, side), ACTIONS))
+    return replace(settings.model, tokenizer="patches").of_world(Probe((side, side), ActionSpec.discrete(ACTIONS)))
 
 
 def model_of(config: WorldModelConfig, setting: Setting) -> WorldModel:

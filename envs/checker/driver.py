@@ -226,10 +226,15 @@ class Driver:
 
     def _given(self, begun: Mask) -> Any:
         batch = self.actions.batch(self._taken.tolist())
-        if begun.any() and isinstance(batch, np.ndarray):  # what NEXT_STEP says is ignored: another one in each run
+        if begun.any():  # what NEXT_STEP says is ignored: another one in each run
             other = self._ignored.batch((self._taken + 1).tolist())
-            batch[begun] = other[begun]
-        return batch if self._tensors is None else torch.as_tensor(batch, device=self._tensors)
+            for (_, part), (_, ignored) in zip(arrays(batch), arrays(other), strict=True):
+                part[begun] = ignored[begun]
+        if self._tensors is None:
+            return batch
+        if isinstance(batch, dict):
+            return {key: torch.as_tensor(part, device=self._tensors) for key, part in batch.items()}
+        return torch.as_tensor(batch, device=self._tensors)
 
     def _look_for_tensors(self, observation: Any) -> None:
         tensors = [leaf for _, leaf in arrays(observation) if isinstance(leaf, torch.Tensor)]

@@ -93,7 +93,7 @@ class Dreams:
 
     @torch.no_grad()
     def advance(self, actions: Tensor, live: Rows) -> Dreamt:
-        """Dream one frame further under actions (N,) in the rows of `live`; the others stay as they are."""
+        """Dream one frame further under actions (N,) or (N, A) in the rows of `live`; the others stay as they are."""
         # Told that some rows rest, the model waits for the device to say which: not where all go on.
         active = None if live.all() else torch.as_tensor(live, device=self.world.device)
         sampler, before, noise = self.world.sampler, self.memory, self.chance.noise
@@ -158,7 +158,7 @@ def padded(clips: Sequence[Clips]) -> Clips:
         [
             Clips(
                 filled(each.frames, 0),
-                filled(each.actions, NO_ACTION),
+                filled(each.actions, torch.nan if each.actions.is_floating_point() else NO_ACTION),
                 filled(each.rewards, 0),
                 filled(each.terminated, False),
                 filled(each.mask, False),

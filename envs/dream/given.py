@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,41 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.actions import ActionPart, ActionSpec
 from worldmodel.errors import InputError
 
 
-def check_actions(actions: Any, rows: int, count: int, device: torch.device) -> Tensor:
-    """Actions 0..count-1 of `rows` rows, int64 on `device`, in storage of their own."""
+def check_actions(actions: Any, rows: int, space: ActionSpec, device: torch.device) -> Tensor:
+    """Actions of `rows` rows as `space` has them, as the model wants them, on `device`, in storage of their own.
+
+    That is (rows,) int64 where an action is one of n, else (rows, A) float32.
+    """
+    if space.count:
+        return _numbers(actions, rows, space.count, device)
+    keys = [part.key for part in space.parts]
+    if space.named and not (isinstance(actions, Mapping) and set(actions) == set(keys)):
+        got = sorted(actions) if isinstance(actions, Mapping) else type(actions).__name__
+        raise InputError(f"actions must be a dictionary with the keys {sorted(keys)}, got {got}")
+    entries = actions if space.named else {"": actions}
+    vectors = torch.cat([_part(entries[part.key], rows, part, device) for part in space.parts], 1)
+    low, high = (vectors.new_tensor(bound) for bound in (space.low, space.high))
+    if not bool(((vectors >= low) & (vectors <= high)).all()):
+        raise InputError(f"actions {vectors.tolist()} are outside the action space: {space}")
+    return vectors
+
+
+def _part(actions: Any, rows: int, part: ActionPart, device: torch.device) -> Tensor:
+    chosen = torch.as_tensor(actions)
+    name = f"'{part.key}' of actions" if part.key else "actions"
+    if chosen.shape != (rows, *part.shape) or chosen.is_complex() or (part.choices and chosen.is_floating_point()):
+        kind = "whole numbers" if part.choices else "numbers"
+        raise InputError(
+            f"{name} must be {kind} of shape {(rows, *part.shape)}, got {chosen.dtype} {tuple(chosen.shape)}"
+        )
+    return chosen.to(device, torch.float32).reshape(rows, -1)
+
+
+def _numbers(actions: Any, rows: int, count: int, device: torch.device) -> Tensor:
     chosen = torch.as_tensor(actions)
     whole = not (chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool)
     if chosen.shape != (rows,) or not whole:

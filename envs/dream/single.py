@@ -15,11 +15,12 @@ from envs.dream.state import DreamState
 from envs.dream.vector import DreamVectorEnv
 from envs.policy import FrameArray
 from worldmodel.checkpoint import Checkpoint
+from worldmodel.errors import InputError
 
 KEYS = string.digits + string.ascii_lowercase
 
 
-class DreamEnv(gym.Env[Any, np.int64]):
+class DreamEnv(gym.Env[Any, Any]):
     """One dream, by the options of `DreamVectorEnv` that concern a single row.
 
     Its horizon is the time limit that `gymnasium.make` puts around it; on its own it truncates nothing but what
@@ -89,7 +90,7 @@ class DreamEnv(gym.Env[Any, np.int64]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Dream one frame further."""
-        observation, reward, terminated, truncated, info = self._row.step(np.array([action]))
+        observation, reward, terminated, truncated, info = self._row.step(_batch(action))
         return _first(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), _only(info)
 
     def render(self) -> FrameArray | None:
@@ -110,9 +111,22 @@ class DreamEnv(gym.Env[Any, np.int64]):
         self._row.set_state(state)
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
-        """Which key is which action, for `gymnasium.utils.play`; actions beyond the 36th have none."""
-        actions = range(self._row.model.config.num_actions)
+        """Which key is which action, for `gymnasium.utils.play`; actions beyond the 36th have none.
+
+        Raises InputError where actions are not discrete.
+        """
+        if not isinstance(self.action_space, gym.spaces.Discrete):
+            raise InputError(
+                f"keys stand for discrete actions, this dream takes {self.action_space}: say what they do, "
+                "play(env, keys_to_action=...)"
+            )
+        actions = range(int(self.action_space.n))
         return {(ord(key),): action for action, key in zip(actions, KEYS, strict=False)}
+
+
+def _batch(action: Any) -> Any:
+    """One action as those of one row."""
+    return {key: np.array([part]) for key, part in action.items()} if isinstance(action, dict) else np.array([action])
 
 
 def _first(observation: Any) -> Any:

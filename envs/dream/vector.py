@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.actions import space_of
 from envs.dream.asked import asked
 from envs.dream.dreams import Dreams, Dreamt, Rows, padded
 from envs.dream.ends import ends
@@ -36,6 +37,7 @@ from envs.dream.state import DreamState
 from envs.dream.view import View
 from envs.dream.world import World, open_world
 from envs.policy import FrameArray
+from worldmodel.actions import actions_of
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.errors import InputError
 from worldmodel.memory import Memory
@@ -69,7 +71,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     stagger: the dreams that `reset()` begins in all rows have 0 to max_episode_steps - 1 steps behind them already, by
         seed and evenly spread, so that rows are not truncated all at once. Later dreams are whole.
     context_info: whenever a row begins, tell its context as `info["context_frames"]` (N, C, h, w, 3) uint8 and
-        `info["context_actions"]` (N, C) int64, -1 for none, to warm up a policy. The last frame is the observation.
+        `info["context_actions"]` (N, C) int64, -1 for none, or (N, C, A) float32, NaN for none, where actions are not
+        discrete (`worldmodel.actions`), to warm up a policy. The last frame is the observation.
         `info["context_length"]` (N,) says how many of the C frames are a row's own; shorter contexts stand at the end.
     uncertainty: tell as `info["uncertainty"]` (N,) how little a step is to be trusted (`worldmodel.uncertainty`).
     truncate_above: a dream whose uncertainty exceeds this has left what the model knows, and is truncated.
@@ -160,7 +163,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         self._dreams = Dreams(rows, world, options)
         self._view = View(options.observation, options.output, options.channels_first, world.device)
         self.single_observation_space = self._view.space(self.model.config)
-        self.single_action_space = gym.spaces.Discrete(self.model.config.num_actions)
+        self._actions = actions_of(self.model.config)
+        self.single_action_space = space_of(self._actions)
         self.observation_space = batch_space(self.single_observation_space, rows)
         self.action_space = batch_space(self.single_action_space, rows)
 
@@ -212,7 +216,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         self._check_open()
         if not self._dreams.begun:
             raise gym.error.ResetNeeded("call reset() before step()")
-        chosen = check_actions(actions, self.num_envs, self.model.config.num_actions, self.device)
+        chosen = check_actions(actions, self.num_envs, self._actions, self.device)
         asked = check_mask("mask", mask, self.num_envs)
         ended, live = asked & self._dreams.done, asked & ~self._dreams.done
         if ended.any() and self.autoreset_mode is AutoresetMode.DISABLED:

@@ -7,6 +7,7 @@ are positive. What is not named is 0.
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,9 +126,10 @@ def full_action(action: Action) -> dict[str, Any]:
 
 
 def dict_action_space() -> spaces.Dict:
-    """Every button as Discrete(2), and `camera` as Box(-180, 180, (2,)) of float32."""
-    buttons = {button: spaces.Discrete(2) for button in BUTTONS}
-    return spaces.Dict({**buttons, "camera": spaces.Box(-180.0, 180.0, (2,), np.float32)})
+    """Every button as Discrete(2), `camera` as Box(-180, 180, (2,)) of float32; in the order of recorded vectors."""
+    buttons = [(button, spaces.Discrete(2)) for button in BUTTONS]
+    camera = spaces.Box(-180.0, 180.0, (2,), np.float32)
+    return spaces.Dict(OrderedDict([*buttons, ("camera", camera)]))  # a plain dictionary would be sorted
 
 
 def mu_law_bins(largest: float = 10.0, step: float = 2.0, mu: float = 10.0) -> NDArray[np.float64]:

@@ -65,8 +65,8 @@ class RealSide:
     def __init__(self, config: EnvConfig, model: WorldModelConfig) -> None:
         self.config = config
         self.env: FrameEnv = make(config)
-        shape, count = self.env.observation_space.shape, int(self.env.action_space.n)  # type: ignore[attr-defined]
-        if shape != (model.height, model.width, 3) or count != model.num_actions:
+        shape, count = self.env.observation_space.shape, getattr(self.env.action_space, "n", 0)
+        if shape != (model.height, model.width, 3) or int(count) != model.num_actions:
             self.env.close()
             raise InputError(
                 f"--real {config.id} has frames of {shape} and {count} actions, the model "

@@ -11,11 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.actions import NO_ACTION as NO_ACTION
 from worldmodel.errors import InputError
-
-NO_ACTION = -1
-"""The action of frame 0: nothing led to it. The action of every frame, where none is known."""
-
 
 INVERSE_KEY = "inverse_actions"
 """Extra of an episode, int64 (1, A, n): the actions that undo each of A actions, filled up with -1; all -1: none."""

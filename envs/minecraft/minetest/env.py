@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -73,8 +74,8 @@ class MinetestEnv(gym.Env[Any, Any]):
         actions = actions or self._kind.actions
         self._set = None if actions == "dict" else action_set(actions)
         if self._set is None:
-            crafts = {"craft": spaces.Discrete(len(CRAFTS) + 1)} if task == "craft" else {}
-            self.action_space = spaces.Dict({**dict_action_space().spaces, **crafts})
+            crafts = [("craft", spaces.Discrete(len(CRAFTS) + 1))] if task == "craft" else []
+            self.action_space = spaces.Dict(OrderedDict([*dict_action_space().spaces.items(), *crafts]))
         else:
             if task != "craft" and any("craft" in action for action in self._set.actions):
                 raise InputError(f"the task '{task}' crafts nothing: choose another action set than '{actions}'")
