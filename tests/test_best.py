@@ -14,7 +14,7 @@ from agents.evaluation.runs import open_run
 from agents.presets import PRESETS
 from agents.settings import to_json
 from dreams import dream_folder
-from envs.contexts import contexts_folder
+from envs.contexts import contexts_of
 from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.episodes import EpisodeStore
 
@@ -56,7 +56,7 @@ def test_it_stays_as_it_was_when_training_goes_on(run: Path) -> None:
     assert (run / "policy" / "policy.pt").read_bytes() != kept[run / "best" / "policy" / "policy.pt"]
     best = load_checkpoint(run / "best" / "world_model")
     assert best.step == 7
-    assert contexts_folder(best) == (run / "episodes").resolve()
+    assert contexts_of(best) == (run / "episodes").resolve()
     assert open_run(run / "best").world_model == run / "best" / "world_model"
     assert json.loads((run / "best" / "best.json").read_text()) == {"round": 0, "return": {"mean": 1.0}}
 
