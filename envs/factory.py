@@ -13,8 +13,8 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -33,7 +33,7 @@ from envs.policy import FrameArray
 from envs.repeating import EveryNth
 from envs.rows import FrameVectorEnv as FrameVectorEnv
 from envs.rows import LocalRows, ProcessRows, in_workers
-from worldmodel.errors import InputError, require
+from worldmodel.errors import InputError, check_value, require
 
 FrameEnv = gym.Env[FrameArray, Any]
 """What `make` returns: observations (h, w, 3) uint8, actions as `envs.actions` knows them."""
@@ -103,15 +103,18 @@ class EnvConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EnvConfig:
-        """Inverse of `to_dict`. Raises InputError for keys it does not know."""
-        known = [field.name for field in fields(cls)]
+        """Inverse of `to_dict`. Raises InputError for keys it does not know, and for values of another type."""
+        if not isinstance(values, Mapping):
+            raise InputError(f"environment config is {values!r:.80}: give an object with an 'id'")
+        known = get_type_hints(cls)
         unknown = sorted(set(values) - set(known))
         if unknown or "id" not in values:
-            raise InputError(f"environment config has unknown keys {unknown} or no 'id': known keys are {known}")
-        # Any: what is wrong in there, `__post_init__` finds.
+            raise InputError(f"environment config has unknown keys {unknown} or no 'id': known keys are {[*known]}")
         told: dict[str, Any] = {
-            name: tuple(map(int, value)) if isinstance(value, list | tuple) else value for name, value in values.items()
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
+        for name, value in told.items():
+            check_value(f"EnvConfig.{name}", value, known[name])
         return cls(**told)
 
 

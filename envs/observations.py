@@ -32,6 +32,7 @@ _OURS = {
     "first_frame",
     "goes_on",
     "inverse_actions",
+    "fps",
     "file",
 }
 """Names in episode files that are not the environment's to give."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -97,7 +98,7 @@ def add_line(root: Path, entry: Entry) -> None:
 
 
 def listed(store: EpisodeStore) -> list[Entry]:
-    """A line for each file of `store`, from the list as far as it goes; what is missing there is added."""
+    """A line for each file of `store`, from the list as far as it goes; what is missing there is added if it can be."""
     known: dict[str, Entry] = {}
     path = store.root / LIST
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -110,7 +111,8 @@ def listed(store: EpisodeStore) -> list[Entry]:
         if name not in known:
             keys = ("reward", SEED_KEY, SOURCE_KEY, FIRST_KEY, MORE_KEY)
             known[name] = entry_of(name, store.read_arrays(name, keys))
-            add_line(store.root, known[name])
+            with contextlib.suppress(OSError):  # it is a cache: a packed file and a folder to read have none
+                add_line(store.root, known[name])
     return [known[name] for name in store.names]
 
 

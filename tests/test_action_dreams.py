@@ -21,6 +21,7 @@ from envs import DreamVectorEnv, check_vector_env, make_pair
 from envs.actions import shaped
 from envs.checker import from_id, single_from_id
 from envs.factory import make
+from envs.play.command import PlayOptions, by_name, open_game
 from envs.recording import record
 from steering import SPACES, TARGET, moved, steering
 from worldmodel.actions import told
@@ -189,6 +190,54 @@ def test_real_and_dream_take_the_same_actions(worlds: Any, kind: str) -> None:
         features = [env.step(pair.real.action_space.sample())[0] for _ in range(12)]  # beyond an end
         assert np.stack(features).shape == (12, 2, 12)
         env.close()
+
+
+@pytest.mark.parametrize("kind", ["box", "choices", "dict"])
+def test_contexts_told_can_be_handed_over(worlds: Any, kind: str) -> None:
+    first, second = (DreamVectorEnv(2, **options(worlds(kind), context_info=True)) for _ in range(2))
+    frames, info = first.reset(seed=1)
+    again, _ = second.reset(seed=1, options={key: info[key] for key in ("context_frames", "context_actions")})
+    np.testing.assert_array_equal(frames, again)
+    for name, tensor in first.get_state().tensors.items():
+        assert torch.equal(tensor, second.get_state().tensors[name]), name
+
+
+def test_whole_choices_can_be_handed_over(worlds: Any) -> None:
+    first, second = (DreamVectorEnv(1, **options(worlds("choices"))) for _ in range(2))
+    led, shown = np.array([[0, 1], [2, 4]]), np.zeros((1, 2, 16, 8, 3), np.uint8)
+    for env, actions in ((first, led), (second, led.astype(np.float32))):
+        env.reset(seed=0, options={"context_frames": shown, "context_actions": actions[None]})
+    assert torch.equal(first.get_state().tensors["features"], second.get_state().tensors["features"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [
+        ("box", [np.inf, 0.0]),
+        ("box", [np.nan, 0.0]),
+        ("box", [1e300, 0.0]),
+        ("choices", [0.0, 5.0]),
+        ("choices", [-1.0, 0.0]),
+        ("choices", [0.5, 0.0]),
+        ("choices", [0, 7]),
+    ],
+)
+def test_context_actions_that_cannot_be_change_nothing(worlds: Any, kind: str, bad: list[float]) -> None:
+    env = DreamVectorEnv(1, **options(worlds(kind)))
+    env.reset(seed=0)
+    before = env.get_state()
+    given = {"context_frames": np.zeros((1, 1, 16, 8, 3), np.uint8), "context_actions": [[bad]]}
+    with pytest.raises(InputError, match=r"'context_actions' of row 0 .* must be finite numbers \(C, 2\) of 2 "):
+        env.reset(seed=7, options=given)
+    after = env.get_state()
+    assert all(torch.equal(tensor, after.tensors[name]) for name, tensor in before.tensors.items())
+
+
+@pytest.mark.parametrize("kind", ["box", "choices"])
+def test_only_discrete_actions_are_played_by_hand(worlds: Any, kind: str, tmp_path: Path) -> None:
+    asked = PlayOptions(str(worlds(kind) / "model"), out=tmp_path, real="recorded")
+    with pytest.raises(InputError, match=r"model takes 2 .* keys stand for discrete actions"):
+        open_game(asked, by_name)
 
 
 def test_contexts_of_other_actions_are_refused(worlds: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dreams import actions_of, dream_folder, roll, vec
+from envs.provenance import listed
 from worldmodel.episodes import Episode, EpisodeStore
 from worldmodel.episodes.packed import CONTEXTS, PackConfig, pack
 from worldmodel.errors import InputError
@@ -159,6 +160,14 @@ def test_a_packed_file_is_only_read(world: Path) -> None:
     store = EpisodeStore(world / "model" / CONTEXTS)
     with pytest.raises(InputError, match=r"contexts\.npz is a packed file, which is only read"):
         store.append(store.read(store.names[0]))
+
+
+def test_a_packed_file_is_listed_and_not_written_to(world: Path) -> None:
+    entries = listed(EpisodeStore(world / "model" / CONTEXTS))
+    assert entries
+    assert all(entry.seed is None and entry.source is None for entry in entries)
+    with pytest.raises(InputError, match=r"contexts\.npz is a file, which episodes cannot be written to"):
+        EpisodeStore(world / "model" / CONTEXTS, create=True)
 
 
 def test_an_episode_file_is_no_packed_file(tmp_path: Path) -> None:

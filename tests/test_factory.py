@@ -224,11 +224,25 @@ def test_what_cannot_be_used_is_named(config: EnvConfig, message: str) -> None:
         {"options": "{'single': 1}"},
         {"options": "[1]"},
         {"colour": 1},
+        {"size": "84"},
+        {"size": [1.5, 2]},
+        {"actions": ["a"]},
+        {"every": "2"},
+        {"options": 5},
+        {"layouts": 7},
+        {"image_key": 4},
     ],
 )
 def test_config_refuses_nonsense(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(values))):
         EnvConfig.from_dict({"id": "a/B-v0", **values})
+
+
+@pytest.mark.parametrize("values", [5, None, ["id"], "id"])
+def test_a_config_that_is_no_object_is_refused(values: Any) -> None:
+    """As a checkpoint of unknown origin may name it."""
+    with pytest.raises(InputError, match=r"environment config is .*give an object"):
+        EnvConfig.from_dict(values)
 
 
 def test_no_rows_are_refused() -> None:

@@ -24,6 +24,7 @@ from packing import finished_run
 from runs import ROOT
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
+from worldmodel.episodes.files import write_episode
 from worldmodel.errors import InputError
 from worldmodel.hub.__main__ import main
 from worldmodel.hub.client import Repo
@@ -125,12 +126,19 @@ def test_episodes_as_a_data_set(
     commits = len(hub.commits)
     main(["push-episodes", str(run / "episodes"), NAME])
     assert hub.commits[commits:] == [1, 1], "what is there already is not sent again"
+    old = write_episode(tmp_path, store.read(first), name="old.npz")
+    files |= {"episodes/old.npz": old.read_bytes(), "episodes/below/other.episode": b"", "episodes/.hidden.npz": b""}
     main(["pull-episodes", NAME, str(tmp_path / "episodes")])
-    found = EpisodeStore(tmp_path / "episodes")
-    assert found.names == store.names
+    found = EpisodeStore(tmp_path / "episodes", strict=True)
+    assert found.names == (*store.names, "old.npz"), "today's files and those of before, and no others"
     assert all(np.array_equal(found.read(name).image, store.read(name).image) for name in store.names)
     main(["pull-episodes", NAME, str(tmp_path / "episodes")])
     assert capsys.readouterr().out.strip().endswith(": 0 new episodes")
+
+
+def test_a_packed_file_is_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"contexts\.npz is a packed file: name the folder of episodes"):
+        main(["push-episodes", str(resolve("minigrid-memory-s7") / "contexts.npz"), NAME])
 
 
 def bomb() -> bytes:

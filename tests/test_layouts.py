@@ -126,6 +126,20 @@ def test_evaluations_tell_whether_starts_were_recorded(tmp_path: Path) -> None:
     assert starts(EnvConfig("CartPole-v1"), seeds, None) is None
 
 
+def test_a_recording_that_names_an_unknown_module_runs_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The world is read from the episodes, which may come from anywhere."""
+    (tmp_path / "planted.py").write_text("raise SystemExit('planted code was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    config, store = EnvConfig(MEMORY, max_episode_steps=1), EpisodeStore(tmp_path / "store", create=True)
+    record(config, store, RandomPolicy(7), episodes=1, num_envs=1, seed=0, processes=False, progress=False)
+    lines = store.root / "recorded.jsonl"
+    lines.write_text(lines.read_text().replace(f'"{MEMORY}"', f'"planted:{MEMORY}"'))
+    with pytest.raises(InputError, match="making it would run the module 'planted'"):
+        starts(config, range(2), store)
+
+
 def test_policies_are_judged_in_the_layouts_that_were_asked_for() -> None:
     settings = LoopSettings(layouts=(0, 12), eval_layouts=(12, 4))
     assert (settings.env_config.layouts, settings.eval_config.layouts) == ((0, 12), (12, 4))

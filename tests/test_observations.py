@@ -128,12 +128,14 @@ VIEWS = spaces.Dict(
     views=spaces.Dict({"front": box(COLORS), "depth": box(GREY / 255, high=1)}),
     inventory=spaces.Dict(wood=NUMBER, tools=spaces.Dict(axe=NUMBER)),
     reward=NUMBER,
+    fps=NUMBER,
     mission=spaces.Text(9),
 )
 SEEN = {
     "views": {"front": COLORS, "depth": GREY / 255},
     "inventory": {"wood": 2, "tools": {"axe": 1}},
     "reward": 5,
+    "fps": 7,
     "mission": "go",
 }
 STATE = np.array([0.5, -0.25], np.float32)
@@ -161,7 +163,8 @@ def test_the_only_bytes_are_the_image_and_everything_else_has_a_dotted_name() ->
     env = make(EnvConfig("seen/Views-v0"))
     frame, info = env.reset(seed=0)
     np.testing.assert_array_equal(frame, COLORS)
-    assert env.get_wrapper_attr("extra_keys") == ("inventory.tools.axe", "inventory.wood", "obs_reward", "views.depth")
+    extras = ("inventory.tools.axe", "inventory.wood", "obs_fps", "obs_reward", "views.depth")
+    assert env.get_wrapper_attr("extra_keys") == extras
     assert (info["inventory.wood"], info["inventory.tools.axe"], info["obs_reward"]) == (2, 1, 5)
     np.testing.assert_array_equal(info["views.depth"], GREY / 255)
 

@@ -24,6 +24,7 @@ from plays import corridor_run, game_of, options_of
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
+from worlds import random_model, small_config
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +219,12 @@ def test_which_world_is_the_real_one(checkpoint: Path) -> None:
         real_config("recorded", replace(loaded, world={}))
     with pytest.raises(InputError, match="name the world that it was trained in"):
         game_of(checkpoint, real="MiniGrid-MemoryS7-v0")
+
+
+def test_another_world_is_shown_at_the_size_of_the_model(checkpoint: Path) -> None:
+    loaded, tall = load_checkpoint(checkpoint), random_model(small_config(height=16, width=8, num_actions=2), 0)
+    assert real_config("a/B-v0", loaded).size == 16
+    assert real_config("a/B-v0", replace(loaded, model=tall)).size == (16, 8)
 
 
 def test_keys_come_from_the_environment_else_are_digits() -> None:

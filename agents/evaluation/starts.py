@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from envs.factory import EnvConfig, is_minigrid, make
+from envs.factory import EnvConfig, is_minigrid, make, trusted
 from envs.layouts import layout_of
 from envs.provenance import listed
 from worldmodel.episodes import EpisodeStore
@@ -40,7 +40,8 @@ def starts(config: EnvConfig, seeds: Iterable[int], recorded: EpisodeStore | Non
     for entry in entries:
         if entry.seed is None or entry.source is None:
             return Starts(len(set(evaluated)), None)
-        by_config.setdefault(EnvConfig.from_dict(entry.source["env"]), []).append(entry.seed)
+        world = trusted(EnvConfig.from_dict(entry.source["env"]), f"the recorded episode {entry.file}")
+        by_config.setdefault(world, []).append(entry.seed)
     seen = {start for world, played in by_config.items() for start in _starts(world, played)}
     share = float(np.mean([start in seen for start in evaluated])) if entries else None
     return Starts(len(set(evaluated)), share)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from envs.dream.options import WHOLE, DreamOptions
 from envs.dream.starts import Start
+from worldmodel.actions import actions_of
 from worldmodel.config import WorldModelConfig
 from worldmodel.episodes import NO_ACTION, Clips, EpisodeStore
 from worldmodel.errors import InputError
@@ -65,8 +66,18 @@ def _per_row(key: str, value: Any, rows: int) -> Sequence[Any]:
 def _array(value: Any) -> NDArray[Any]:
     try:
         return np.asarray(value.cpu().numpy() if isinstance(value, Tensor) else value)
-    except ValueError:  # lists of different lengths
+    except (ValueError, TypeError):  # lists of different lengths, or of what is no number
         return np.asarray(None)
+
+
+def _known(led: NDArray[Any], config: WorldModelConfig) -> bool:
+    """Whether every row of `led` (C, A) is an action, or NaN throughout. Numbers may lie out of a box, as recorded."""
+    with np.errstate(over="ignore"):  # infinite then
+        rows = led[~np.isnan(led).all(1)].astype(np.float32)
+    counts = np.array(actions_of(config).choices)
+    chosen, counts = rows[:, counts > 0], counts[counts > 0]
+    whole = (chosen == np.floor(chosen)) & (chosen >= 0) & (chosen < counts)
+    return bool(np.isfinite(rows).all() and whole.all())
 
 
 def _handed(frames: Any, actions: Any, length: Any, config: WorldModelConfig, dream: DreamOptions, where: str) -> Clips:
@@ -80,8 +91,8 @@ def _handed(frames: Any, actions: Any, length: Any, config: WorldModelConfig, dr
         )
     led = _array(actions)
     if config.action_size:
-        fits = led.dtype.kind == "f" and led.shape == (len(shown), config.action_size)
-        kind = f"numbers (C, {config.action_size}), NaN for none"
+        fits = led.dtype.kind in "fiu" and led.shape == (len(shown), config.action_size) and _known(led, config)
+        kind = f"finite numbers (C, {config.action_size}) of {actions_of(config)}, a row of NaN for none"
     else:
         fits = led.dtype.kind in "iu" and led.shape == (len(shown),)
         fits = fits and bool(((led >= NO_ACTION) & (led < config.num_actions)).all())

@@ -18,6 +18,7 @@ import tyro
 
 from envs.dream.options import Doubt
 from envs.policy import Policy
+from worldmodel.actions import actions_of
 from worldmodel.checkpoint import Checkpoint, device_of
 from worldmodel.errors import InputError, MissingExtraError, require
 
@@ -130,6 +131,11 @@ def open_game(options: PlayOptions, load_policy: LoadPolicy) -> Game:
         target_fps=None,
     )
     checkpoint = world.checkpoint
+    if not checkpoint.model.config.num_actions:
+        raise InputError(
+            f"{checkpoint.path} takes {actions_of(checkpoint.model.config)}, and keys stand for discrete actions: play "
+            "a world that has those"
+        )
     real = None if options.real is None else RealSide(real_config(options.real, checkpoint), checkpoint.model.config)
     pilot = None if options.policy is None else Pilot(load_policy(checkpoint, options.policy), options.policy)
     return Game(
@@ -159,10 +165,12 @@ def by_name(checkpoint: Checkpoint, text: str) -> Policy:
 
 def hello_of(options: PlayOptions, game: Game) -> dict[str, Any]:
     """What a page is told first."""
+    from envs.play.real_side import recorded_config
+
     checkpoint = game.dream.world.checkpoint
-    named = checkpoint.world.get("env") or {}
+    named = recorded_config(checkpoint)
     return {
-        "world": str(named.get("id") or options.checkpoint).rpartition(":")[2].removeprefix("lssvwm/"),
+        "world": str(options.checkpoint if named is None else named.id).rpartition(":")[2].removeprefix("lssvwm/"),
         "checkpoint": options.checkpoint,
         "trained": checkpoint.step,
         "real": None if game.real is None else game.real.config.id,

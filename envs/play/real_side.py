@@ -46,8 +46,8 @@ def real_config(asked: str, checkpoint: Checkpoint) -> EnvConfig:
         return trusted(own, str(checkpoint.path))
     if own is not None and asked.rpartition(":")[2] == own.id.rpartition(":")[2]:
         return EnvConfig.from_dict({**own.to_dict(), "id": asked})
-    size = checkpoint.model.config.height
-    return EnvConfig(asked, size=size if size == checkpoint.model.config.width else None)
+    height, width = checkpoint.model.config.height, checkpoint.model.config.width
+    return EnvConfig(asked, size=height if height == width else (height, width))
 
 
 def known_keys(checkpoint: Checkpoint, real: RealSide | None) -> Keys:

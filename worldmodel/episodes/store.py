@@ -74,6 +74,8 @@ class EpisodeStore:
         self._told: set[str] = set()
         self.pose, self.strict = tuple(pose), strict
         if create:
+            if self.root.exists() and not self.root.is_dir():
+                raise InputError(f"{self.root} is a file, which episodes cannot be written to: name a folder")
             self.root.mkdir(parents=True, exist_ok=True)
             sweep(self.root)
         elif not self.root.exists():

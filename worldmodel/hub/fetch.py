@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 from worldmodel.atomic import replace
+from worldmodel.episodes.files import NPZ, SUFFIX
 from worldmodel.episodes.packed import CONTEXTS
 from worldmodel.errors import InputError
 from worldmodel.hub.client import Repo, explained, failures, files_of, hub
@@ -19,7 +20,7 @@ FILES = (*NEEDED, CONTEXTS, "policy.safetensors", "card.json", "README.md")
 EPISODES = "episodes"
 
 _MOST = 2_000_000_000
-_EPISODE = re.compile(rf"{EPISODES}/[\w-][\w.-]*\.npz")
+_EPISODE = re.compile(rf"{EPISODES}/[\w-][\w.-]*({re.escape(SUFFIX)}|{re.escape(NPZ)})")
 
 
 def fetch(text: str) -> Path:
@@ -86,7 +87,7 @@ def pull_episodes(text: str, to: Path) -> int:
     with explained(repo):
         files = [file for file in files_of(repo, "dataset") if _EPISODE.fullmatch(file)]
         if not files:
-            raise InputError(f"{repo.name} is no data set of episodes: it has no {EPISODES}/*.npz; name another")
+            raise InputError(f"{repo.name} is no data set of episodes: it has no {EPISODES}/*{SUFFIX}; name another")
         where = Path(
             hub().snapshot_download(repo.name, repo_type="dataset", revision=repo.revision, allow_patterns=files)
         )

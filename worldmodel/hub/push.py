@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError
 from worldmodel.hub.client import Kind, Repo, explained, files_of, hub
 from worldmodel.hub.fetch import EPISODES, FILES
 from worldmodel.worlds.card import CARD, PAGE, page, read_card
@@ -26,8 +27,9 @@ tags:
 
 # {name}
 
-{episodes:,} episodes, {frames:,} frames of {height} x {width} pixels, one `.npz` file each: `image` (T + 1, h, w, 3)
-uint8, `action` (T + 1,), of which entry t led to frame t, `reward`, `terminated` and `truncated` (T + 1,).
+{episodes:,} episodes, {frames:,} frames of {height} x {width} pixels, one file each: `image` (T + 1, h, w, 3)
+uint8, `action` (T + 1,) or (T + 1, A), of which entry t led to frame t, `reward`, `terminated` and `truncated`
+(T + 1,).
 
 ```
 python -m worldmodel.hub pull-episodes {name} EPISODES
@@ -58,6 +60,8 @@ def push(run: Path, name: str, told: Packing | None = None, *, private: bool = F
 def push_episodes(folder: Path, name: str, *, licence: str = "mit", private: bool = False) -> str:
     """Write a folder of episodes to the hub as a data set; returns its address. What is there already is not sent."""
     repo, store = Repo.parse(name), EpisodeStore(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a packed file: name the folder of episodes that it was made from")
     with tempfile.TemporaryDirectory() as temporary:
         height, width = store.image_shape
         about = _DATA_SET.format(
