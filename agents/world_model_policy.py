@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from agents.actor_critic import ActorCritic, ActorCriticConfig, fits, interface, networks_for
 from agents.watching import Watcher
 from envs.policy import FrameArray, IntArray
-from worldmodel.checkpoint import read_state, taking_up
-from worldmodel.errors import InputError
+from worldmodel.checkpoint import check_weights, read_state, taking_up
+from worldmodel.config import DEEPEST
+from worldmodel.errors import InputError, check_fields
 from worldmodel.model import WorldModel
 from worldmodel.worlds.policy import read_policy
 
@@ -91,14 +92,20 @@ def load_agent(path: Path, model: WorldModel) -> ActorCritic:
     state = read_policy(path) if path.suffix == ".safetensors" else read_state(path, torch.device("cpu"))
     with taking_up(path):
         networks = ActorCriticConfig(**state["networks"])
+        check_fields(networks, "networks.")
+        if networks.layers > DEEPEST:
+            raise InputError(f"{path} has networks of {networks.layers} layers: {DEEPEST} are the most")
     if not fits(networks, model):
         raise InputError(
             f"{path} reads {interface(networks)}, the world model has {interface(networks_for(model))}: use the world "
             "model that it was trained in"
         )
-    agent = ActorCritic(networks)
     with taking_up(path):
+        with torch.device("meta"):  # a few bytes of settings could ask for any amount of memory
+            outline = ActorCritic(networks)
         # Policies of earlier versions do not say what they were trained on; how far real play lies from it is then NaN.
-        unknown = {f"familiarity.{name}": value for name, value in agent.familiarity.state_dict().items()}
-        agent.load_state_dict({**unknown, **state["agent"]})
+        unknown = {f"familiarity.{name}": value for name, value in outline.familiarity.state_dict().items()}
+        check_weights(outline, {**unknown, **state["agent"]}, path)
+        agent = ActorCritic(networks)
+        agent.load_state_dict({**state["agent"]}, strict=False)
     return agent.to(model.device).eval()

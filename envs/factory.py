@@ -90,7 +90,7 @@ class EnvConfig:
         """`options` as keyword arguments. Raises InputError for text that is no JSON object."""
         try:
             found = json.loads(self.options or "{}")
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise InputError(f"EnvConfig.options is {self.options!r}: write a JSON object ({error})") from error
         if not isinstance(found, dict):
             raise InputError(f"EnvConfig.options is {self.options!r}: write a JSON object of keyword arguments")

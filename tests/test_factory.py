@@ -223,6 +223,7 @@ def test_what_cannot_be_used_is_named(config: EnvConfig, message: str) -> None:
         {"actions": (1, 1)},
         {"options": "{'single': 1}"},
         {"options": "[1]"},
+        {"options": "[" * 100_000},
         {"colour": 1},
         {"size": "84"},
         {"size": [1.5, 2]},

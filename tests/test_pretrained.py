@@ -13,6 +13,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from agents.world_model_policy import WorldModelPolicy, load_agent
 from dreams import ID
@@ -240,4 +242,23 @@ def test_the_whole_card(packed: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_policies_of_other_files_are_refused(packed: Path, tmp_path: Path) -> None:
     shutil.copyfile(packed / "model.safetensors", tmp_path / POLICY)
     with pytest.raises(InputError, match=r"policy\.safetensors cannot be read"):
+        load_agent(tmp_path / POLICY, load_checkpoint(packed).model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden": 2**20}, r"policy\.safetensors does not fit this config: actor\."),
+        ({"layers": 10**9}, r"policy\.safetensors has networks of 1000000000 layers: 1000 are the most"),
+        ({"hidden": "8"}, "networks.hidden='8': give a whole number"),
+    ],
+)
+def test_policies_that_would_fill_the_memory_are_refused(
+    packed: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    """As one from the hub may be."""
+    with safe_open(packed / POLICY, "pt") as file:
+        networks = {**json.loads(file.metadata()["networks"]), **changes}
+    save_file(load_file(packed / POLICY), tmp_path / POLICY, {"networks": json.dumps(networks)})
+    with pytest.raises(InputError, match=message):
         load_agent(tmp_path / POLICY, load_checkpoint(packed).model)

@@ -17,6 +17,8 @@ from worldmodel.atomic import replace
 from worldmodel.errors import InputError
 
 _KEY, _FORMAT = "lssvwm_dream_state", 1
+_OLDER: Mapping[str, Any] = {"start": "any", "model.action_parts": []}
+"""What a state that was saved before these were known is of."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,7 @@ class DreamState:
             raise InputError(f"{path} is no state of dreams: give a file written by DreamState.save")
         try:
             told = json.loads(note)
-            # States of before the option was known are of dreams that began anywhere.
-            written, origin = told["format"], {"start": "any", **told["origin"]}
+            written, origin = told["format"], {**_OLDER, **told["origin"]}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} says nothing that can be read of its origin: save the state again") from error
         if written != _FORMAT:
