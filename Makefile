@@ -54,13 +54,15 @@ DEMO_THREADS ?= 1
 demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/demo/report/index.html
 	OMP_NUM_THREADS=$(DEMO_THREADS) GOMP_SPINCOUNT=20000 $(BIN)/python train_agent.py --preset demo --out runs/demo
 
+# Files of tests are shared out to so many processes, of one thread each.
+TEST_PROCESSES ?= 2
 test: setup kernels system browser minecraft minerl lint types  ## lint, types and all tests that take seconds
-	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m "not slow and not gpu"
+	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu"
 	$(MAKE) test-gymnasium
 
 test-gymnasium: setup system $(OLDER_GYMNASIUM)  ## the tests of environments, with an older Gymnasium
 	PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -c 'import gymnasium; assert gymnasium.__version__ == "$(OLDER)"'
-	GOMP_SPINCOUNT=20000 PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -m pytest -m "not slow and not gpu" $(OLDER_TESTS)
+	GOMP_SPINCOUNT=20000 PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu" $(OLDER_TESTS)
 
 $(OLDER_GYMNASIUM): $(STAMP)
 	$(BIN)/pip install --no-deps --upgrade --target $@ gymnasium==$(OLDER)
