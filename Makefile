@@ -30,7 +30,7 @@ setup: $(STAMP)  ## create .venv and install the package with all extras, at the
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || { PYTHON=$(PYTHON) .ci/system-packages venv && $(PYTHON) -m venv $(VENV); }
 	$(BIN)/pip install --timeout 20 --retries 1 -c constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX)) torch
-	$(BIN)/pip install -c constraints.txt -e '.[all,dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[all,dev,docs,wandb,worlds]'
 	! $(BIN)/pip check | grep -v -e '^mamba-ssm ' -e '^No broken requirements'
 	touch $@
 
@@ -107,12 +107,10 @@ memory: setup  ## does the memory solve it, does the dream pay: docs/memory.md, 
 	$(BIN)/python -m benchmarks.memory
 
 docs: setup  ## build the documentation site without a warning: docs/_build/index.html
-	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 # MiniWorld draws on a display.
 worlds: setup minecraft  ## record, learn and dream every world that is installed: docs/worlds.md, minutes
-	$(BIN)/pip install -c constraints.txt -e '.[worlds]'
 	$(if $(shell command -v xvfb-run),xvfb-run -a) $(BIN)/python -m benchmarks.worlds
 
 bench: setup  ## run every benchmark that takes minutes
