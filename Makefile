@@ -30,7 +30,7 @@ setup: $(STAMP)  ## create .venv and install the package with all extras, at the
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || { PYTHON=$(PYTHON) .ci/system-packages venv && $(PYTHON) -m venv $(VENV); }
 	$(BIN)/pip install --timeout 20 --retries 1 -c constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX)) torch
-	$(BIN)/pip install -c constraints.txt -e '.[all,dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[all,dev,docs,wandb,worlds]'
 	! $(BIN)/pip check | grep -v -e '^mamba-ssm ' -e '^No broken requirements'
 	touch $@
 
@@ -54,13 +54,15 @@ DEMO_THREADS ?= 1
 demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/demo/report/index.html
 	OMP_NUM_THREADS=$(DEMO_THREADS) GOMP_SPINCOUNT=20000 $(BIN)/python train_agent.py --preset demo --out runs/demo
 
+# Files of tests are shared out to so many processes, of one thread each.
+TEST_PROCESSES ?= 2
 test: setup kernels system browser minecraft minerl lint types  ## lint, types and all tests that take seconds
-	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m "not slow and not gpu"
+	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu"
 	$(MAKE) test-gymnasium
 
 test-gymnasium: setup system $(OLDER_GYMNASIUM)  ## the tests of environments, with an older Gymnasium
 	PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -c 'import gymnasium; assert gymnasium.__version__ == "$(OLDER)"'
-	GOMP_SPINCOUNT=20000 PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -m pytest -m "not slow and not gpu" $(OLDER_TESTS)
+	GOMP_SPINCOUNT=20000 PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu" $(OLDER_TESTS)
 
 $(OLDER_GYMNASIUM): $(STAMP)
 	$(BIN)/pip install --no-deps --upgrade --target $@ gymnasium==$(OLDER)
@@ -105,12 +107,10 @@ memory: setup  ## does the memory solve it, does the dream pay: docs/memory.md, 
 	$(BIN)/python -m benchmarks.memory
 
 docs: setup  ## build the documentation site without a warning: docs/_build/index.html
-	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 # MiniWorld draws on a display.
 worlds: setup minecraft  ## record, learn and dream every world that is installed: docs/worlds.md, minutes
-	$(BIN)/pip install -c constraints.txt -e '.[worlds]'
 	$(if $(shell command -v xvfb-run),xvfb-run -a) $(BIN)/python -m benchmarks.worlds
 
 bench: setup  ## run every benchmark that takes minutes

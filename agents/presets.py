@@ -122,8 +122,13 @@ def preset(name: str, env: str | None = None) -> LoopSettings:
     if name not in PRESETS:
         raise InputError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
     settings = PRESETS[name]
-    if env is None or settings.actions is None or is_minigrid(env):
+    if env is None or settings.actions is None:
         return settings
+    if is_minigrid(env):
+        if env == settings.env:
+            return settings
+        frames = replace(settings.model, patch=_MINIGRID.model.patch, tiles=_MINIGRID.model.tiles)
+        return replace(settings, env=env, model=frames)  # all but Carpet show 7 x 7 cells
     usual = LoopSettings()
     return replace(
         settings,
@@ -132,5 +137,5 @@ def preset(name: str, env: str | None = None) -> LoopSettings:
         num_envs=usual.num_envs,
         processes=usual.processes,
         max_episode_steps=100 if name == "smoke" else usual.max_episode_steps,
-        model=replace(settings.model, patch=16),
+        model=replace(settings.model, patch=16, tiles=_MINIGRID.model.tiles),
     )

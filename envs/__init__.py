@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from envs.features import make_pair as make_pair
     from envs.memory_maze import MemoryMaze as MemoryMaze
     from envs.policy import Policy as Policy
+    from envs.record_video import RecordVideo as RecordVideo
 
 _EXPORTS = {
     "DreamEnv": "envs.dream",
@@ -35,6 +36,7 @@ _EXPORTS = {
     "make_pair": "envs.features",
     "MemoryMaze": "envs.memory_maze",
     "Policy": "envs.policy",
+    "RecordVideo": "envs.record_video",
     "check_vector_env": "envs.checker",
 }
 
@@ -45,6 +47,7 @@ __all__ = [
     "MemoryMaze",
     "Pair",
     "Policy",
+    "RecordVideo",
     "WorldModelFeatures",
     "check_vector_env",
     "make",

@@ -116,6 +116,20 @@ def test_numbers_in_infos_are_those_of_the_episode_that_ended(folder: Path) -> N
         assert np.array_equal(adapted.reset_infos[row]["context_frames"], info["context_frames"][row])
 
 
+def test_every_step_tells_what_the_dream_tells(folder: Path) -> None:
+    options = {"autoreset_mode": "SameStep", "terminate": "never", "uncertainty": "heads"}
+    plain, adapted = vec(folder, **options), for_stable_baselines(vec(folder, **options))
+    plain.reset(seed=5)
+    adapted.seed(5)
+    adapted.reset()
+    _, _, _, _, info = plain.step(np.zeros(3, np.int64))
+    _, _, dones, infos = adapted.step(np.zeros(3, np.int64))
+    assert not dones.any()
+    for row in range(3):
+        for key in ("uncertainty", "termination_probability"):
+            assert infos[row][key] == info[key][row]
+
+
 def test_a_seed_holds_for_one_reset(folder: Path) -> None:
     dreams = for_stable_baselines(vec(folder, autoreset_mode="SameStep"))
 

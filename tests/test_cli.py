@@ -25,6 +25,7 @@ from agents.settings import LearnSettings, TrainingOptions, from_json, to_json
 from runs import TINY_LOOP, TINY_WORLD, start
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.command_line import Main, run_main
+from worldmodel.config import WorldModelConfig
 from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.packed import CONTEXTS
 from worldmodel.errors import InputError
@@ -148,6 +149,12 @@ def test_a_preset_made_for_minigrid_takes_another_world_as_it_is(tmp_path: Path)
     assert (asked.actions, asked.model.patch, asked.max_episode_steps) == ((0, 1), 8, 60)
     minigrid = parse(LoopOptions, ["--preset", "demo", "--env", "MiniGrid-MemoryS11-v0", *args[-2:]])
     assert (minigrid.actions, minigrid.model.patch) == ((0, 1, 2), PRESETS["demo"].model.patch)
+    for env, grid in (("MiniGrid-MemoryS7-v0", 56), ("lssvwm/MemoryMaze-9x9-v0", 64)):
+        tiny = parse(LearnOptions, ["--preset", "tiny", "--env", env, *args[-2:]]).model
+        config = WorldModelConfig.from_dict({**tiny.to_dict(), "height": grid, "width": grid})
+        assert config.grid == (grid // tiny.patch, grid // tiny.patch)
+    own = parse(LearnOptions, ["--preset", "tiny", *args[-2:]])
+    assert own.model == PRESETS["tiny"].model
     assert parse(LearnOptions, ["--preset", "demo", "--episodes", str(tmp_path), *args[-2:]]).env is None
 
 

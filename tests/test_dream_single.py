@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import av
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from gymnasium.utils.env_checker import check_env
 
 from dreams import ID, certain, dream_folder, vec
 from envs.dream import DreamEnv
+from envs.record_video import RecordVideo, capped_cubic
+from worldmodel.errors import InputError
 
 KINDS: list[dict[str, Any]] = [
     {"observation": "features"},
@@ -96,6 +99,32 @@ def test_it_can_be_played(folder: Path) -> None:
 
     play(env, callback=watch, fps=1000, seed=3)
     assert taken == [0, 2, 2]
+
+
+def test_its_episodes_can_be_filmed(folder: Path, tmp_path: Path) -> None:
+    made = gym.make(ID, checkpoint=str(folder / "model"), render_mode="rgb_array", terminate="never")
+    env = RecordVideo(made, tmp_path, lambda episode: episode != 1, fps=5)
+    shown = []
+    for steps in (3, 2, 1):
+        env.reset(seed=steps)
+        shown.append(made.render())
+        for _ in range(steps):
+            env.step(1)
+    env.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rl-video-episode-0.mp4", "rl-video-episode-2.mp4"]
+    for episode, frames in ((0, 4), (2, 2)):
+        with av.open(str(tmp_path / f"rl-video-episode-{episode}.mp4")) as video:
+            film = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+            assert video.streams.video[0].average_rate == 5
+        assert len(film) == frames
+        assert np.abs(film[0][: len(shown[episode])].astype(int) - shown[episode]).mean() < 20  # a lossy codec
+    assert [n for n in range(3000) if capped_cubic(n)] == [0, 1, 8, 27, 64, 125, 216, 343, 512, 729, 1000, 2000]
+
+
+def test_what_cannot_be_filmed_is_refused(folder: Path, tmp_path: Path) -> None:
+    silent = gym.make(ID, checkpoint=str(folder / "model"))
+    with pytest.raises(InputError, match="render_mode='rgb_array'"):
+        RecordVideo(silent, tmp_path)
 
 
 def test_closing_twice_is_fine(folder: Path) -> None:

@@ -289,7 +289,7 @@ BAD_EPISODES = {
     "one file per episode": {"truncated": END},
     "'truncated' must be bool": {"truncated": END.astype(np.uint8)},
     "name is taken": {"extras": {"image": np.zeros(3)}},
-    "array of numbers": {"extras": {"thing": np.array([object()])}},
+    "array of numbers": {"extras": {"thing": np.array([None])}},
 }
 
 

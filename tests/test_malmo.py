@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs.minecraft.malmo import messages
+from envs.minecraft.malmo import messages, server
 from envs.minecraft.malmo.messages import ProtocolError
 from envs.minecraft.malmo.mission import Mission, MissionError, Possessions, parse_mission
 from envs.minecraft.malmo.server import MAX_CONNECTIONS, MalmoServer
@@ -35,6 +36,7 @@ XML = """<MissionInit xmlns="http://ProjectMalmo.microsoft.com" PlatformVersion=
 <AgentQuitFromPossessingItem><Item type="log" amount="3"/></AgentQuitFromPossessingItem>
 </AgentHandlers></AgentSection></Mission><ExperimentUID>abc</ExperimentUID></MissionInit>"""
 MISSION = XML % REWARD
+LARGE = MISSION.replace("<Width>6 </Width><Height>4</Height>", "<Width>600</Width><Height>480</Height>")
 TOKEN = "abc:0:0:1:true"
 
 
@@ -374,6 +376,30 @@ def test_half_a_message_holds_up_nobody(served: Served) -> None:
     client = served.client()
     client.begin()
     client.step()
+
+
+def test_a_client_that_does_not_read_holds_up_nobody_and_loses_nothing(served: Served) -> None:
+    slow = served.client()
+    slow.begin(LARGE)
+    slow.send(*["<Peek/>"] * 20)  # 17 MB of frames, more than sockets hold
+    assert served.client().begin() == 0  # answered: it has to wait for the mission of the other
+    for _ in range(20):
+        assert len(slow.receive()) == 480 * 600 * 3
+        slow.receive()
+        slow.receive()
+
+
+def test_a_client_that_never_reads_is_given_up(
+    served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SEND_TIMEOUT", 0.2)
+    slow = served.client()
+    slow.begin(LARGE)
+    slow.send(*["<Peek/>"] * 20)
+    deadline = time.monotonic() + 30
+    while "has read nothing for 0.2 seconds" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert served.client().begin() == 1
 
 
 def test_a_broken_world_ends_the_episode_and_is_mended_by_the_next(

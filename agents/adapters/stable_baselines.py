@@ -39,10 +39,12 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
         self._actions = actions
 
     def step_wait(self) -> tuple[Any, Any, Any, list[dict[str, Any]]]:
-        """Observations, float32 rewards, dones and one info per row, with numbers in it where an episode ended."""
+        """Observations, float32 rewards, dones and one info per row, of the step or of the episode that it ended."""
         observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
         dones = terminated | truncated
-        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
+        infos: list[dict[str, Any]] = [
+            {"TimeLimit.truncated": False} | ({} if done else _of_row(info, row)) for row, done in enumerate(dones)
+        ]
         for row in np.flatnonzero(dones).tolist():
             # What stands beside `final_info` was said of the episode that has just begun.
             self.reset_infos[row] = _of_row(info, row)

@@ -11,6 +11,7 @@ import errno
 import logging
 import selectors
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ DEFAULT_PORT = 9000
 """Where `minerl` starts to look for servers."""
 
 SEND_TIMEOUT = 60.0
-"""Seconds after which a client that does not read is given up."""
+"""Seconds after which a client that does not read is given up; the others are served meanwhile."""
 
 MAX_CONNECTIONS = 8
 """More than these at once are turned away."""
@@ -53,6 +54,8 @@ class _Connection:
 
     socket: socket.socket
     received: bytearray = field(default_factory=bytearray)
+    unsent: bytearray = field(default_factory=bytearray)
+    give_up: float = 0.0  # when the client that does not read `unsent` is
     greeted: bool = False
     xml: str | None = None  # a mission that waits for its token
     episode: _Episode | None = None
@@ -84,9 +87,12 @@ class MalmoServer:
         """Serve until `stop` or a client's Exit; returns with everything closed, the world too."""
         try:
             while not self._stopped:
-                for key, _ in self._selector.select():
+                for key, _ in self._selector.select(self._patience()):
                     ready: Callable[[], object] = key.data
                     ready()
+                for slow in [each for each in self._connections if each.unsent and each.give_up < time.monotonic()]:
+                    logger.error("connection closed: the client has read nothing for %g seconds", SEND_TIMEOUT)
+                    self._drop(slow)
         finally:
             self.close()
 
@@ -108,6 +114,11 @@ class MalmoServer:
             end.close()
         self._world.close()
 
+    def _patience(self) -> float | None:
+        """Seconds until the next client that does not read is given up; None where all do."""
+        ends = [each.give_up for each in self._connections if each.unsent]
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
@@ -117,23 +128,43 @@ class MalmoServer:
             logger.error("a connection was turned away: %d are open, close one", len(self._connections))
             client.close()
             return
-        client.settimeout(SEND_TIMEOUT)
+        client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection(client)
         self._connections.append(connection)
-        self._selector.register(client, selectors.EVENT_READ, lambda: self._receive(connection))
+        self._selector.register(client, selectors.EVENT_READ, lambda: self._ready(connection))
+
+    def _ready(self, connection: _Connection) -> None:
+        """Go on with what is unsent; only a client that has read all of it is listened to."""
+        if connection not in self._connections:
+            return  # dropped since it was found ready
+        if connection.unsent:
+            self._flush(connection)
+            if not connection.unsent:
+                self._answer_received(connection)
+        else:
+            self._receive(connection)
 
     def _receive(self, connection: _Connection) -> None:
         try:
             chunk = connection.socket.recv(_CHUNK)
+        except BlockingIOError:
+            return
         except OSError as error:
             logger.error("connection lost: %s", error)
             chunk = b""
         if not chunk:
             self._drop(connection)
         connection.received += chunk
+        self._answer_received(connection)
+
+    def _answer_received(self, connection: _Connection) -> None:
         try:
-            while connection in self._connections and (data := messages.take(connection.received)) is not None:
+            while (
+                connection in self._connections
+                and not connection.unsent
+                and (data := messages.take(connection.received)) is not None
+            ):
                 self._answer(connection, data)
         except (InputError, WorldError) as error:
             logger.error("connection closed: %s", error)
@@ -195,11 +226,24 @@ class MalmoServer:
         return messages.stepped(episode.observation, reward, episode.done, message.with_info)
 
     def _send(self, connection: _Connection, answer: bytes) -> None:
+        connection.unsent += answer
+        connection.give_up = time.monotonic() + SEND_TIMEOUT
+        self._flush(connection)
+
+    def _flush(self, connection: _Connection) -> None:
+        """Send what the client takes now, and wait for it to take the rest."""
         try:
-            connection.socket.sendall(answer)
+            while connection.unsent and (sent := connection.socket.send(connection.unsent)):
+                del connection.unsent[:sent]
+                connection.give_up = time.monotonic() + SEND_TIMEOUT
+        except BlockingIOError:
+            pass  # it is asked again when the client has read
         except OSError as error:
             logger.error("connection lost: %s", error)
             self._drop(connection)
+            return
+        wanted = selectors.EVENT_WRITE if connection.unsent else selectors.EVENT_READ
+        self._selector.modify(connection.socket, wanted, self._selector.get_key(connection.socket).data)
 
     def _drop(self, connection: _Connection) -> None:
         if connection in self._connections:
