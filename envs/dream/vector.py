@@ -178,7 +178,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
 
         context_frames, context_actions: uint8 (C, h, w, 3), or (3, h, w) with `channels_first`, and int64 (C,) in each
             row: C real frames and the actions that led to them, -1 where none did or none is known (as of the first
-            frame of an episode). All are observed, from empty memory; the last is the first observation. With
+            frame of an episode); where an action is a vector, numbers (C, A), NaN throughout for none. All are
+            observed, from empty memory; the last is the first observation. With
             `context_length` (N,) only the last of the C frames: what `context_info` tells can be handed over as it is.
         episode, start: name of a file of the store, and the number of the frame in it that is the first observation.
             The environment's `context_length` frames up to that one are observed, the longest of several; at the
