@@ -17,13 +17,13 @@ from agents.presets import preset
 from agents.run import CLOCKS
 from agents.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings, from_json, to_json
 from envs.contexts import episodes_folder
-from envs.factory import EnvConfig
+from envs.factory import EnvConfig, trusted
 from worldmodel.atomic import write_json
 from worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
 from worldmodel.command_line import typed
 from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.training import MAY_CHANGE, check_same
-from worldmodel.worlds import resolve
+from worldmodel.worlds import HUB, resolve
 
 INTERRUPTED = "interrupted; everything so far is saved: add --resume to continue"
 WORK = ("episodes", "world_model", "policy", "stages")
@@ -145,25 +145,28 @@ def _defaults(kind: type[OptionsT], args: list[str], given: Mapping[str, Any]) -
     shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(LoopSettings)}
     values = {key: getattr(settings, key) for key in shared}
     if kind is LoopOptions and (checkpoint := asked("world_model")):
-        values |= _world_of(resolve(checkpoint))
+        values |= _world_of(checkpoint)
     if kind is LearnOptions and asked("episodes"):
         values |= {"env": None, "size": None, "actions": None}
     if kind is LearnOptions and (checkpoint := asked("distill")):
-        values |= _distilled(resolve(checkpoint), its_episodes=(env or asked("episodes")) is None)
+        values |= _distilled(checkpoint, its_episodes=(env or asked("episodes")) is None)
     return kind(**values, preset=name)
 
 
-def _world_of(checkpoint: Path) -> Mapping[str, Any]:
-    """The environment that a checkpoint names, as settings."""
-    meta = read_json(checkpoint / CONFIG, "a world model checkpoint (made by train_wm.py or train_agent.py)")
+def _world_of(checkpoint: str | Path) -> Mapping[str, Any]:
+    """The environment that a checkpoint names, as settings; one from the hub makes us import no module of its own."""
+    meta = read_json(resolve(checkpoint) / CONFIG, "a world model checkpoint (made by train_wm.py or train_agent.py)")
     env = meta.get("world", {}).get("env")
     if env is None:
         return {"env": None, "size": None, "actions": None}
-    config = dataclasses.asdict(EnvConfig.from_dict(env))
+    named = EnvConfig.from_dict(env)
+    if str(checkpoint).startswith(HUB):
+        trusted(named, str(checkpoint))
+    config = dataclasses.asdict(named)
     return {"env": config.pop("id"), "env_options": config.pop("options"), **config}
 
 
-def _distilled(folder: Path, *, its_episodes: bool) -> Mapping[str, Any]:
+def _distilled(folder: str, *, its_episodes: bool) -> Mapping[str, Any]:
     """The model and the world of a checkpoint, and if wanted its episodes, as settings."""
     checkpoint = load_checkpoint(folder)
     config = checkpoint.model.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -18,6 +19,7 @@ pytest.importorskip("huggingface_hub")
 import gymnasium as gym
 from huggingface_hub import constants
 
+from agents.cli import LearnOptions, LoopOptions, parse
 from dreams import ID
 from hub_stub import Hub, serving
 from packing import finished_run
@@ -102,6 +104,18 @@ def test_pull_in_a_process_of_its_own(pushed: Hub, tmp_path: Path) -> None:
     assert not any(path.is_symlink() for path in to.iterdir())
     with pytest.raises(InputError, match=r"pulled is there already: delete it, or name another folder"):
         main(["pull", NAME, str(to)])
+
+
+def test_a_world_of_the_hub_imports_nothing(pushed: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted.py").write_text("raise SystemExit('planted')")
+    monkeypatch.syspath_prepend(tmp_path)
+    files = pushed.repos["models", NAME]
+    meta = json.loads(files["config.json"])
+    meta["world"]["env"]["id"] = "planted:World-v0"
+    files["config.json"] = json.dumps(meta).encode()
+    for option, kind in (("--world-model", LoopOptions), ("--distill", LearnOptions)):
+        with pytest.raises(InputError, match="would run the module 'planted'"):
+            parse(kind, [option, f"hf://{NAME}", "--out", str(tmp_path / "run")])
 
 
 def test_a_revision_is_pinned(pushed: Hub) -> None:
