@@ -111,7 +111,7 @@ def test_a_world_of_the_hub_imports_nothing(pushed: Hub, tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     files = pushed.repos["models", NAME]
     meta = json.loads(files["config.json"])
-    meta["world"]["env"]["id"] = "planted:World-v0"
+    meta["world"]["env"] = {"id": "planted:World-v0"}
     files["config.json"] = json.dumps(meta).encode()
     for option, kind in (("--world-model", LoopOptions), ("--distill", LearnOptions)):
         with pytest.raises(InputError, match="would run the module 'planted'"):
