@@ -18,6 +18,7 @@ import tyro
 
 from envs.dream.options import Doubt
 from envs.policy import Policy
+from worldmodel.actions import actions_of
 from worldmodel.checkpoint import Checkpoint, device_of
 from worldmodel.errors import InputError, MissingExtraError, require
 
@@ -130,6 +131,11 @@ def open_game(options: PlayOptions, load_policy: LoadPolicy) -> Game:
         target_fps=None,
     )
     checkpoint = world.checkpoint
+    if not checkpoint.model.config.num_actions:
+        raise InputError(
+            f"{options.checkpoint} dreams {actions_of(checkpoint.model.config)}, and the page has keys for one of n "
+            "actions only: play a world whose actions are Discrete"
+        )
     real = None if options.real is None else RealSide(real_config(options.real, checkpoint), checkpoint.model.config)
     pilot = None if options.policy is None else Pilot(load_policy(checkpoint, options.policy), options.policy)
     return Game(
