@@ -204,7 +204,7 @@ class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArg
         # Any, since gymnasium types the inner action like the outer one; environments want a plain int.
         self._table: list[Any] = [start + action for action in offered]
         self.action_space = spaces.Discrete(len(offered))
-        self._count, self._offered = int(count), list(offered)
+        self._count, self._offered = count, list(offered)
         self._masks = False  # whether the episode has them
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
