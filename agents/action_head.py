@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.actions import ActionDistribution, Bounded, Discrete, Factored
+from envs.masks import masks_of
 from worldmodel.actions import ActionSpec
 from worldmodel.errors import InputError
 
@@ -67,6 +69,14 @@ def check_actions(config: NetworkActions) -> None:
     for first, last, count in zip(low, high, choices or (0,) * len(low), strict=True):
         if count < 0 or not (-math.inf < first < last < math.inf or count):
             raise InputError(f"low={low}, high={high}: give finite bounds, low below high, of equal number")
+
+
+def allowed_in(
+    info: Mapping[str, Any], rows: int, config: NetworkActions, device: torch.device, ended: Any = False
+) -> Tensor | None:
+    """What the masks in `info` allow in each of `rows` (`envs.masks`), (rows, n) bool; None without masks."""
+    allowed = masks_of(info, rows, config.num_actions, ended) if config.num_actions else None
+    return None if allowed is None else torch.from_numpy(allowed).to(device)
 
 
 class ActionHead(nn.Module):

@@ -105,9 +105,22 @@ class Discrete:
         return torch.multinomial(self.probs, 1, generator=generator)[:, 0]
 
     def at(self, uniform: Tensor) -> Tensor:
-        """(..., 1) -> (...) int64."""
-        passed = self.probs.double().cumsum(-1) < uniform.double()
-        return passed.sum(-1).clamp(max=self.logits.shape[-1] - 1)
+        """(..., 1) -> (...) int64, never one without probability."""
+        cumulative = self.probs.double().cumsum(-1)
+        return (cumulative / cumulative[..., -1:] <= uniform.double()).sum(-1)
+
+
+def masked(policy: ActionDistribution, allowed: Tensor | None) -> ActionDistribution:
+    """`policy` over what is `allowed` (..., n) bool, at least one action each; None allows everything.
+
+    Probabilities are those that it had, divided by their sum (Huang and Ontañón 2022); entropy and all else follow.
+    """
+    if allowed is None:
+        return policy
+    assert isinstance(policy, Discrete), type(policy)  # no others have masks
+    # Not minus infinity: an entropy and its gradient would be NaN.
+    lowest = torch.finfo(policy.logits.dtype).min
+    return Discrete(policy.logits.masked_fill(~allowed, lowest).log_softmax(-1))
 
 
 @dataclass(frozen=True)

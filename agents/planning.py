@@ -16,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.action_head import allowed_in
 from agents.actor_critic import ActorCritic, networks_for
-from agents.proposals import Distribution, around, is_open
+from agents.proposals import Categorical, Distribution, around, is_open
 from agents.watching import Watcher
 from envs.policy import FrameArray, IntArray
+from worldmodel.actions import NO_ACTION
 from worldmodel.conditioning import no_actions
 from worldmodel.errors import InputError
 from worldmodel.loggers import Scalars
@@ -142,12 +144,14 @@ class PlanningPolicy:
             self._left.pop(row, None)
 
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> NDArray[Any]:
-        """Next actions, int64 (N,) or float32 (N, A), for frames (N, h, w, 3); `info` is not looked at."""
-        del info
+        """Next actions, int64 (N,) or float32 (N, A), for frames (N, h, w, 3).
+
+        Masks in `info` (`envs.masks`) hold for the first action of a plan; what a dream allows, nobody knows.
+        """
         self.watcher.see(frames)
         open_, config = self._open(), self.config
         known = [self._left.get(row, open_) if config.warm_start else open_ for row in range(len(frames))]
-        plans = self.plan(torch.stack(known))
+        plans = self.plan(torch.stack(known), allowed_in(info, len(frames), self.networks, self.model.device))
         self._left = {row: torch.cat([plan[1:], open_[:1]]) for row, plan in enumerate(plans)}
         self.watcher.took(plans[:, 0])
         chosen: NDArray[Any] = plans[:, 0].cpu().numpy().copy()  # the caller owns them
@@ -159,15 +163,23 @@ class PlanningPolicy:
         self._left.clear()
 
     @torch.no_grad()
-    def plan(self, known: Tensor) -> Tensor:
+    def plan(self, known: Tensor, allowed: Tensor | None = None) -> Tensor:
         """The best plans (N, H) or (N, H, A) from where the rows stand.
 
-        `known`, of the same shape, is where to begin the search: open steps are -1, or NaN.
+        `known`, of the same shape, is where to begin the search: open steps are -1, or NaN. `allowed` (N, n) bool
+        are the first actions to choose from, all without.
         """
         config, generators = self.config, self.watcher.generators
+        if allowed is not None:
+            forbidden = ~allowed.gather(1, known[:, :1].clamp(min=0))[:, 0]
+            known = known.clone()
+            known[forbidden, 0] = NO_ACTION
         around = self._around(known if config.method == "cem" else self._open().expand_as(known))
         # All candidates of a row meet the same chance (PEGASUS, Ng and Jordan 2000), so that they and not their luck
         # are compared, and the best of one iteration remains the best of its equals in the next.
+        if allowed is not None:
+            assert isinstance(around, Categorical)
+            around = around.beginning(allowed)
         chances = np.stack([generator.integers(2**63, size=config.particles) for generator in generators])
         best = known
         for _ in range(config.iterations):

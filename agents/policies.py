@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from agents.minetest_policies import NEED_EXTRAS, SCRIPTED
 from agents.scripted import MemoryOracle
+from envs.masks import masks_of
 from envs.policy import Actions, FrameArray, IntArray, Policy
 from worldmodel.actions import ActionSpec
 from worldmodel.errors import InputError
@@ -22,7 +23,7 @@ _SKY = np.array([73.0, 110.0, 146.0])  # RGB a little below the upper edge, the 
 
 
 class RandomPolicy:
-    """Every action equally likely, independently in every step; a number of them, or what they are."""
+    """Every allowed action equally likely, independently in every step; a number of them, or what they are."""
 
     def __init__(self, actions: int | ActionSpec) -> None:
         self._actions = ActionSpec.of(actions)
@@ -37,7 +38,11 @@ class RandomPolicy:
         """An action for each of the N rows, (N,) or (N, A)."""
         actions, randoms = self._actions, [self._randoms[row] for row in range(len(frames))]
         if actions.count:
-            return np.array([random.integers(actions.count) for random in randoms], np.int64)
+            allowed = masks_of(info, len(frames), actions.count)
+            if allowed is None:
+                return np.array([random.integers(actions.count) for random in randoms], np.int64)
+            offered = [np.flatnonzero(row) for row in allowed]
+            return np.array([own[random.integers(len(own))] for own, random in zip(offered, randoms, strict=True)])
         low, high, choices = (np.array(part) for part in (actions.low, actions.high, actions.choices))
         drawn = np.stack([random.random(actions.size) for random in randoms])
         # Rounding to 32 bits must not lead out of the bounds.

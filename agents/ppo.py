@@ -180,7 +180,8 @@ class PPO:
         for _ in range(config.epochs):
             order = torch.randperm(config.rows, generator=self.generator, device=net.device)
             for rows in order.tensor_split(config.minibatches):
-                policy, values = net.judge(replay(net, rollout, rows))
+                allowed = None if rollout.allowed is None else rollout.allowed[:, rows]
+                policy, values = net.judge(replay(net, rollout, rows), allowed)
                 gain = normalised[:, rows]
                 change = policy.log_prob(rollout.actions[:, rows]) - rollout.log_probs[:, rows]
                 ratio = change.exp()

@@ -60,12 +60,17 @@ class Categorical:
         said = functional.one_hot(known.clamp(min=0), actions).to(even)
         return cls(torch.where(is_open(known)[..., None], even, (even + said) / 2))
 
+    def beginning(self, allowed: Tensor) -> Categorical:
+        """The same with a first action that is `allowed`, (N, A) bool."""
+        first = self.probs[:, 0] * allowed
+        return Categorical(torch.cat([(first / first.sum(-1, keepdim=True))[:, None], self.probs[:, 1:]], 1))
+
     def draw(self, generators: Sequence[np.random.Generator], count: int) -> Tensor:
         """By the inverse of the cumulative distribution, (N, count, H)."""
-        rows, horizon, actions = self.probs.shape
+        rows, horizon, _ = self.probs.shape
         draws = np.stack([g.random((count, horizon), np.float32) for g in generators]).reshape(rows, count, horizon, 1)
-        below = self.probs.cumsum(-1)[:, None] <= torch.from_numpy(draws).to(self.probs)
-        return below.sum(-1).clamp(max=actions - 1)
+        cumulative = self.probs.cumsum(-1)  # one without probability must not be drawn, even if rounding leaves a gap
+        return ((cumulative / cumulative[..., -1:])[:, None] <= torch.from_numpy(draws).to(self.probs)).sum(-1)
 
     def fitted(self, elites: Tensor, momentum: float) -> Categorical:
         """How often each action is among the elites (N, E, H)."""

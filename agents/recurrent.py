@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.action_head import ActionHead, check_actions
-from agents.actions import ActionDistribution
+from agents.action_head import ActionHead, allowed_in, check_actions
+from agents.actions import ActionDistribution, masked
 from envs.policy import Actions, FrameArray, IntArray
 from worldmodel.checkpoint import load_weights, read_state, taking_up
 from worldmodel.conditioning import no_actions
@@ -139,9 +139,9 @@ class RecurrentNet(nn.Module):
             states.append(state)
         return torch.stack(states)
 
-    def judge(self, states: Tensor) -> Judgement:
-        """Actions and values, from states (..., H)."""
-        return Judgement(self.head.policy(self.actor(states)), self.critic(states)[..., 0])
+    def judge(self, states: Tensor, allowed: Tensor | None = None) -> Judgement:
+        """Actions and values, from states (..., H), and what is `allowed` (..., n) bool where there are masks."""
+        return Judgement(masked(self.head.policy(self.actor(states)), allowed), self.critic(states)[..., 0])
 
 
 def encoder(config: RecurrentConfig) -> nn.Sequential:
@@ -190,8 +190,7 @@ class RecurrentPolicy:
 
     @torch.no_grad()
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
-        """Next actions (N,) or (N, A) for observations (N, ...); `info` is not looked at."""
-        del info
+        """Next actions (N,) or (N, A) for observations (N, ...); of `info`, masks are looked at (`envs.masks`)."""
         if len(frames) > len(self.generators):
             raise ValueError(f"{len(frames)} frames for {len(self.generators)} rows: reset every row before it acts")
         self._resize(len(frames))
@@ -202,7 +201,8 @@ class RecurrentPolicy:
                 f"{tuple(observations.shape[1:])}: play it where it learned, or set --size as it was then"
             )
         self.state = self.net(observations, self.led_here, self.state)
-        policy = self.net.judge(self.state).policy
+        allowed = allowed_in(info, len(frames), self.net.config, self.net.device)
+        policy = self.net.judge(self.state, allowed).policy
         if self.greedy:
             self.led_here = policy.mode
         else:

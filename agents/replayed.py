@@ -13,6 +13,7 @@ from torch import Tensor
 
 from envs.actions import shaped, spec_of
 from envs.dream import DreamState
+from envs.masks import masks_of
 from worldmodel.actions import ActionSpec
 from worldmodel.errors import InputError
 
@@ -27,6 +28,7 @@ class Moved(NamedTuple):
     rewards: NDArray[np.float64]  # (N,)
     terminated: NDArray[np.bool_]  # (N,)
     truncated: NDArray[np.bool_]  # (N,)
+    info: Mapping[str, Any]
 
 
 class ResumableRows(Protocol):
@@ -169,7 +171,7 @@ class ReplayedRows:
             "ended": torch.from_numpy(self.ended.copy()),
             "episodes": torch.from_numpy(self.episodes.copy()),
             "lengths": torch.tensor([len(past) for past in played]),
-            "actions": torch.stack([action for past in played for action in past] or [self._idle()])[
+            "actions": torch.stack([action for past in played for action in past] or self._idle({}))[
                 : sum(map(len, played))
             ],
             "last": None if self.last is None else torch.as_tensor(self.last).cpu().clone(),
@@ -181,15 +183,14 @@ class ReplayedRows:
         lengths = state["lengths"].tolist()
         self.actions = [list(part.cpu()) for part in state["actions"].split(lengths)]
         # All rows take every step together: short episodes begin later, and until then play what nobody keeps.
-        free = np.ones(len(lengths), np.bool_)
+        free, info = np.ones(len(lengths), np.bool_), dict[str, Any]()
         for left in range(max(lengths), 0, -1):
             begins = free | (np.array(lengths) == left)
             if begins.any():
-                self._reset(begins)
-            moved = self._step(
-                torch.stack([past[-left] if len(past) >= left else self._idle() for past in self.actions])
-            )
-            free = moved.terminated | moved.truncated
+                info = self._reset(begins)[1]
+            played = zip(self.actions, self._idle(info), strict=True)
+            moved = self._step(torch.stack([past[-left] if len(past) >= left else idle for past, idle in played]))
+            free, info = moved.terminated | moved.truncated, dict(moved.info)
         self.ended = state["ended"].cpu().numpy()
         if state["last"] is not None:
             self._check(state["last"].cpu(), ~self.ended)
@@ -204,9 +205,13 @@ class ReplayedRows:
         self.last = moved.observations
         return moved
 
-    def _idle(self) -> Tensor:
-        """Some action."""
-        return torch.tensor(self.space.low if self.space.size else 0)
+    def _idle(self, info: Mapping[str, Any]) -> list[Tensor]:
+        """Some action for each row, which `info` allows."""
+        rows = len(self.ended)
+        allowed = masks_of(info, rows, self.space.count) if self.space.count else None
+        if allowed is not None:
+            return list(torch.from_numpy(allowed.argmax(1)))
+        return [torch.tensor(self.space.low if self.space.size else 0)] * rows
 
     def _check(self, wanted: Tensor, rows: NDArray[np.bool_]) -> None:
         if not rows.any():
@@ -237,12 +242,13 @@ def _given(space: ActionSpec, actions: Tensor, *, tensors: bool) -> Any:
 
 
 def _moved(result: tuple[Any, Any, Any, Any, dict[str, Any]]) -> Moved:
-    observations, rewards, terminated, truncated, _ = result
+    observations, rewards, terminated, truncated, info = result
     return Moved(
         observations,
         torch.as_tensor(rewards).cpu().numpy().astype(np.float64),
         torch.as_tensor(terminated).cpu().numpy().astype(np.bool_),
         torch.as_tensor(truncated).cpu().numpy().astype(np.bool_),
+        info,
     )
 
 

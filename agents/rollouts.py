@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.action_head import allowed_in
 from agents.recurrent import RecurrentNet
 from agents.replayed import Moved, ResumableRows
 from worldmodel.conditioning import withhold
@@ -61,6 +63,7 @@ class Rollout:
     rewards: Tensor  # (T, N)
     ended: Tensor  # (T, N) bool
     next_values: Tensor  # (T, N)
+    allowed: Tensor | None = None  # (T, N, n) bool, what the actions were chosen from; None without masks
 
 
 def replay(net: RecurrentNet, rollout: Rollout, rows: Tensor) -> Tensor:
@@ -137,6 +140,7 @@ class Collector:
         count = len(rows.ended)
         self.state = net.empty(count)
         self.observations: Tensor | None = None  # of every row, after the last step
+        self.allowed: Tensor | None = None  # (N, n) bool, after those observations; None without masks
         self.led_here = net.no_actions(count)
         self.finished = Finished(count)
 
@@ -144,14 +148,15 @@ class Collector:
     def collect(self, steps: int, generator: torch.Generator) -> Rollout:
         """`steps` steps of every row, with actions drawn from `generator`."""
         state, device = self.state, self.net.device
-        seen, contexts, cuts = [], [], []
+        seen, contexts, cuts, masks = [], [], [], []
         for t in range(steps):
             started = torch.tensor(self.rows.ended, device=device)
             if self.rows.ended.any():
                 contexts += self._begin(t, started)
             assert self.observations is not None
             after = self.net(self.observations, self.led_here, self.state)
-            policy, values = self.net.judge(after)
+            policy, values = self.net.judge(after, self.allowed)
+            masks.append(self.allowed)
             actions = policy.sample(generator)
             moved = self.rows.step(actions)
             self.finished.add(moved)
@@ -161,6 +166,7 @@ class Collector:
                 (self.observations, self.led_here, started, actions, policy.log_prob(actions), values, rewards, ended)
             )
             self.observations, self.led_here, self.state = self._shown(moved.observations), actions, after
+            self.allowed = self._allowed(moved.info, moved.terminated | moved.truncated)
             out_of_sight = moved.truncated if t < steps - 1 else np.ones_like(moved.truncated)
             if (cut := torch.tensor(out_of_sight & ~moved.terminated, device=device)).any():
                 row = cut.nonzero()[:, 0]
@@ -184,12 +190,16 @@ class Collector:
             rewards=rewards,
             ended=ended,
             next_values=next_values,
+            allowed=_stacked(masks),
         )
 
     def _begin(self, time: int, started: Tensor) -> list[Contexts]:
         """Start episodes, each from what its context leaves behind; returns contexts, if there were any."""
         shown, info = self.rows.begin()
         self.observations = self._shown(shown)
+        # Of rows that go on, the environment may tell nothing.
+        begun, going = self._allowed(info, ~started.cpu().numpy()), self.allowed
+        self.allowed = begun if begun is None or going is None else torch.where(started[:, None], begun, going)
         self.state = torch.where(started[:, None], 0.0, self.state)
         self.led_here = withhold(self.led_here, started)
         # Features come out of a world model that has watched the context already.
@@ -215,6 +225,10 @@ class Collector:
         self.state[row] = self.net.watch(earlier.observations, earlier.led_here, earlier.state, earlier.known)
         return [earlier]
 
+    def _allowed(self, info: Mapping[str, Any], but: NDArray[np.bool_]) -> Tensor | None:
+        """What masks allow in all rows `but` these, (N, n) bool."""
+        return allowed_in(info, len(but), self.net.config, self.net.device, but)
+
     def _shown(self, observations: Any) -> Tensor:
         return torch.as_tensor(observations, device=self.net.device)
 
@@ -224,6 +238,7 @@ class Collector:
             "state": self.state,
             "observations": self.observations,
             "led_here": self.led_here,
+            "allowed": self.allowed,
             "rows": self.rows.state_dict(),
             "now": self.finished.now.tolist(),
             "past": self.finished.past,
@@ -232,9 +247,15 @@ class Collector:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self.state, self.observations, self.led_here = state["state"], state["observations"], state["led_here"]
+        self.allowed = state.get("allowed")  # older files know no masks
         self.rows.load_state_dict(state["rows"])
         self.finished.now, self.finished.past = np.array(state["now"]), state["past"]
         self.finished.now[self.rows.ended] = 0  # also of dreams that were left, of a world that is no more
+
+
+def _stacked(masks: list[Tensor | None]) -> Tensor | None:
+    some = next((mask for mask in masks if mask is not None), None)
+    return None if some is None else torch.stack([torch.ones_like(some) if mask is None else mask for mask in masks])
 
 
 def _joined(parts: list[Contexts]) -> Contexts | None:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agents.action_head import allowed_in
+from agents.actions import masked
 from agents.actor_critic import ActorCritic, ActorCriticConfig, fits, interface, networks_for
 from agents.watching import Watcher
 from envs.policy import FrameArray, IntArray
@@ -49,14 +51,13 @@ class WorldModelPolicy:
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> NDArray[Any]:
         """Next actions for frames (N, h, w, 3): (N,) int64, or (N, A) float32 within their bounds where continuous.
 
-        `info` is not looked at.
+        Of `info`, masks of actions are looked at (`envs.masks`).
         """
-        del info
         features = self.watcher.see(frames)
         if self._distances is not None:
             for noted, distance in zip(self._noting, self.agent.familiarity.distance(features).tolist(), strict=False):
                 noted.append(distance)
-        policy = self.agent.policy(features)
+        policy = masked(self.agent.policy(features), allowed_in(info, len(frames), self.agent.config, features.device))
         if self.greedy:
             actions = policy.mode
         else:

@@ -25,6 +25,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from envs.actions import spec_of
 from envs.layouts import Layouts, is_grid
+from envs.masks import MASK_KEY, mask_of
 from envs.minigrid import MiniGridFrames
 from envs.observations import FrameObservation as FrameObservation
 from envs.observations import RenderedFrames, name_of
@@ -206,12 +207,30 @@ class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArg
         # Any, since gymnasium types the inner action like the outer one; environments want a plain int.
         self._table: list[Any] = [start + action for action in offered]
         self.action_space = spaces.Discrete(len(offered))
+        self._count, self._offered = count, list(offered)
+        self._masks = False  # whether the episode has them
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As of the environment, with the action mask in the new numbering, if there is one."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._masks = MASK_KEY in info
+        return observation, self._renumbered(info, ended=False)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As of the environment, with `action` in the new numbering."""
+        """As of the environment, with `action` and the action mask in the new numbering."""
         if isinstance(action, bool | np.bool_) or not self.action_space.contains(action):
             raise gym.error.InvalidAction(f"{name_of(self.env)} has actions 0..{len(self._table) - 1}, got {action!r}")
-        return self.env.step(self._table[int(action)])
+        observation, reward, terminated, truncated, info = self.env.step(self._table[int(action)])
+        return observation, reward, terminated, truncated, self._renumbered(info, ended=terminated or truncated)
+
+    def _renumbered(self, info: dict[str, Any], *, ended: bool) -> dict[str, Any]:
+        name = name_of(self.env)
+        mask = mask_of(info, self._count, name, ended=ended)
+        if (mask is not None) != self._masks:
+            raise InputError(f'{name} has info["{MASK_KEY}"] with some frames of an episode only: give it with all')
+        if mask is None:
+            return info
+        return {**info, MASK_KEY: mask_of({MASK_KEY: mask[self._offered]}, len(self._offered), name, ended=ended)}
 
 
 def _find(env_id: str) -> EnvSpec:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from envs.actions import as_recorded, no_action, shaped, spec_of
 from envs.factory import EnvConfig, FrameVectorEnv, make_vec
+from envs.masks import MASK_KEY
 from envs.policy import FrameArray, Policy
 from envs.pool import Answer, Failure, Pool, interrupts_blocked
 from envs.provenance import SEED_KEY
@@ -139,6 +140,7 @@ def play_pool(
     tries: Counter[int] = Counter()
     begun = False
     keys, space = pool.made.extra_keys, pool.made.actions
+    kept = [keys] * count
     while True:
         for row in range(count):
             if tracks[row] is None and waiting:
@@ -174,16 +176,20 @@ def play_pool(
                 continue
             shown[row] = answer
             took = actions[row] if row in playing else no_action(space)
-            track.add(answer.frame, took, answer.reward, {key: answer.info[key] for key in keys})
+            if row not in playing:
+                masked = space.count and MASK_KEY in answer.info
+                kept[row] = tuple(dict.fromkeys((*keys, MASK_KEY))) if masked else keys
+            extras = {key: answer.info[key] for key in kept[row]}
+            track.add(answer.frame, took, answer.reward, extras)
             if answer.terminated or answer.truncated:
                 yield Piece(track.seed, firsts[row], False, track.episode(answer.terminated, answer.truncated))
-                tracks[row] = None
+                tracks[row] = shown[row] = None  # nothing follows, and its mask may say so
                 playing.discard(row)
             elif len(track.frames) == longest:
                 yield Piece(track.seed, firsts[row], True, track.episode(False, True))
                 firsts[row] += longest - 1
                 tracks[row] = rest = _Track(track.seed)
-                rest.add(answer.frame, no_action(space), 0.0, {key: answer.info[key] for key in keys})
+                rest.add(answer.frame, no_action(space), 0.0, extras)
         if started:
             playing |= set(started)
             # At first in all rows: those whose reset takes longer are shown what another sees, and begin anew later.

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from envs.masks import MASK_KEY, mask_of
+from envs.observations import name_of
 from worldmodel.errors import InputError
 
 
 class EveryNth(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Repeats each action for `every` steps, or until the episode ends: rewards are summed, the last step is told.
+
+    An action mask that forbids to repeat it further ends that too.
 
     Time limits go on counting the environment's own steps; `render_fps` is `every` times lower.
     """
@@ -31,6 +36,14 @@ class EveryNth(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         for _ in range(self.every):
             observation, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
-            if terminated or truncated:
+            if terminated or truncated or self._forbidden(action, observation, info):
                 break
         return observation, total, terminated, truncated, info
+
+    def _forbidden(self, action: Any, observation: Any, info: dict[str, Any]) -> bool:
+        space = self.action_space
+        if not isinstance(space, spaces.Discrete):
+            return False
+        told = observation if isinstance(observation, dict) and MASK_KEY in observation else info
+        mask = mask_of(told, int(space.n), name_of(self.env))
+        return mask is not None and not mask[int(action) - int(space.start)]

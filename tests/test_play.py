@@ -11,6 +11,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from agents.policies import RandomPolicy
+from agents.probe import probe
 from corridor import CORRIDOR, Script
 from envs.factory import EnvConfig, make
 from envs.keys import MEMORY_MAZE, MINIGRID, keys_of, to_gymnasium
@@ -20,8 +22,11 @@ from envs.play.game import Game
 from envs.play.messages import parse, picture
 from envs.play.real_side import real_config
 from envs.provenance import SEED_KEY
+from envs.recording import record
 from plays import corridor_run, game_of, options_of
-from worldmodel.checkpoint import load_checkpoint
+from steering import steering
+from worldmodel.actions import told
+from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worlds import random_model, small_config
@@ -323,3 +328,15 @@ def test_options_that_cannot_be(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         game_of(checkpoint, contexts=tmp_path / "none")
     assert game_of(checkpoint, steps=3).dream.choices == (1, 2, 3, 4, 8, 16)
+
+
+def test_a_world_whose_actions_have_no_keys_is_refused_at_the_start(checkpoint: Path, tmp_path: Path) -> None:
+    config = steering("choices")
+    actions = probe(config).actions
+    store = EpisodeStore(tmp_path / "episodes", create=True)
+    record(config, store, RandomPolicy(actions), episodes=1, num_envs=1, seed=0, processes=False, progress=False)
+    model = random_model(small_config(**told(actions)), 0).float()
+    save_checkpoint(tmp_path / "model", model, world={"episodes": "../episodes", "env": config.to_dict()}, step=0)
+    for real in ("recorded", None):
+        with pytest.raises(InputError, match=r"model dreams .*, and the page has keys for one of n actions only"):
+            game_of(tmp_path / "model", real=real)

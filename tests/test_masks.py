@@ -1,0 +1,294 @@
+"""Action masks: recorded as they were, and no policy does what they forbid. The world here raises where one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from agents.actions import Discrete, masked
+from agents.actor_critic import ActorCritic, networks_for
+from agents.cloning import Cloner, CloningConfig
+from agents.evaluation import evaluate
+from agents.mixture import Mixture
+from agents.planning import PlanningConfig, PlanningPolicy
+from agents.policies import Exploring, RandomPolicy
+from agents.ppo import PPO, PPOConfig
+from agents.rollouts import replay
+from agents.world_model_policy import WorldModelPolicy
+from envs.actions import spec_of
+from envs.factory import EnvConfig, make, make_vec
+from envs.masks import MASK_KEY, masks_of
+from envs.policy import Policy
+from envs.provenance import FIRST_KEY, SEED_KEY
+from envs.recording import record
+from forbidding import COUNT, FORBIDDING, OBSERVED, forbidding
+from steering import SPACES
+from worldmodel.episodes import EpisodeStore
+from worldmodel.errors import InputError
+from worldmodel.model import WorldModel
+from worlds import random_model, small_config
+
+PPO_CONFIG = PPOConfig(rows=3, steps=12, epochs=2, minibatches=2, hidden=8, lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldModel:
+    return random_model(small_config(num_actions=COUNT), 0).float()
+
+
+def agent_of(model: WorldModel, bias: float = 0.0) -> ActorCritic:
+    """A random actor that all but wants nothing except the first action where `bias` is large."""
+    torch.manual_seed(0)
+    agent = ActorCritic(networks_for(model, hidden=16))
+    torch.nn.init.normal_(agent.actor[-1].weight, std=0.3)
+    with torch.no_grad():
+        agent.actor[-1].bias[0] += bias
+    return agent
+
+
+def recorded(out: Path, config: EnvConfig = FORBIDDING, policy: Policy | None = None, **told: Any) -> EpisodeStore:
+    store = EpisodeStore(out, create=True)
+    wanted: dict[str, Any] = {"episodes": 6, "num_envs": 3, "seed": 0, "processes": False, **told}
+    record(config, store, policy or RandomPolicy(COUNT), progress=False, attempts=1, **wanted)
+    return store
+
+
+def test_a_masked_distribution_is_the_softmax_over_what_is_allowed() -> None:
+    scores = torch.randn(50, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    scores.requires_grad_()
+    allowed = torch.rand(50, 5, generator=torch.Generator().manual_seed(1)) < 0.5
+    allowed[:, 2] |= ~allowed.any(1)
+    policy = masked(Discrete.mixed(scores, 0.01), allowed)
+    assert isinstance(policy, Discrete)
+    for row in range(50):
+        own = allowed[row]
+        probs = 0.99 * scores[row].softmax(-1)[own] + 0.01 / 5
+        probs = probs / probs.sum()
+        entropy = -(probs * probs.log()).sum()
+        torch.testing.assert_close(policy.probs[row][own], probs)
+        torch.testing.assert_close(policy.logits[row][own], probs.log())
+        torch.testing.assert_close(policy.entropy()[row], entropy)
+        assert bool((policy.probs[row][~own] == 0).all())
+    (gradient,) = torch.autograd.grad((policy.entropy() + policy.log_prob(policy.mode)).sum(), scores)
+    assert bool(gradient.isfinite().all())
+    assert bool((policy.divergence(policy) == 0).all())
+    for uniform in (0.0, 0.3, 1 - 2**-53):
+        drawn = policy.at(torch.full((50, 1), uniform, dtype=torch.float64))
+        assert bool(allowed.gather(1, drawn[:, None]).all())
+    assert bool(allowed.gather(1, policy.mode[:, None]).all())
+
+
+def test_draws_end_with_the_last_action_that_is_allowed() -> None:
+    """In single precision probabilities do not sum to one: what is left over belongs to no forbidden action."""
+    scores = torch.randn(2000, 7, generator=torch.Generator().manual_seed(0))
+    allowed = torch.tensor([False, True, True, True, True, True, False]).expand(2000, 7)
+    policy = masked(Discrete.mixed(scores, 0.0), allowed)
+    for uniform in (0.0, 1 - 2**-53):
+        drawn = policy.at(torch.full((2000, 1), uniform, dtype=torch.float64))
+        assert drawn.min() >= 1
+        assert drawn.max() <= 5
+
+
+def test_random_actions_are_even_among_the_allowed() -> None:
+    policy, rows = RandomPolicy(COUNT), 3000
+    policy.reset(np.arange(rows), np.arange(rows))
+    mask = np.tile(np.array([1, 0, 1, 0], np.int8), (rows, 1))
+    chosen = policy.act(np.zeros((rows, 8, 8, 3), np.uint8), {MASK_KEY: mask, "_action_mask": np.ones(rows, np.bool_)})
+    shares = np.bincount(chosen, minlength=COUNT) / rows
+    assert shares[[1, 3]].tolist() == [0, 0]
+    assert shares[0] == pytest.approx(0.5, abs=0.04)
+    policy.reset(np.arange(rows), np.arange(rows))
+    partly = {MASK_KEY: mask, "_action_mask": np.arange(rows) < 10}
+    assert set(policy.act(np.zeros((rows, 8, 8, 3), np.uint8), partly).tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("world", [FORBIDDING, OBSERVED])
+@pytest.mark.parametrize("offered", [None, (3, 1, 0, 2)])
+def test_masks_are_recorded_beside_the_frames_that_they_follow(
+    world: EnvConfig, offered: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    config = EnvConfig(world.id, actions=offered)
+    store = recorded(tmp_path, config)
+    env: Any = gym.make(FORBIDDING.id).unwrapped
+    for name in store.names:
+        episode = store.read(name)
+        masks = episode.extras[MASK_KEY]
+        assert masks.dtype == np.int8
+        assert masks.shape == (len(episode.image), COUNT)
+        assert masks[np.arange(len(masks) - 1), episode.action[1:]].all()
+        assert not masks[-1].any()
+        env.reset(seed=int(episode.extras[SEED_KEY]))
+        for action, mask in zip([*episode.action[1:], None], masks, strict=True):
+            assert mask.tolist() == env.mask[list(offered or range(COUNT))].tolist()
+            if action is not None:
+                env.step(5 + (offered or range(COUNT))[action])
+
+
+def test_pieces_and_processes_record_masks_too(tmp_path: Path) -> None:
+    whole = recorded(tmp_path / "whole", episodes=2)
+    pieces = recorded(tmp_path / "pieces", episodes=2, num_envs=2, processes=True, piece_frames=3)
+    joined: dict[int, list[Any]] = {}
+    for episode in sorted(map(pieces.read, pieces.names), key=lambda one: int(one.extras[FIRST_KEY])):
+        known = joined.setdefault(int(episode.extras[SEED_KEY]), [])
+        known[-1:] = episode.extras[MASK_KEY].tolist()  # the first frame is the last of the piece before
+    assert len(pieces) > 2
+    assert joined == {int(e.extras[SEED_KEY]): e.extras[MASK_KEY].tolist() for e in map(whole.read, whole.names)}
+
+
+@pytest.mark.parametrize("world", [FORBIDDING, OBSERVED])
+def test_a_repeated_action_stops_where_it_is_forbidden(world: EnvConfig, tmp_path: Path) -> None:
+    store = recorded(tmp_path, EnvConfig(world.id, every=3))
+    lengths = [len(store.read(name).image) - 1 for name in store.names]
+    assert max(lengths) > 2  # of 6 steps at most, by threes
+
+
+def test_masks_of_other_actions_are_not_read(tmp_path: Path) -> None:
+    env = gym.make("Steering-v0", kind="choices")
+    masks = (np.ones(3, np.int8), np.ones(5, np.int8))
+    gym.register("Masked-v0", lambda: Told(env, {MASK_KEY: masks}))
+    policy = RandomPolicy(spec_of(SPACES["choices"], "it"))
+    store = recorded(tmp_path, EnvConfig("Masked-v0"), policy, episodes=1)
+    assert MASK_KEY not in store.read(store.names[0]).extras
+
+
+class Told(gym.Wrapper[Any, Any, Any, Any]):
+    """Says `more` in info."""
+
+    def __init__(self, env: gym.Env[Any, Any], more: dict[str, Any]) -> None:
+        super().__init__(env)
+        self.more = more
+
+    def reset(self, **told: Any) -> tuple[Any, dict[str, Any]]:
+        frame, info = self.env.reset(**told)
+        return frame, {**info, **self.more}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        *result, info = self.env.step(action)
+        return *result, {**info, **self.more}  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("nothing", r'gave info\["action_mask"\] that allows none of 4 actions'),
+        ("shape", r'gave info\["action_mask"\] int8 \(5,\): want one number for each of 4 actions'),
+        ("values", r'gave info\["action_mask"\] \[2, 2, 2, 2\]: want 1'),
+        ("text", r'gave info\["action_mask"\] <U3 \(4,\)'),
+        ("first", r'info\["action_mask"\] with some frames'),
+        ("later", r'info\["action_mask"\] with some frames'),
+    ],
+)
+def test_a_faulty_mask_is_named(fault: str, message: str, tmp_path: Path) -> None:
+    env = make(forbidding(fault))
+    with pytest.raises(InputError, match=message):  # noqa: PT012
+        env.reset(seed=0)
+        env.step(np.int64(0))
+    with pytest.raises(InputError, match="action_mask"):
+        recorded(tmp_path, forbidding(fault), episodes=1)
+
+
+def test_the_actions_that_are_offered_may_all_be_forbidden() -> None:
+    env = make(EnvConfig(FORBIDDING.id, actions=(2,)))
+    with pytest.raises(InputError, match="allows none of 1 actions"):  # noqa: PT012
+        for seed in range(10):
+            env.reset(seed=seed)
+
+
+def test_masks_of_other_vector_environments_are_looked_at() -> None:
+    told = {MASK_KEY: np.array([[1, 0], [0, 0]]), "_action_mask": np.array([True, True])}
+    with pytest.raises(InputError, match=r"row 1 has .* allows none of 2"):
+        masks_of(told, 2, 2)
+    found = masks_of(told, 2, 2, ended=np.array([False, True]))
+    assert found is not None
+    assert found.tolist() == [[True, False], [True, True]]
+
+
+def random(model: WorldModel) -> Policy:
+    return RandomPolicy(COUNT)
+
+
+def exploring(model: WorldModel) -> Policy:
+    return Exploring(dreamt(model), RandomPolicy(COUNT), 0.5)
+
+
+def mixture(model: WorldModel) -> Policy:
+    return Mixture([dreamt(model), RandomPolicy(COUNT)], [0.5, 0.5])
+
+
+def dreamt(model: WorldModel) -> Policy:
+    return WorldModelPolicy(model, agent_of(model, bias=3.0))
+
+
+def greedy(model: WorldModel) -> Policy:
+    return WorldModelPolicy(model, agent_of(model), greedy=True)
+
+
+def planning(model: WorldModel, **changes: Any) -> Policy:
+    brief = PlanningConfig(**{"candidates": 6, "elites": 2, "iterations": 2, "horizon": 3, "steps": 1, **changes})
+    return PlanningPolicy(model, brief)
+
+
+def planning_mode(model: WorldModel) -> Policy:
+    return planning(model, execute="mean", momentum=0.5)
+
+
+def shooting(model: WorldModel) -> Policy:
+    return planning(model, method="shooting")
+
+
+@pytest.mark.parametrize("make_policy", [random, exploring, mixture, dreamt, greedy, planning, planning_mode, shooting])
+def test_no_policy_does_what_is_forbidden(make_policy: Callable[[WorldModel], Policy], model: WorldModel) -> None:
+    judged = evaluate(
+        "it", FORBIDDING, make_policy(model), episodes=8, seed=0, num_envs=3, processes=False, progress=False
+    )
+    assert len(set(judged.evaluation.lengths)) > 2  # rows begin and end at different times
+
+
+def test_a_clone_of_masked_episodes_plays_for_real(model: WorldModel, tmp_path: Path) -> None:
+    store = recorded(tmp_path / "episodes")
+    cloner = Cloner(model, store, CloningConfig(batch=8, rows=2), tmp_path / "policy")
+    cloner.train(2, progress=False)
+    evaluate("it", FORBIDDING, cloner.policy(), episodes=8, seed=0, num_envs=3, processes=False, progress=False)
+
+
+def learner(out: Path) -> PPO:
+    return PPO(make_vec(FORBIDDING, PPO_CONFIG.rows, processes=False), PPO_CONFIG, out)
+
+
+def test_ppo_learns_from_probabilities_among_the_allowed(tmp_path: Path) -> None:
+    subject = learner(tmp_path)
+    for _ in range(2):
+        rollout = subject.collector.collect(PPO_CONFIG.steps, subject.generator)
+        assert rollout.allowed is not None
+        assert rollout.allowed.shape == (PPO_CONFIG.steps, PPO_CONFIG.rows, COUNT)
+        assert bool(rollout.allowed.gather(2, rollout.actions[..., None]).all())
+        assert not bool(rollout.allowed.all())
+        states = replay(subject.net, rollout, torch.arange(PPO_CONFIG.rows))
+        probs = subject.net.judge(states, rollout.allowed).policy.log_prob(rollout.actions)
+        torch.testing.assert_close(probs, rollout.log_probs, rtol=1e-4, atol=1e-5)
+        alone = rollout.allowed.sum(-1) == 1
+        assert alone.any()
+        assert bool((rollout.log_probs[alone] == 0).all())
+    figures = subject.learn(rollout)
+    assert all(bool(value.isfinite()) for value in figures.values())
+    assert float(figures["entropy"]) < rollout.allowed.sum(-1).log().mean() + 1e-5  # of four actions it would be more
+
+
+def test_ppo_goes_on_with_the_masks_where_it_stood_and_plays(tmp_path: Path) -> None:
+    through = learner(tmp_path / "through")
+    through.train(3, progress=False)
+    first = learner(tmp_path / "parts")
+    first.train(1, progress=False)
+    second = learner(tmp_path / "parts")
+    assert second.collector.allowed is not None
+    second.train(3, progress=False)
+    for ours, theirs in zip(through.net.parameters(), second.net.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    for policy in (second.policy(), second.policy(greedy=True)):
+        evaluate("it", FORBIDDING, policy, episodes=8, seed=0, num_envs=3, processes=False, progress=False)
