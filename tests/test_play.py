@@ -18,12 +18,14 @@ from envs.play.beginning import choose
 from envs.play.command import by_name
 from envs.play.game import Game
 from envs.play.messages import parse, picture
-from envs.play.real_side import real_config
+from envs.play.real_side import known_keys, real_config
 from envs.provenance import SEED_KEY
 from plays import corridor_run, game_of, options_of
-from worldmodel.checkpoint import load_checkpoint
+from worldmodel.actions import ActionPart
+from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
+from worlds import random_model, small_config
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +318,11 @@ def test_options_that_cannot_be(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         game_of(checkpoint, contexts=tmp_path / "none")
     assert game_of(checkpoint, steps=3).dream.choices == (1, 2, 3, 4, 8, 16)
+
+
+def test_actions_that_are_numbers_have_no_keys(tmp_path: Path) -> None:
+    push = (ActionPart("box", (2,), (), (-1.0, -1.0), (1.0, 1.0), "float32"),)
+    model = random_model(small_config(num_actions=0, action_size=2, action_parts=push), 0)
+    save_checkpoint(tmp_path, model, world={}, step=1)
+    with pytest.raises(InputError, match="actions of 2 numbers from -1 to 1, for which there are no keys: name"):
+        known_keys(load_checkpoint(tmp_path), None)

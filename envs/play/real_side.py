@@ -11,6 +11,7 @@ from envs.factory import EnvConfig, FrameEnv, make, trusted
 from envs.keys import Keys, keys_of
 from envs.play.beginning import Beginning
 from envs.policy import FrameArray
+from worldmodel.actions import actions_of
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
@@ -51,9 +52,17 @@ def real_config(asked: str, checkpoint: Checkpoint) -> EnvConfig:
 
 
 def known_keys(checkpoint: Checkpoint, real: RealSide | None) -> Keys:
-    """The keys of the real world where it is open, else of the world that the checkpoint names."""
+    """The keys of the real world where it is open, else of the world that the checkpoint names.
+
+    Raises InputError for one whose actions are no choice among a few.
+    """
     config = recorded_config(checkpoint) if real is None else real.config
     count = checkpoint.model.config.num_actions
+    if not count:
+        raise InputError(
+            f"{checkpoint.path} has actions of {actions_of(checkpoint.model.config)}, for which there are no keys: "
+            "name a world with discrete actions"
+        )
     if config is None:
         return keys_of("", count)
     return keys_of(config.id, count, config.actions, None if real is None else real.env)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -22,8 +21,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from envs.recorded.lerobot import INFO, PLACE, VERSION
+from worldmodel.command_line import run_main
 from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError, MissingExtraError, require
+from worldmodel.errors import InputError, require
 
 CAMERA = "observation.image"
 EPISODES_PER_FILE, FILES_PER_CHUNK = 100, 1000
@@ -287,16 +287,12 @@ def _arrow() -> tuple[Any, Any]:
     return require("pyarrow", "lerobot", told), require("pyarrow.parquet", "lerobot", told)
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    options = tyro.cli(ExportOptions)
+    options = tyro.cli(ExportOptions, args=args)
     folder = export(options)
     print(f"{len(EpisodeStore(options.store))} episodes in {folder}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_main(main)

@@ -5,7 +5,6 @@ Who writes, or reads what is private, logs in before: `hf auth login`, or HF_TOK
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from worldmodel.errors import InputError, MissingExtraError
+from worldmodel.command_line import run_main
 from worldmodel.hub.fetch import pull, pull_episodes
 from worldmodel.hub.push import push, push_episodes
 from worldmodel.worlds.pack import Packing
+
+INTERRUPTED = "interrupted; what was sent or fetched whole is kept: the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_main(main, INTERRUPTED)

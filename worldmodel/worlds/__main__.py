@@ -10,8 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from worldmodel.command_line import started_as
-from worldmodel.errors import InputError, MissingExtraError
+from worldmodel.command_line import run_main, started_as
 from worldmodel.worlds import names, resolve
 from worldmodel.worlds.card import PAGE, read_card, summary
 from worldmodel.worlds.pack import Packing, pack_world
@@ -69,8 +68,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_main(main)
