@@ -293,3 +293,12 @@ def test_all_that_a_dreamer_may_be_told_goes_with_any_action(tmp_path: Path) -> 
     policy = best.learned(settings_of(kind).env_config, torch.device("cpu"), greedy=True).policy
     policy.reset(np.arange(2), np.arange(2))
     assert policy.act(np.zeros((2, 40, 40, 3), np.uint8), {}).shape == (2, probe(steering(kind)).actions.size)
+
+
+def test_a_plan_ends_only_in_rows_where_something_else_was_done() -> None:
+    policy = PlanningPolicy(GearModel(), PlanningConfig(candidates=4, elites=2, horizon=3, steps=1))  # type: ignore[arg-type]
+    policy.reset(np.arange(2), np.arange(2))
+    done = policy.act(np.zeros((2, 8, 8, 3), np.uint8), {})
+    done[1, 1] += 0.5
+    policy.took(done)
+    assert set(policy._left) == {0}
