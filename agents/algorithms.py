@@ -26,6 +26,7 @@ from envs.policy import Policy
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
+from worldmodel.loggers import Scalars
 
 if TYPE_CHECKING:
     from agents.settings import LoopSettings
@@ -42,8 +43,8 @@ LEARNERS: Mapping[Algo, str] = {"dreamer": DREAMER_STATE, "clone": CLONING_STATE
 class Algorithm(Protocol):
     """Learns to act. Made anew for every stage of a run; it continues from what it has written."""
 
-    writer: Any
-    """Where curves go: `Scalars`, or None. (A protocol's attribute may be no wider than that of who fulfils it.)"""
+    writer: Scalars | None
+    """Where curves go."""
 
     @property
     def logged(self) -> int:

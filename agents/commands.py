@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import worldmodel
-from worldmodel.command_line import run_main
-
-INTERRUPTED = "interrupted"
-"""Said of commands that say nothing themselves of what is left."""
+from worldmodel.command_line import INTERRUPTED, run_main
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def main() -> None:
 def start(command: Command, args: Sequence[str]) -> None:
     """Load a command and run it; loading takes seconds and can be interrupted as well."""
     loaded: list[ModuleType] = []
-    run_main(lambda _: loaded.append(importlib.import_module(command.module)), INTERRUPTED)
+    run_main(lambda _: loaded.append(importlib.import_module(command.module)))
     module = loaded[0]
     run_main(module.main, getattr(module, "INTERRUPTED", INTERRUPTED), [*command.before, *args])
 

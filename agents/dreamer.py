@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.actor_critic import ActorCritic, continuation_weights, fits, interface, lambda_returns, networks_for
 from agents.dreamer_config import DreamerConfig as DreamerConfig
@@ -21,6 +20,7 @@ from agents.world_model_policy import WorldModelPolicy
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
 from worldmodel.errors import InputError
+from worldmodel.loggers import Scalars
 from worldmodel.model import WorldModel, weights_from
 from worldmodel.pessimism import Pessimism
 from worldmodel.sampling import Sampler, Sampling
@@ -48,7 +48,7 @@ class Dreamer:
         config: DreamerConfig,
         out: Path,
         *,
-        writer: SummaryWriter | None = None,
+        writer: Scalars | None = None,
     ) -> None:
         """Train in dreams of `model` that begin in `source`."""
         self.model, self.config, self.out, self.writer = model.eval(), config, out, writer

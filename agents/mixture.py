@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.policies import Remembering
+from agents.policies import Remembering, make_policy, needs_map
+from agents.probe import probe
+from envs.factory import EnvConfig
 from envs.policy import Actions, FrameArray, IntArray, Policy
 from worldmodel.errors import InputError
 
@@ -22,7 +24,20 @@ class Part(NamedTuple):
     share: float
 
 
-def parts_of(collector: str) -> tuple[Part, ...]:
+def named_collector(told: str, config: EnvConfig, option: str) -> Policy:
+    """The policy that `told` (see `parts_of`) names, to play the world of `config`; `option` is what messages call it.
+
+    Raises InputError where it needs a map that `config` does not show.
+    """
+    parts = parts_of(told, option)
+    for name, _ in parts:
+        if needs_map(name, config.id) and not config.extra_obs:
+            raise InputError(f"{option} {name} plays {config.id} by more than its frames: add --extra-obs")
+    policies = [make_policy(name, probe(config).actions, config.id) for name, _ in parts]
+    return policies[0] if len(parts) == 1 else Mixture(policies, [share for _, share in parts])
+
+
+def parts_of(collector: str, option: str = "--collector") -> tuple[Part, ...]:
     """Read "random", or "scripted:0.5,random:0.5"; shares count relative to their sum.
 
     Raises InputError for anything else.
@@ -38,7 +53,7 @@ def parts_of(collector: str) -> tuple[Part, ...]:
             parts.append(Part(name, math.nan))
         if not name or not 0 < parts[-1].share < math.inf:
             raise InputError(
-                f"--collector {collector}: give one policy, or several with their shares: scripted:0.5,random:0.5"
+                f"{option} {collector}: give one policy, or several with their shares: scripted:0.5,random:0.5"
             )
     total = sum(part.share for part in parts)
     return tuple(Part(name, share / total) for name, share in parts)
@@ -70,7 +85,7 @@ class Mixture:
         return done
 
     def took(self, actions: Actions) -> None:
-        """Actions (N,) were done, instead of those that it chose last."""
+        """Actions (N,) or (N, A) were done, instead of those that it chose last."""
         for policy in self._policies:
             if isinstance(policy, Remembering):
                 policy.took(actions)

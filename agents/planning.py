@@ -158,9 +158,11 @@ class PlanningPolicy:
         return chosen
 
     def took(self, actions: NDArray[Any]) -> None:
-        """Actions (N,) or (N, A) were done, instead of those that it chose last; the plans that began with them end."""
+        """Actions (N,) or (N, A) were done, instead of those that it chose last; where they differ, the plan ends."""
+        chosen = self.watcher.led_here
         self.watcher.took(torch.as_tensor(actions))
-        self._left.clear()
+        kept = (self.watcher.led_here == chosen).view(len(chosen), -1).all(1)
+        self._left = {row: plan for row, plan in self._left.items() if kept[row]}
 
     @torch.no_grad()
     def plan(self, known: Tensor, allowed: Tensor | None = None) -> Tensor:

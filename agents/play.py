@@ -17,9 +17,10 @@ from agents.cli import SETTINGS
 from agents.evaluation.runs import open_run
 from agents.policies import make_policy, needs_map
 from envs.contexts import contexts_of
-from envs.play.command import PlayOptions, by_name, main_with, play
+from envs.play.command import PlayOptions, by_name, play
 from envs.policy import Policy
 from worldmodel.checkpoint import Checkpoint, load_checkpoint
+from worldmodel.command_line import run_main
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 
@@ -71,4 +72,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main_with(main)
+    run_main(main)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
 
-from agents.policies import make_policy, needs_map
-from agents.probe import probe
+from agents.mixture import named_collector
 from envs.factory import EnvConfig
 from envs.recording import record
 from worldmodel.command_line import run_main, started_as
 from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
 
 INTERRUPTED = "interrupted; whole episodes are kept: the same command goes on"
 
@@ -32,17 +30,25 @@ class Options:
     seed: int = 0
     """First seed. Give other ones than a run that trains: run s records from s million on."""
     policy: str = "random"
-    """Who plays: random, scripted or oracle."""
-    size: int | None = None
-    """Side of the frames in pixels; None keeps the environment's own."""
+    """Who plays: random, scripted or oracle; or several by shares of the episodes: scripted:0.5,random:0.5."""
+    size: int | tuple[int, int] | None = None
+    """Side of the frames in pixels, or their height and width; None keeps the environment's own."""
+    image_key: str | None = None
+    """Entry of a dictionary observation that is the image, with dots where it is nested; None finds it."""
+    from_render: bool = False
+    """Show what the environment renders, where what it observes is no image; that is kept as extras."""
     actions: tuple[int, ...] | None = None
     """Which of the environment's discrete actions to use; None uses all."""
+    layouts: tuple[int, int] | None = None
+    """Of a procedurally made world, the first and how many of its layouts to record; None draws from all."""
     extra_obs: bool = False
     """Keep the environment's extra observations; the oracle needs them."""
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps; None keeps the environment's own limit."""
     env_options: str = ""
     """What else the environment is made with, as a JSON object."""
+    every: int = 1
+    """Act at every n-th frame of the environment only, repeating the action and adding up the rewards."""
     num_envs: int = 2
     """Environments played at once."""
     processes: bool = True
@@ -54,10 +60,9 @@ class Options:
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, play, and say what was recorded."""
     o = tyro.cli(Options, args=args, prog=started_as("agents.record"))
-    config = EnvConfig(o.env, o.size, o.actions, o.extra_obs, o.max_episode_steps, o.env_options)
-    if needs_map(o.policy, o.env) and not o.extra_obs:
-        raise InputError(f"--policy {o.policy} plays {o.env} by more than its frames: add --extra-obs")
-    policy = make_policy(o.policy, probe(config).actions, o.env)
+    given = {field.name: getattr(o, field.name) for field in fields(EnvConfig) if hasattr(o, field.name)}
+    config = EnvConfig(o.env, options=o.env_options, **given)
+    policy = named_collector(o.policy, config, "--policy")
     store = EpisodeStore(o.out, create=True)
     summary = record(
         config,

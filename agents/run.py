@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from agents.clips import TAG, dream_beside_truth
-from agents.mixture import Mixture, parts_of
-from agents.policies import Exploring, RandomPolicy, make_policy, needs_map
+from agents.mixture import named_collector
+from agents.policies import Exploring, RandomPolicy
 from agents.probe import Probe, probe
 from agents.settings import LearnSettings, WorldSettings, to_json
 from agents.tracking import Tracking
@@ -166,13 +166,8 @@ class Run:
 
     def first_collector(self) -> Policy:
         """The policy that records before anything is learned."""
-        config, parts = self.settings.env_config, parts_of(self.settings.collector)
-        for name, _ in parts:
-            if needs_map(name, config.id) and not config.extra_obs:
-                raise InputError(f"--collector {name} plays {config.id} by more than its frames: add --extra-obs")
-        policies = [make_policy(name, probe(config).actions, config.id) for name, _ in parts]
-        mixed = policies[0] if len(parts) == 1 else Mixture(policies, [share for _, share in parts])
-        return self.exploring(mixed)
+        s = self.settings
+        return self.exploring(named_collector(s.collector, s.env_config, "--collector"))
 
     def exploring(self, policy: Policy) -> Policy:
         """`policy` as it records: a share of its actions are random."""

@@ -85,7 +85,11 @@ class StableBaselines:
     def save(self) -> None:
         """Write weights, optimiser and steps so far."""
         self.out.mkdir(parents=True, exist_ok=True)
-        state: Mapping[str, Any] = {"steps": self.model.num_timesteps, "parameters": self.model.get_parameters()}
+        state: Mapping[str, Any] = {
+            "steps": self.model.num_timesteps,
+            "parameters": self.model.get_parameters(),
+            "variables": {name: tensor.detach() for name, tensor in self._variables().items()},
+        }
         replace(self.out / STATE, lambda path: torch.save(state, path))
 
     def load(self) -> None:
@@ -94,6 +98,13 @@ class StableBaselines:
         with taking_up(self.out / STATE):
             self.model.set_parameters(state["parameters"], exact_match=True, device=self.model.device)
             self.model.num_timesteps = state["steps"]
+            for name, value in state.get("variables", {}).items():  # earlier versions kept none
+                self._variables()[name].data.copy_(value)
+
+    def _variables(self) -> Mapping[str, torch.Tensor]:
+        """What is learned besides the parameters: the weight of SAC's entropy."""
+        _, names = self.model._get_torch_save_params()
+        return {name: getattr(self.model, name) for name in names}
 
 
 class SB3Policy:

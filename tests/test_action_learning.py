@@ -17,6 +17,7 @@ from agents.action_head import MAX_STD, MIN_STD, ActionHead
 from agents.actions import Bounded, Factored
 from agents.actor_critic import ActorCriticConfig, networks_for
 from agents.algorithms import Algo
+from agents.evaluation.runs import open_run
 from agents.loop import Loop
 from agents.planning import PlanningConfig, PlanningPolicy
 from agents.policies import Exploring, RandomPolicy
@@ -24,6 +25,7 @@ from agents.ppo import PPO, PPOConfig
 from agents.presets import PRESETS
 from agents.probe import probe
 from agents.proposals import around
+from agents.sb3 import StableBaselines
 from agents.settings import CloningOptions, DreamerOptions, PPOOptions, SB3Options, TrainingOptions
 from envs.actions import shaped, spec_of
 from envs.factory import make_vec
@@ -264,3 +266,39 @@ def test_exploring_replaces_whole_actions() -> None:
     done = policy.act(np.zeros((400, 1, 1, 3), np.uint8), {})
     assert 0.2 < (done[:, 0] != 0).mean() < 0.4
     np.testing.assert_array_equal(done[:, 0] != 0, done[:, 1] != 0)
+
+
+def test_the_weight_of_sacs_entropy_outlasts_a_round(learned: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(learned["box"], tmp_path / "run")
+    loop = Loop(tmp_path / "run", settings_of("box", algo="sb3-sac"), progress=False)
+    with loop.algorithm() as learner:
+        assert isinstance(learner, StableBaselines)
+        learner.model.log_ent_coef.data.fill_(-3.0)
+        learner.save()
+    with loop.algorithm() as learner:
+        assert isinstance(learner, StableBaselines)
+        assert float(learner.model.log_ent_coef.detach()) == -3.0
+
+
+def test_all_that_a_dreamer_may_be_told_goes_with_any_action(tmp_path: Path) -> None:
+    """A mixture that explores records; cloned, held near the clone and pessimistic, it goes on for a second round."""
+    kind = "dict"
+    dreamer = replace(SMALL.dreamer, clone_kl=0.5, clone_kl_half=1, pessimism=1.0, pessimism_over="draws")
+    told = {"collector": "random:0.5,random:0.5", "explore": 0.3, "clone": True, "dreamer": dreamer}
+    Loop(tmp_path, settings_of(kind, **told), progress=False).run()
+    stages = Loop(tmp_path, settings_of(kind, **told, rounds=2), progress=False).run()
+    assert stages["1-policy"]["batches"] == 2
+    assert stages["1-policy"]["clone_kl"] >= 0
+    best = open_run(tmp_path / "best")
+    policy = best.learned(settings_of(kind).env_config, torch.device("cpu"), greedy=True).policy
+    policy.reset(np.arange(2), np.arange(2))
+    assert policy.act(np.zeros((2, 40, 40, 3), np.uint8), {}).shape == (2, probe(steering(kind)).actions.size)
+
+
+def test_a_plan_ends_only_in_rows_where_something_else_was_done() -> None:
+    policy = PlanningPolicy(GearModel(), PlanningConfig(candidates=4, elites=2, horizon=3, steps=1))  # type: ignore[arg-type]
+    policy.reset(np.arange(2), np.arange(2))
+    done = policy.act(np.zeros((2, 8, 8, 3), np.uint8), {})
+    done[1, 1] += 0.5
+    policy.took(done)
+    assert set(policy._left) == {0}

@@ -208,6 +208,15 @@ def test_runs_that_differ_in_their_seed_alone_are_one_method(runs: Path, tmp_pat
     assert [group.name for group in groups_of(name)] == ["second", "mine"]
 
 
+def test_the_best_round_of_a_run_is_no_other_seed_of_it(runs: Path, tmp_path: Path) -> None:
+    found = groups_of(options(tmp_path, runs / "first", runs / "first" / "best", runs / "second"))
+    assert [group.name for group in found] == ["first, second", "best"]
+    last, best = (found[at].contestants[0].run for at in (0, 1))
+    assert last is not None
+    assert best is not None
+    assert best.recorded.resolve() == last.recorded.resolve() == (runs / "first" / "episodes").resolve()
+
+
 def test_names_tell_runs_apart() -> None:
     assert names_of([Path("/a/x/run"), Path("/b/y/run")]) == ["x/run", "y/run"]
     assert names_of([Path("/a/run")]) == ["run"]

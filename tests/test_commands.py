@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import inspect
+import json
 import signal
 import subprocess
 import sys
@@ -113,6 +114,15 @@ def test_record_keeps_what_a_policy_played(shell: Shell, tmp_path: Path) -> None
     assert (seeds, set(store.lengths.tolist())) == ({7, 8}, {6})
     assert shell(*asked, *small, "--episodes", "3").status == 0
     assert set(store.names) < set(EpisodeStore(tmp_path / "episodes").names)
+    shown = ("--policy", "scripted:1,random:1", "--extra-obs", "--layouts", "3", "2", "--size", "28", "56")
+    said = shell(*asked[:3], "--out", tmp_path / "both", *shown, "--every", "2", *small, "--episodes", "2")
+    assert (said.status, said.errors) == (0, "")
+    store = EpisodeStore(tmp_path / "both")
+    told = json.loads(str(store.read(store.names[0]).extras["recording"]))
+    assert (told["policy"], store.image_shape) == ("Mixture", (28, 56))
+    assert {name: told["env"][name] for name in ("layouts", "every")} == {"layouts": [3, 2], "every": 2}
+    said = shell(*asked, *small, "--policy", "random:1,oracle:1")
+    assert said.errors == "error: --policy oracle plays MiniGrid-MemoryS7-v0 by more than its frames: add --extra-obs\n"
     said = shell(*asked, *small, "--policy", "clever")
     assert (said.status, len(said.errors.splitlines())) == (2, 1)
     assert "there is no policy 'clever': choose one of random, scripted, oracle" in said.errors
@@ -182,3 +192,9 @@ def test_a_fault_of_ours_keeps_its_traceback_and_a_status_is_passed_on() -> None
         run_main(lambda args: 3, "interrupted")
     assert end.value.code == 3
     run_main(lambda args: None, "interrupted")
+
+
+def test_bad_input_sigterm_and_a_full_disk_are_dealt_with_in_one_place() -> None:
+    sources = [path for part in ("agents", "envs", "worldmodel") for path in (ROOT / part).rglob("*.py")]
+    own = [path.relative_to(ROOT).as_posix() for path in sources if "sys.exit(2)" in path.read_text()]
+    assert own == ["worldmodel/command_line.py"]

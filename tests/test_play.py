@@ -338,5 +338,5 @@ def test_a_world_whose_actions_have_no_keys_is_refused_at_the_start(checkpoint: 
     model = random_model(small_config(**told(actions)), 0).float()
     save_checkpoint(tmp_path / "model", model, world={"episodes": "../episodes", "env": config.to_dict()}, step=0)
     for real in ("recorded", None):
-        with pytest.raises(InputError, match=r"model dreams .*, and the page has keys for one of n actions only"):
+        with pytest.raises(InputError, match=r"model takes .*, and keys stand for discrete actions"):
             game_of(tmp_path / "model", real=real)

@@ -18,7 +18,11 @@ MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, 
 """What the system refuses and the user can mend. Anything else is a fault of ours, whose traceback is wanted."""
 
 
-def run_main(main: Main, interrupted: str, args: Sequence[str] | None = None) -> None:
+INTERRUPTED = "interrupted"
+"""Said of commands that say nothing themselves of what is left."""
+
+
+def run_main(main: Main, interrupted: str = INTERRUPTED, args: Sequence[str] | None = None) -> None:
     """Run a command and exit where its status is not 0.
 
     Bad input, a missing extra, a folder that may not be written and a full disk are one line on standard error and

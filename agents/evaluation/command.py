@@ -271,8 +271,7 @@ def started(results: dict[str, list[Result]]) -> dict[str, Starts]:
     for result in (each for several in results.values() for each in several):
         run, config = result.contestant.run, result.contestant.config
         if run is not None:
-            folder = run.folder / "episodes"
-            store = EpisodeStore(folder) if folder.exists() else None
+            store = EpisodeStore(run.recorded) if run.recorded.exists() else None
             if (of_run := starts(config, result.evaluation.seeds, store)) is not None:
                 found[result.contestant.name] = of_run
     return found

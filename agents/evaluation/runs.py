@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from agents.algorithms import learned
+from agents.best import NOTE
 from agents.cli import SETTINGS, LoopOptions
 from agents.evaluation.files import EVALUATIONS, Evaluations, read_evaluations
 from agents.probe import Probe, probe
@@ -43,6 +44,16 @@ class TrainedRun:
     def world_model(self) -> Path:
         """The folder of the world model in which the policy learned."""
         return self.settings.world_model or self.folder / "world_model"
+
+    @property
+    def is_best(self) -> bool:
+        """Whether it is the best round of the run in the folder above."""
+        return (self.folder / NOTE).is_file()
+
+    @property
+    def recorded(self) -> Path:
+        """The folder of the episodes that it recorded, which is not there where it recorded none."""
+        return (self.folder / ".." if self.is_best else self.folder) / "episodes"
 
     @property
     def digest(self) -> str:
@@ -87,8 +98,8 @@ def open_run(folder: Path) -> TrainedRun:
 
 
 def alike(a: TrainedRun, b: TrainedRun) -> bool:
-    """Whether two runs are seeds of one method: told the same but for the seed."""
-    told, other = (to_json(run.settings) | {"seed": 0, "preset": "", "log": []} for run in (a, b))
+    """Whether two runs are seeds of one method: told the same but for the seed, and both the last round or the best."""
+    told, other = (to_json(run.settings) | {"seed": 0, "preset": "", "log": [], "best": run.is_best} for run in (a, b))
     return told == other
 
 

@@ -78,4 +78,4 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_main(main, "interrupted")
+    run_main(main)

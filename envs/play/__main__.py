@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from envs.play.command import main, main_with
+from envs.play.command import main
+from worldmodel.command_line import run_main
 
 if __name__ == "__main__":
-    main_with(main)
+    run_main(main)

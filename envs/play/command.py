@@ -6,7 +6,6 @@ python -m envs.play CHECKPOINT --real recorded
 from __future__ import annotations
 
 import importlib
-import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from envs.dream.options import Doubt
 from envs.policy import Policy
 from worldmodel.actions import actions_of
 from worldmodel.checkpoint import Checkpoint, device_of
-from worldmodel.errors import InputError, MissingExtraError, require
+from worldmodel.errors import InputError, require
 
 if TYPE_CHECKING:
     from envs.play.game import Game
@@ -68,17 +67,6 @@ class PlayOptions:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line until it is interrupted."""
     play(tyro.cli(PlayOptions, args=args), by_name)
-
-
-def main_with(main: Callable[[], None]) -> None:
-    """Run a command: bad input is one line on standard error, exit status 2; Ctrl-C is the way to end it."""
-    try:
-        main()
-    except (InputError, MissingExtraError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def play(options: PlayOptions, load_policy: LoadPolicy) -> None:

@@ -156,4 +156,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, "interrupted")
+    run_main(main)

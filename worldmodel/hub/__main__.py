@@ -17,6 +17,8 @@ from worldmodel.hub.fetch import pull, pull_episodes
 from worldmodel.hub.push import push, push_episodes
 from worldmodel.worlds.pack import Packing
 
+INTERRUPTED = "interrupted; what was sent or fetched whole is kept: the same command goes on"
+
 
 @dataclass(frozen=True)
 class Push:
@@ -88,4 +90,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, "interrupted")
+    run_main(main, INTERRUPTED)
