@@ -65,3 +65,37 @@ def main() -> None:
     """Start the command that is named first, with the arguments that follow it."""
     name, *args = sys.argv[1:] or ["--help"]
     sys.path.append("")  # modules of the folder that it is started in, as with `python -m`; ours go before them
+    if name in ("-h", "--help"):
+        print(page())
+    elif name == "--version":
+        print(f"lssvwm {worldmodel.__version__}")
+    else:
+        command = {key: one for commands in COMMANDS.values() for key, one in commands.items()}.get(name)
+        if command is None:
+            sys.exit(_unknown(name))
+        sys.argv = [f"lssvwm {name}", *args]  # what help and reports call it
+        start(command, args)
+
+
+def start(command: Command, args: Sequence[str]) -> None:
+    """Load a command and run it; loading takes seconds and can be interrupted as well."""
+    loaded: list[ModuleType] = []
+    run_main(lambda _: loaded.append(importlib.import_module(command.module)), INTERRUPTED)
+    module = loaded[0]
+    run_main(module.main, getattr(module, "INTERRUPTED", INTERRUPTED), [*command.before, *args])
+
+
+def page() -> str:
+    """The help: a line for every command."""
+    lines = ["usage: lssvwm COMMAND [OPTIONS]", "", "Video world models that remember, and agents that learn in them."]
+    for purpose, commands in COMMANDS.items():
+        lines += ["", f"{purpose}:", *(f"  {name:<13} {command.does}" for name, command in commands.items())]
+    return "\n".join([*lines, "", "lssvwm COMMAND --help lists the options of a command."])
+
+
+def _unknown(name: str) -> int:
+    names = [name for commands in COMMANDS.values() for name in commands]
+    close = difflib.get_close_matches(name, names, n=1)
+    meant = f"did you mean '{close[0]}'? " if close else ""
+    print(f"error: no command is called '{name}': {meant}there are {', '.join(names)}", file=sys.stderr)
+    return 2
