@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.actions import space_of
+from envs.dream import infos
 from envs.dream.asked import asked
-from envs.dream.dreams import Dreams, Dreamt, Rows, padded
+from envs.dream.dreams import Dreams, Rows, padded
 from envs.dream.ends import ends
 from envs.dream.given import check_actions, check_mask, check_seeds
 from envs.dream.options import (
@@ -229,10 +230,10 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         finished = terminated | truncated
         self._dreams.done = self._dreams.done | finished
 
-        info = self._told(dreamt, live)
+        info = infos.of_step(self._view, dreamt, live)
         begins = ended
         if self.autoreset_mode is AutoresetMode.SAME_STEP and finished.any():
-            info |= self._final(dreamt, finished)
+            info |= infos.of_end(self._view, dreamt, finished, self._observation())
             begins = ended | finished
         if begins.any():
             info |= self._begin(begins)
@@ -315,38 +316,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         begun = self._dreams.begin(rows, stagger=stagger, asked=asked)
         if not self.options.context_info:
             return {}
-        contexts = padded(begun).to(self.device)
-        index = torch.as_tensor(np.flatnonzero(rows), device=self.device)
-
-        def spread(part: Tensor) -> Tensor:
-            return part.new_zeros(self.num_envs, *part.shape[1:]).index_copy_(0, index, part)
-
-        return {
-            "context_frames": self._view.frames(spread(contexts.frames)),
-            "_context_frames": rows.copy(),
-            "context_actions": self._view.array(spread(contexts.actions)),
-            "_context_actions": rows.copy(),
-            "context_length": self._view.array(spread(contexts.mask.sum(1))),
-            "_context_length": rows.copy(),
-        }
-
-    def _told(self, dreamt: Dreamt, rows: Rows) -> dict[str, Any]:
-        """What the step told of `rows`, in the form of Gymnasium's infos."""
-        told = {"termination_probability": dreamt.termination, "uncertainty": dreamt.uncertainty}
-        info: dict[str, Any] = {}
-        for name, values in told.items():
-            if values is not None:
-                info |= {name: self._view.array(values), f"_{name}": rows.copy()}
-        return info
-
-    def _final(self, dreamt: Dreamt, finished: Rows) -> dict[str, Any]:
-        """Gymnasium's record of rows that are about to begin anew within the step."""
-        return {
-            "final_obs": self._view.row_by_row(self._observation(), finished),
-            "_final_obs": finished.copy(),
-            "final_info": self._told(dreamt, finished),
-            "_final_info": finished.copy(),
-        }
+        return infos.of_contexts(self._view, padded(begun).to(self.device), rows)
 
     def _state(self, rows: Tensor) -> DreamState:
         if not self._dreams.begun:
