@@ -64,6 +64,7 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
 def main() -> None:
     """Start the command that is named first, with the arguments that follow it."""
     name, *args = sys.argv[1:] or ["--help"]
+    sys.path.append("")  # modules of the folder that it is started in, as with `python -m`; ours go before them
     if name in ("-h", "--help"):
         print(page())
     elif name == "--version":

@@ -1,7 +1,7 @@
 """Play by hand, and hand over to what a run has learned: `python -m agents.play RUN/world_model`.
 
-As `python -m envs.play`, which knows no policies; here `--policy` names a run of train_agent.py, random, scripted or
-none.
+As `python -m envs.play`, which knows no policies; here `--policy` names a run of train_agent.py, a packed world that
+has one, random, scripted or none.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from agents.algorithms import learned
 from agents.cli import SETTINGS
 from agents.evaluation.runs import open_run
 from agents.policies import make_policy, needs_map
+from agents.world_model_policy import WorldModelPolicy, load_agent
 from envs.contexts import contexts_of
 from envs.play.command import PlayOptions, by_name, main_with, play
 from envs.policy import Policy
-from worldmodel.checkpoint import Checkpoint, load_checkpoint
+from worldmodel.checkpoint import CONFIG, Checkpoint, load_checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
+from worldmodel.worlds import HUB, names, resolve
+from worldmodel.worlds.policy import POLICY
 
 NOBODY = "none"
-"""For --policy: leave the policy of the checkpoint's own run alone."""
+"""For --policy: leave the policy that belongs to the checkpoint alone."""
 
 
 def policy_of(checkpoint: Checkpoint, text: str) -> Policy:
-    """The policy of the run in folder `text`, a named one, or MODULE:FUNCTION=TEXT, to play in this world.
+    """The policy of the run or packed world `text`, a named one, or MODULE:FUNCTION=TEXT, to play in this world.
 
     Raises InputError for one that plays other frames or actions, or by a map, which no dream shows.
     """
-    if Path(text).is_dir():
-        return _of_run(checkpoint, Path(text))
+    if text in names() or text.startswith(HUB) or Path(text).is_dir():
+        folder = resolve(text)
+        return _of_world(checkpoint, folder) if (folder / CONFIG).is_file() else _of_run(checkpoint, folder)
     if ":" in text:
         return by_name(checkpoint, text)
     env = str((checkpoint.world.get("env") or {}).get("id", ""))
@@ -45,28 +49,50 @@ def policy_of(checkpoint: Checkpoint, text: str) -> Policy:
 
 def _of_run(checkpoint: Checkpoint, folder: Path) -> Policy:
     run = open_run(folder)
-    settings, files, model = run.settings, folder / "policy", checkpoint.model
+    settings, files = run.settings, folder / "policy"
     if settings.place == "real":
         return learned(settings, files, checkpoint=None, contexts=None, greedy=False)
-    own = checkpoint
-    if checkpoint.path.resolve() != run.world_model.resolve():
-        own = load_checkpoint(run.world_model, model.device)
-    shapes = [(one.height, one.width, one.num_actions) for one in (own.model.config, model.config)]
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            f"{folder} learned with frames of {shapes[0][:2]} and {shapes[0][2]} actions, {checkpoint.path} has "
-            f"{shapes[1][:2]} and {shapes[1][2]}: name a run of the same world"
-        )
+    own = _watching(checkpoint, run.world_model)
     contexts = EpisodeStore(settings.contexts or contexts_of(own))
     return learned(settings, files, checkpoint=own, contexts=contexts, greedy=False)
 
 
+def _of_world(checkpoint: Checkpoint, folder: Path) -> Policy:
+    if not (folder / POLICY).is_file():
+        raise InputError(f"{folder} comes without a policy ({POLICY}): name a run, random, or none")
+    model = _watching(checkpoint, folder).model
+    return WorldModelPolicy(model, load_agent(folder / POLICY, model))
+
+
+def _watching(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """The world model in `folder`, whose features a policy reads: `checkpoint` itself, or one of the same world."""
+    model = checkpoint.model
+    if checkpoint.path.resolve() == folder.resolve():
+        return checkpoint
+    own = load_checkpoint(folder, model.device)
+    shapes = [(one.height, one.width, one.num_actions) for one in (own.model.config, model.config)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"{folder} learned with frames of {shapes[0][:2]} and {shapes[0][2]} actions, {checkpoint.path} has "
+            f"{shapes[1][:2]} and {shapes[1][2]}: name a policy of the same world"
+        )
+    return own
+
+
+def _belonging_to(checkpoint: str) -> str | None:
+    """What `--policy` names the policy of a packed world by, or of the run that the checkpoint is a part of."""
+    folder = resolve(checkpoint)
+    if (folder / POLICY).is_file():
+        return checkpoint
+    run = folder.resolve().parent
+    return str(run) if (run / "policy").is_dir() and (run / SETTINGS).is_file() else None
+
+
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line until it is interrupted; without --policy, that of the checkpoint's own run plays."""
+    """Run the command line until it is interrupted; without --policy, the one that belongs to the checkpoint plays."""
     options = tyro.cli(PlayOptions, args=args)
-    run = Path(options.checkpoint).resolve().parent
-    if options.policy is None and (run / "policy").is_dir() and (run / SETTINGS).is_file():
-        options = replace(options, policy=str(run))
+    if options.policy is None:
+        options = replace(options, policy=_belonging_to(options.checkpoint))
     play(replace(options, policy=None) if options.policy == NOBODY else options, policy_of)
 
 

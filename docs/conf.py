@@ -13,6 +13,7 @@ from worldmodel import __version__
 
 project = "lssvwm"
 author = "the authors of lssvwm"
+copyright = "the authors of lssvwm, MIT licence"
 release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown"}

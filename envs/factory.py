@@ -128,7 +128,7 @@ def make(config: EnvConfig, render_mode: str | None = None) -> FrameEnv:
     Raises InputError for an unknown id (naming the package to import, or near ones), for observations without an image
     and for other actions; MissingExtraError when the id needs a package that is not installed.
     """
-    return _build(_find(config.id), config, render_mode)
+    return _build(find_spec(config.id), config, render_mode)
 
 
 def trusted(config: EnvConfig, source: str) -> EnvConfig:
@@ -182,7 +182,7 @@ def make_vec(
 def maker(config: EnvConfig, render_mode: str | None = None) -> Callable[[], FrameEnv]:
     """What makes `make(config)` in another process too. Raises InputError for an unknown id."""
     # The spec travels instead of the id: what was registered in this process is known to the workers too.
-    return functools.partial(_build, _find(config.id), config, render_mode)
+    return functools.partial(_build, find_spec(config.id), config, render_mode)
 
 
 class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArgs):
@@ -211,7 +211,11 @@ class DiscreteActions(gym.Wrapper[Any, np.int64, Any, Any], RecordConstructorArg
         return self.env.step(self._table[int(action)])
 
 
-def _find(env_id: str) -> EnvSpec:
+def find_spec(env_id: str) -> EnvSpec:
+    """The registered environment that `id` or `module:id` names; the module is imported first.
+
+    Raises InputError where there is no such module or id, MissingExtraError where an extra of ours would bring it.
+    """
     module, _, name = env_id.rpartition(":")
     if is_minigrid(env_id):
         require("minigrid", "minigrid", "MiniGrid environments")

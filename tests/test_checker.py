@@ -169,6 +169,8 @@ def test_the_command_line() -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert "CartPoole" in result.stderr
+    with pytest.raises(InputError, match="names the module 'no_such_module', which cannot be found"):
+        check(Options("no_such_module:CartPole-v1"))
 
 
 def test_the_page_lists_every_code() -> None:

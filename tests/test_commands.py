@@ -102,6 +102,17 @@ def test_it_starts_the_command_that_is_named(shell: Shell, tmp_path: Path) -> No
     assert said.errors.startswith(f"error: episode folder {tmp_path / 'none'} does not exist")
 
 
+def test_modules_of_the_folder_that_it_is_started_in_are_found(tmp_path: Path) -> None:
+    """As with `python -m`; the command that pip installs is started from its own folder."""
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "lssvwm"
+    command.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom agents.commands import main\nmain()\n")
+    (tmp_path / "my_worlds.py").write_text("print('mine')\nraise SystemExit(3)\n")
+    run = [sys.executable, str(command), "check", "my_worlds:Light-v0"]
+    said = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (3, "mine\n")
+
+
 def test_record_keeps_what_a_policy_played(shell: Shell, tmp_path: Path) -> None:
     asked = ("record", "--env", "MiniGrid-MemoryS7-v0", "--out", tmp_path / "episodes", "--max-episode-steps", "5")
     small = ("--num-envs", "1", "--no-processes", "--no-progress", "--seed", "7")

@@ -1,6 +1,7 @@
 """README and the pages of the site: their Python runs as it stands there, their commands and links exist.
 
-A block marked `python` runs, after those before it on its page; one marked `py` is a fragment, and only parsed.
+A block marked `python` runs, after those before it on its page; one marked `py` is a fragment, and only parsed. The
+notebook's cells run likewise, without what only a notebook understands.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ast
 import contextlib
 import functools
 import io
+import json
 import re
 import runpy
 import shlex
@@ -18,9 +20,12 @@ from pathlib import Path
 
 import pytest
 
+from agents.commands import COMMANDS
+from agents.help import HELP_ALL
 from runs import ROOT, TINY_WORLD, finish
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OURS = {name: command for commands in COMMANDS.values() for name, command in commands.items()}
 TEXT = {page.relative_to(ROOT).as_posix(): page.read_text() for page in PAGES if "_build" not in page.parts}
 
 
@@ -49,6 +54,26 @@ def test_python_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -
         exec(compile(block, page, "exec"), names)
 
 
+def test_the_notebook_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    names: dict[str, object] = {"__name__": "__main__"}
+    cells = json.loads((ROOT / "examples" / "tour.ipynb").read_text())["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            code = "".join(line for line in cell["source"] if not line.startswith("%"))
+            exec(compile(code, "tour.ipynb", "exec"), names)
+
+
+def test_every_page_is_in_the_contents_once() -> None:
+    contents = ["index"]
+    for page, folder in (("docs/index.md", ""), ("docs/reference/index.md", "reference/")):
+        for block in blocks(page, r"\{toctree\}"):
+            contents += [folder + name for name in re.findall(r"^[\w/]+$", block, re.MULTILINE)]
+    pages = [page.removeprefix("docs/").removesuffix(".md") for page in TEXT if page.startswith("docs/")]
+    assert sorted(contents) == sorted(pages)
+
+
 @pytest.mark.parametrize("page", with_blocks("py"))
 def test_fragments_are_python(page: str) -> None:
     for block in blocks(page, "py"):
@@ -57,10 +82,11 @@ def test_fragments_are_python(page: str) -> None:
 
 @functools.cache
 def help_of(*command: str) -> str:
-    """What `COMMAND --help` prints."""
+    """What `COMMAND --help` prints, of all options."""
     printed = io.StringIO()
     before = sys.argv
-    sys.argv = [command[-1], "--help"]
+    every = any(part.startswith("train_") for part in command)  # their --help is the first options alone
+    sys.argv = [command[-1], *command[2:], HELP_ALL if every else "--help"]
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             if command[0] == "-m":
@@ -92,6 +118,10 @@ def test_commands_and_their_options_exist(page: str) -> None:
             called, rest = ("-m", words[at + 1]), words[at + 2 :]
         elif script is not None:
             called, rest = (words[script],), words[script + 1 :]
+        elif words[0] == "lssvwm":
+            assert words[1] in OURS, f"{page}: {shlex.join(words)}: no such command"
+            command = OURS[words[1]]
+            called, rest = ("-m", command.module, *command.before), words[2:]
         else:
             continue
         shown = help_of(*called)

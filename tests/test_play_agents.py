@@ -70,6 +70,23 @@ def test_which_policy_plays(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert [options.policy for options in asked] == [str(run.resolve()), None, None]
 
 
+def test_a_world_that_comes_with_the_package_brings_its_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[PlayOptions] = []
+    monkeypatch.setattr(agents_play, "play", lambda options, load: asked.append(options))
+    agents_play.main(["minigrid-memory-s7", "--out", str(tmp_path)])
+    assert asked[0].policy == "minigrid-memory-s7"
+    game = open_game(asked[0], policy_of)
+    taken = len(game.dreamt.actions)
+    for _ in range(2):
+        game.step(None)
+    assert len(game.dreamt.actions) == taken + 2
+    without = corridor_run(tmp_path / "without")
+    with pytest.raises(InputError, match=r"comes without a policy \(policy\.safetensors\): name a run"):
+        policy_of(load_checkpoint(without), str(without))
+    with pytest.raises(InputError, match="name a policy of the same world"):
+        policy_of(load_checkpoint(without), "minigrid-memory-s7")
+
+
 def test_policies_by_name(run: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(run / "world_model")
     policy = policy_of(checkpoint, "random")

@@ -221,6 +221,15 @@ def test_a_small_file_does_not_fill_the_memory(tmp_path: Path) -> None:
     assert not clips.frames.any()
 
 
+def test_a_window_past_the_end_is_empty(tmp_path: Path) -> None:
+    """Wherever in a chunk it would begin: studies read on beside longer episodes."""
+    store = store_of(tmp_path, [ROWS - 2])
+    for begin in range(ROWS - 1, 2 * ROWS + 2):
+        clips = store.gather(np.array([0]), np.array([begin]), 3)
+        assert not clips.mask.any(), begin
+        assert not clips.frames.any(), begin
+
+
 def test_a_chunk_does_not_say_itself_how_much_to_allocate(tmp_path: Path) -> None:
     path = write_episode(tmp_path, episode(40))
     told = header_of_file(path)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from envs.checker.copies import pickles, snapshot
@@ -21,6 +19,7 @@ from envs.checker.randomness import rows_apart, seeds, single
 from envs.checker.report import ConformanceError, Findings, Report
 from envs.checker.subject import Subject, Wanted, first_difference
 from envs.checker.surroundings import closing, wrappers
+from envs.factory import find_spec
 from worldmodel.errors import InputError
 
 AnyVectorEnv = VectorEnv[Any, Any, Any]
@@ -134,7 +133,7 @@ def _agreement(subject: Subject, first: Subject | None) -> None:
 
 def from_id(env_id: str, num_envs: int, *, vectorization_mode: str | None = None, **options: Any) -> AnyVectorEnv:
     """`gymnasium.make_vec`, with `autoreset_mode` given to whoever does the vectorisation."""
-    own = vectorization_mode in (None, "vector_entry_point") and _spec(env_id).vector_entry_point is not None
+    own = vectorization_mode in (None, "vector_entry_point") and find_spec(env_id).vector_entry_point is not None
     if not own and "autoreset_mode" in options:
         options["vector_kwargs"] = {**options.get("vector_kwargs", {}), "autoreset_mode": options.pop("autoreset_mode")}
     return gym.make_vec(env_id, num_envs, vectorization_mode=vectorization_mode, **options)
@@ -142,13 +141,6 @@ def from_id(env_id: str, num_envs: int, *, vectorization_mode: str | None = None
 
 def single_from_id(env_id: str, **options: Any) -> Callable[[], gym.Env[Any, Any]] | None:
     """Makes what every row of `from_id` should equal; None for an id that has no single environment."""
-    if _spec(env_id).entry_point is None:
+    if find_spec(env_id).entry_point is None:
         return None
     return functools.partial(gym.make, env_id, disable_env_checker=True, **options)
-
-
-def _spec(env_id: str) -> EnvSpec:
-    module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    return gym.spec(name)

@@ -33,13 +33,14 @@ class PlayOptions:
     """Play a dream in the browser, beside the real world where it is installed."""
 
     checkpoint: tyro.conf.Positional[str]
-    """Folder of a world model."""
+    """A world model: its folder, the name of a world that comes with the package, or hf://OWNER/NAME."""
     real: str | None = None
     """The real world beside it: a Gymnasium id, or 'recorded' for the one that the checkpoint was recorded in."""
     policy: str | None = None
-    """Who can take over: MODULE:FUNCTION, or MODULE:FUNCTION=TEXT; FUNCTION(checkpoint, TEXT) returns a policy."""
+    """Who can take over: MODULE:FUNCTION, or MODULE:FUNCTION=TEXT; FUNCTION(checkpoint, TEXT) returns a policy. In
+    `lssvwm play` also a run, a packed world, random, scripted, or none; by default what belongs to the checkpoint."""
     contexts: Path | None = None
-    """Folder of recorded episodes in which dreams begin; None takes the one that the checkpoint names."""
+    """Folder of recorded episodes in which dreams begin, or a contexts.npz; None takes the checkpoint's own."""
     past: int = 64
     """Recorded frames that both worlds have behind them at most when play begins."""
     steps: int | None = None

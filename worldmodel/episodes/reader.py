@@ -73,6 +73,8 @@ class Reader:
 
         outline: Outline = self._kept(name, "outline", decode)
         part = self._cut(name, outline.episode, sorted(outline.arrays), begin, end)
+        if not len(part.episode.image):
+            return part  # past the end there are no chunks
         rows, end = outline.arrays["image"].rows, begin + len(part.episode.image)
         wanted = range(begin // rows, -(-end // rows))
         chunks = {number: self._cache[name, number][0] for number in wanted if (name, number) in self._cache}
@@ -80,8 +82,6 @@ class Reader:
             chunks |= zip(missing, read_frames(self.root / name, outline.arrays, missing), strict=True)
         for number in wanted:
             self._keep(name, number, chunks[number], chunks[number].nbytes)
-        if not chunks:
-            return part
         image = np.concatenate([chunks[number] for number in wanted])[begin - wanted.start * rows :][: end - begin]
         return part._replace(episode=replace(part.episode, image=image))
 
