@@ -12,7 +12,7 @@ import tyro
 
 from worldmodel.checkpoint import device_of
 from worldmodel.command_line import started_as, typed
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, require
 from worldmodel.evaluation import page, report
 from worldmodel.evaluation.clips import draw_windows, read_windows
 from worldmodel.evaluation.fvd import VideoFeatures
@@ -37,6 +37,8 @@ RESULTS = "results.json"
 
 def evaluate(options: Options) -> dict[str, Any]:
     """Run everything that is asked for and write it to `options.out`; returns what results.json holds."""
+    for module in ("torchmetrics.functional.image", "torchmetrics.functional.classification", "matplotlib.figure"):
+        require(module, "evaluation", "judging world models")  # now, not after minutes
     device = device_of(options.device)
     models = load_models(options.checkpoints, options.episodes, options.pose, device)
     lpips = None if options.lpips is None else load_lpips(options.lpips).to(device)
