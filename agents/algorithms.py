@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
+from typing import Any, Protocol, cast, get_args
 
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from agents.choices import Algo, Place
 from agents.cloning import STATE as CLONING_STATE
 from agents.cloning import Cloner, CloningConfig
 from agents.dreamer import STATE as DREAMER_STATE
@@ -19,6 +20,7 @@ from agents.ppo import PPO, PPOConfig
 from agents.ppo import STATE as PPO_STATE
 from agents.recurrent import RecurrentPolicy, load_net
 from agents.sb3_config import Name, SB3Config
+from agents.settings import LoopSettings
 from agents.world_model_policy import WorldModelPolicy, load_agent
 from envs.dream import ContextLength, DreamOptions, DreamVectorEnv
 from envs.factory import make_vec
@@ -28,11 +30,6 @@ from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
 from worldmodel.loggers import Scalars
 
-if TYPE_CHECKING:
-    from agents.settings import LoopSettings
-
-Algo = Literal["dreamer", "ppo", "plan", "clone", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn", "sb3-sac", "sb3-td3"]
-Place = Literal["dream", "real"]
 IN_ENVIRONMENTS: tuple[Algo, ...] = ("ppo", *get_args(Name))
 """Those that take any environment; the others need the world model itself."""
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from tyro.conf import Suppress, arg
 
-from agents.algorithms import Algo, Place
+from agents.choices import Algo, Place
 from agents.cloning import CloningConfig
 from agents.dreamer import DreamerConfig
 from agents.planning import PlanningConfig

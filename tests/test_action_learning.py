@@ -16,7 +16,7 @@ from torch import Tensor
 from agents.action_head import MAX_STD, MIN_STD, ActionHead
 from agents.actions import Bounded, Factored
 from agents.actor_critic import ActorCriticConfig, networks_for
-from agents.algorithms import Algo
+from agents.choices import Algo
 from agents.evaluation.runs import open_run
 from agents.loop import Loop
 from agents.planning import PlanningConfig, PlanningPolicy

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from agents import algorithms
-from agents.algorithms import Algo, check_algorithm
+from agents.algorithms import check_algorithm
+from agents.choices import Algo
 from agents.loop import Loop
 from agents.planning import PlanningConfig
 from agents.policies import Exploring, RandomPolicy

@@ -6,6 +6,8 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Collection
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,48 @@ def test_the_rule_sees_imports_inside_functions() -> None:
         "import os.path\ndef f():\n    from envs.factory import make\n    if 1:\n        import agents.dreamer as d\n"
     )
     assert imported(source) == {"os", "envs", "agents"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the packages, by name. The packages' own names are left out: they only hand on what is within."""
+    found = {}
+    for file in (file for package in PACKAGES for file in sources(package)):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name not in PACKAGES:
+            found[name] = file
+    return found
+
+
+def needed(file: Path, known: Collection[str]) -> set[str]:
+    """Those of the `known` modules that `file` imports when it is imported or type-checked, not within functions."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(file.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names if names <= set(known) else {node.module}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += ast.iter_child_nodes(node)
+    return found & set(known)
+
+
+def test_imports_run_in_no_circle() -> None:
+    known = modules()
+    graph = {name: needed(file, known) - {name} for name, file in known.items()}
+    assert graph["agents.algorithms"] > {"agents.settings", "worldmodel.episodes"}
+    tuple(TopologicalSorter(graph).static_order())  # a CycleError names the circle
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import two\n")
+    (tmp_path / "two.py").write_text("class Two:\n    from one import name\n")
+    graph = {name: needed(tmp_path / f"{name}.py", {"one", "two"}) for name in ("one", "two")}
+    with pytest.raises(CycleError):
+        tuple(TopologicalSorter(graph).static_order())
 
 
 def test_core_dependencies_are_enough_to_import() -> None:

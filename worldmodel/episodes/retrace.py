@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodel.episodes.data import NO_ACTION, Clips
+from worldmodel.episodes.loader import ClipSource
 from worldmodel.errors import InputError
-
-if TYPE_CHECKING:
-    from worldmodel.training import ClipSource
 
 
 def there_and_back(clips: Clips, turn: Tensor) -> Clips:
