@@ -257,7 +257,7 @@ def test_names_tell_checkpoints_apart() -> None:
     [
         ({"episodes": Path("absent")}, "episode folder absent does not exist"),
         ({"checkpoints": ()}, "name at least one checkpoint"),
-        ({"checkpoints": (Path("absent"),)}, "absent is not a world model checkpoint"),
+        ({"checkpoints": (Path("absent"),)}, "absent is neither a folder nor a world that comes with the package"),
         ({"pose": ()}, r"told a pose of 1 numbers, --pose \(none\) has 0"),
         ({"pose": ("place", "colors")}, "told a pose of 1 numbers, --pose place colors has 3"),
         ({"pose": ("walls",)}, "'walls' is asked for as pose"),

@@ -95,7 +95,7 @@ def test_a_step_waits_at_places_with_a_name_alone(tmp_path: Path) -> None:
     assert [finding.ok for finding in sheet.findings if finding.ok is not None] == [True, True]
     found = {finding.what.split(" (")[0]: finding.value for finding in sheet.findings}
     assert found["dream step waits in worldmodel/conditioning.py:check"] == 1
-    assert found["dream step waits in envs/dream/given.py:check_actions"] == 1
+    assert found["dream step waits in envs/dream/given.py:_numbers"] == 1
     assert not [what for what in found if what.startswith("dream") and "checks.py" in what]
 
 

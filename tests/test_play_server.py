@@ -286,5 +286,5 @@ def test_a_busy_port_and_no_contexts_are_one_line(tmp_path: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     del config["world"]["episodes"]
     (checkpoint / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="names no folder of episodes: give contexts=FOLDER"):
+    with pytest.raises(InputError, match=r"and carries no contexts\.npz: give contexts=FOLDER"):
         play(options_of(checkpoint), by_name)

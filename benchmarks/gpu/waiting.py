@@ -30,7 +30,7 @@ STEPS = 3
 
 DREAM = {
     "worldmodel/conditioning.py:check": "whether actions are in range",
-    "envs/dream/given.py:check_actions": "whether actions are in range, and taking them to the device",
+    "envs/dream/given.py:_numbers": "whether actions are in range, and taking them to the device",
     "envs/dream/dreams.py:advance": "taking the mask of rows to the device",
     "worldmodel/drawing.py:_drawn": "which rows rest, where some do",
     "envs/dream/ends.py:ends": "one read of the probabilities of endings",

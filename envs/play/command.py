@@ -160,7 +160,7 @@ def hello_of(options: PlayOptions, game: Game) -> dict[str, Any]:
     named = recorded_config(checkpoint)
     return {
         "world": str(options.checkpoint if named is None else named.id).rpartition(":")[2].removeprefix("lssvwm/"),
-        "checkpoint": options.checkpoint,
+        "checkpoint": str(options.checkpoint),
         "trained": checkpoint.step,
         "real": None if game.real is None else game.real.config.id,
         "policy": None if game.pilot is None else game.pilot.name,

@@ -54,7 +54,8 @@ class Session:
 
     def __init__(self, game: Game, thread: ThreadPoolExecutor, hello: dict[str, Any], speed: float) -> None:
         """`game` was made in `thread`, the only one of its pool; `hello` is what a page is told first."""
-        self.game, self._thread, self._hello = game, thread, hello
+        self.game, self._thread = game, thread
+        self._hello = json.dumps({"type": "hello", **hello})
         self._wake = asyncio.Event()
         self._pages: list[Page] = []
         self._view: tuple[dict[str, Any], list[bytes]] = ({}, [])
@@ -261,7 +262,7 @@ class Session:
     async def _write(self, page: Page) -> None:
         """Tell a page the newest only: one that is slow skips what lay between."""
         try:
-            await page.socket.send_text(json.dumps({"type": "hello", **self._hello}))
+            await page.socket.send_text(self._hello)
             while True:
                 await page.news.wait()
                 page.news.clear()
