@@ -72,7 +72,7 @@ def test_its_size_is_bounded(tmp_path: Path) -> None:
                 reward=np.zeros(frames, np.float32),
                 terminated=end,
                 truncated=np.zeros(frames, bool),
-                extras={"seed": np.array([1])},
+                extras={"seed": np.array(7), "position": np.zeros((frames, 2), np.float32)},
             )
         )
     path = tmp_path / CONTEXTS
@@ -86,7 +86,9 @@ def test_its_size_is_bounded(tmp_path: Path) -> None:
         cut = found.read(name)
         assert cut.truncated.tolist() == [False] * (len(cut.truncated) - 1) + [True]
         assert not cut.terminated.any()
-        assert not cut.extras
+        assert set(cut.extras) == {"seed"}
+        assert cut.extras["seed"].shape == ()
+        assert cut.extras["seed"] == 7
         originals = [store.read(original).image[: len(cut.image)] for original in store.names]
         assert any(np.array_equal(cut.image, image) for image in originals if len(image) == len(cut.image))
     whole = found.read(found.names[0])

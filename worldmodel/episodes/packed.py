@@ -44,7 +44,9 @@ class PackConfig:
 
 
 def pack(path: Path, store: EpisodeStore, config: PackConfig | None = None) -> None:
-    """Write the beginnings of episodes of `store` to the file `path`, evenly spread over it, without extras.
+    """Write the beginnings of episodes of `store` to the file `path`, evenly spread over it.
+
+    Of the extras those stay that are of a whole episode, such as its seed; those of its frames do not.
 
     Frames come first to last from frame 0 on, so that a dream that reads a whole past begins as real play does. An
     episode that is cut counts as truncated. Poses are no part of it, since a world that is told one is no environment.
@@ -64,7 +66,7 @@ def pack(path: Path, store: EpisodeStore, config: PackConfig | None = None) -> N
                     info = zipfile.ZipInfo(f"{done:04d}/{key}.npy")
                     info.compress_type = zipfile.ZIP_LZMA
                     with file.open(info, "w") as member:
-                        np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+                        np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
 
     replace(path, write)
 
@@ -77,7 +79,7 @@ def _fitting(episode: Episode, most: int, room: float) -> int:
 
 
 def _beginning(episode: Episode, frames: int) -> Episode:
-    """The first frames of an episode, without extras."""
+    """The first frames of an episode, and the extras that are not of frames."""
     truncated = episode.truncated[:frames].copy()
     truncated[-1] |= len(truncated) < len(episode.image)
     return Episode(
@@ -86,4 +88,5 @@ def _beginning(episode: Episode, frames: int) -> Episode:
         reward=episode.reward[:frames],
         terminated=episode.terminated[:frames],
         truncated=truncated,
+        extras={key: value for key, value in episode.extras.items() if value.ndim == 0},
     )
