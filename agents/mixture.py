@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.policies import Remembering, make_policy, needs_map
+from agents.policies import make_policy, needs_map
 from agents.probe import probe
 from envs.factory import EnvConfig
-from envs.policy import Actions, FrameArray, IntArray, Policy
+from envs.policy import Actions, FrameArray, IntArray, Policy, Remembering
 from worldmodel.errors import InputError
 
 GOLDEN = (math.sqrt(5) - 1) / 2

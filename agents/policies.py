@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agents.minetest_policies import NEED_EXTRAS, SCRIPTED
 from agents.scripted import MemoryOracle
 from envs.masks import masks_of
-from envs.policy import Actions, FrameArray, IntArray, Policy
+from envs.policy import Actions, FrameArray, IntArray, Policy, Remembering
 from worldmodel.actions import ActionSpec
 from worldmodel.errors import InputError
 
@@ -48,15 +48,6 @@ class RandomPolicy:
         # Rounding to 32 bits must not lead out of the bounds.
         box = np.clip((low + (high - low) * drawn).astype(np.float32), low, high)
         return np.where(choices > 0, np.floor(choices * drawn), box).astype(np.float32)
-
-
-@runtime_checkable
-class Remembering(Policy, Protocol):
-    """A policy whose next actions depend on what was done, which it has to be told where it did not choose it."""
-
-    def took(self, actions: Actions) -> None:
-        """Actions (N,) or (N, A) were done, instead of those that it chose last."""
-        ...
 
 
 class Exploring:

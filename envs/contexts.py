@@ -16,7 +16,7 @@ def contexts_of(checkpoint: Checkpoint) -> Path:
 
     Where both are there the folder is taken, which holds more of them. Raises InputError where neither is.
     """
-    folder, carried = _named(checkpoint), checkpoint.path / CONTEXTS
+    folder, carried = checkpoint.episodes, checkpoint.path / CONTEXTS
     if folder is not None and folder.is_dir():
         return folder
     if carried.is_file():
@@ -27,16 +27,10 @@ def contexts_of(checkpoint: Checkpoint) -> Path:
 
 def episodes_folder(checkpoint: Checkpoint) -> Path:
     """The folder of episodes that a checkpoint was trained on. Raises InputError where it is not there."""
-    folder = _named(checkpoint)
+    folder = checkpoint.episodes
     if folder is None or not folder.is_dir():
         raise InputError(f"the episodes that {checkpoint.path} was trained on ({folder}) are not there")
     return folder
-
-
-def _named(checkpoint: Checkpoint) -> Path | None:
-    """The folder of episodes that a checkpoint names, relative to itself."""
-    named = checkpoint.world.get("episodes")
-    return None if named is None else (checkpoint.path / str(named)).resolve()
 
 
 def check_world(checkpoint: Checkpoint, store: EpisodeStore) -> None:

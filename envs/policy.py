@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,4 +36,13 @@ class Policy(Protocol):
         rows, each with its mask `_key` of the rows that have it. Environments of `envs.make_vec` keep the entries of
         all rows when only some are reset.
         """
+        ...
+
+
+@runtime_checkable
+class Remembering(Policy, Protocol):
+    """A policy whose next actions depend on what was done, which it has to be told where it did not choose it."""
+
+    def took(self, actions: Actions) -> None:
+        """Actions (N,) or (N, A) were done, instead of those that it chose last."""
         ...

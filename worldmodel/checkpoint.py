@@ -37,6 +37,12 @@ class Checkpoint:
     step: int
     path: Path
 
+    @property
+    def episodes(self) -> Path | None:
+        """The folder of episodes that it names, relative to itself, whether or not it is there; None: it names none."""
+        named = self.world.get("episodes")
+        return None if named is None else (self.path / str(named)).resolve()
+
 
 def save_checkpoint(folder: Path | str, model: WorldModel, *, world: Mapping[str, Any], step: int) -> None:
     """Write `model` to `folder`, which is made when missing; a reader sees the old or the new weights, never half."""

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 import numpy as np
 
 from envs.play.record import Record
-from envs.policy import IntArray, Policy
+from envs.policy import Policy, Remembering
 from worldmodel.errors import InputError
-
-
-@runtime_checkable
-class Remembering(Policy, Protocol):
-    """A policy that has to be told of actions that it did not choose."""
-
-    def took(self, actions: IntArray) -> None:
-        """Actions (1,) were done instead of those that it chose last."""
-        ...
 
 
 class Pilot:

@@ -21,6 +21,8 @@ class Catalogue:
 
     def __init__(self, root: Path, *, strict: bool) -> None:
         self.root, self.strict = root, strict
+        self.packed = root.is_file()
+        """Whether it is one file of several episodes."""
         self.index = Index()
         self.broken: dict[str, tuple[Seen | None, str]] = {}
         """What was left out, as it was then, and why."""
@@ -32,7 +34,7 @@ class Catalogue:
 
     def names(self) -> set[str]:
         """The names of all episodes that are there now."""
-        if self.root.is_file():
+        if self.packed:
             return names_in(self.root)
         return {name for name in os.listdir(self.root) if is_episode(name)}
 
@@ -79,7 +81,7 @@ class Catalogue:
             )
 
     def _seen(self, name: str) -> Seen | None:
-        return Seen.of(self.root if self.root.is_file() else self.root / name)
+        return Seen.of(self.root if self.packed else self.root / name)
 
     def _read(self, names: Sequence[str], seen: Mapping[str, Seen]) -> dict[str, Header]:
         headers = {}

@@ -157,7 +157,7 @@ class EpisodeStore:
 
         Raises InputError for wrong shapes, dtypes or time-line, or frames of another size than the store's.
         """
-        if self.root.is_file():
+        if self._files.packed:
             raise InputError(f"{self.root} is a packed file, which is only read: append to a folder")
         check_episode(episode, "episode to append")
         header = header_of(episode)

@@ -148,8 +148,7 @@ def _world_model(run: Path) -> Path:
 
 def _episodes(loaded: Checkpoint) -> EpisodeStore | None:
     """What it was trained on, where that is there."""
-    named = loaded.world.get("episodes")
-    folder = None if named is None else (loaded.path / str(named)).resolve()
+    folder = loaded.episodes
     return EpisodeStore(folder) if folder is not None and folder.is_dir() else None
 
 
