@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from worldmodel import windows
 from worldmodel.errors import InputError
-from worldmodel.windows import BLOCK, Window, attend_flex, attend_sdpa, block_mask, visible
+from worldmodel.windows import BLOCK, Own, Window, attend_flex, attend_sdpa, block_mask, visible
 from worlds import assert_close, generator
 
 RULES = {
@@ -120,15 +120,29 @@ def test_flex_equals_the_dense_mask(rule: Window, past: int) -> None:
     assert_close(attend_flex(*given, seen, rule), dense(given, seen, rule))
 
 
+@pytest.mark.parametrize(
+    ("rule", "past"), [(Window(3, 1), 5), (Window(5, 5), 10), (Window(None, 1), 3), (Window(0, 5), 0)]
+)
+def test_flex_equals_blocks_where_a_frame_has_keys_of_its_own(rule: Window, past: int) -> None:
+    given, seen = inputs(past), seen_by(rule, past)
+    own = Own(*(torch.randn(given.q.shape, generator=generator(n), dtype=torch.float64) for n in (4, 5)))
+    assert_close(attend_flex(*given, seen, rule, own=own), attend_sdpa(*given, seen, rule, own=own))
+
+
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize(("rule", "past"), CASES)
 @pytest.mark.parametrize(("frames", "tokens"), [(20, 7), (40, 32), (10, 1), (80, 16)])
-def test_blocks_of_flex_are_those_of_the_rule(rule: Window, past: int, frames: int, tokens: int) -> None:
+def test_blocks_of_flex_are_those_of_the_rule(rule: Window, past: int, frames: int, tokens: int, own: bool) -> None:
     """Partial and full blocks are those that torch finds by looking at every pair of tokens; but full ones of the past
     are among the partial ones, since rows may lack frames there.
     """
-    ours = block_mask(rule, past, frames, tokens, torch.device("cpu"))
-    queries, keys = frames * tokens, (past + frames) * tokens
-    pairs = allowed(rule, past, frames).repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+    ours = block_mask(rule, past, frames, tokens, torch.device("cpu"), own)
+    queries, keys = frames * tokens, (past + frames * (1 + own)) * tokens
+    pairs = allowed(rule, past, frames)
+    if own:
+        chunk = torch.arange(past + frames) // rule.chunk == (past + torch.arange(frames)[:, None]) // rule.chunk
+        pairs = torch.cat([pairs & ~chunk, (pairs & chunk)[:, past:]], 1)
+    pairs = pairs.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
     theirs = create_block_mask(lambda b, h, q, k: pairs[q, k], None, None, queries, keys, "cpu", BLOCK_SIZE=BLOCK)
     late = torch.arange(0, keys, BLOCK) >= past * tokens
     partial, full = listed(theirs, ""), listed(theirs, "full_")

@@ -15,7 +15,7 @@ from worldmodel.errors import InputError
 from worldmodel.layers.doubled import doubled, halves
 from worldmodel.layers.fused import rotate
 from worldmodel.runtime import AttentionChoice, Runtime, choose_attention
-from worldmodel.windows import Own, Window, attend_flex, attend_sdpa
+from worldmodel.windows import FLEX_QUERIES, Own, Window, attend_flex, attend_sdpa
 
 
 class WindowMemory(NamedTuple):
@@ -84,7 +84,7 @@ class FrameLocalAttention(nn.Module):
         which no row has a frame. Both T (InputError) and `seen` must be whole chunks. `twice`: x has every frame twice
         (`layers.doubled`), and so has `turn`.
         """
-        b, frames, tokens, d = x.shape
+        b, frames, tokens, _ = x.shape
         check_chunks(frames, self.chunk)
         turn = rotary(seen, frames, self.grid, self.head_size, x.dtype) if turn is None else turn
         mixed = self.qkv(x).view(b, frames, tokens, 3, self.heads, self.head_size)
@@ -107,13 +107,19 @@ class FrameLocalAttention(nn.Module):
         # Under autocast the projection has 16 bits; what was rotated or remembered has 32.
         q, keys, values = (v.to(value.dtype) for v in (q, keys, values))
         counts = None if full else seen
-        if kind == "flex" and q.shape[1] > self.chunk:
-            out = attend_flex(q, keys, values, seen, self.rule)
-        else:
-            out = attend_sdpa(q, keys, values, counts, self.rule)
+        frames = q.shape[1]
+        flex = kind == "flex" and frames > self.chunk
+        flex &= frames * tokens >= FLEX_QUERIES or self.choice == "flex"
+
+        def attend(queries: Tensor, own: Own | None = None) -> Tensor:
+            if flex:
+                return attend_flex(queries, keys, values, seen, self.rule, own=own)
+            return attend_sdpa(queries, keys, values, counts, self.rule, own=own)
+
+        out = attend(q)
         if noised is not None:
-            out = doubled(attend_sdpa(noised[0], keys, values, counts, self.rule, own=noised[1]), out, self.chunk)
-        return self.out(out.reshape(b, frames, tokens, d)), memory
+            out = doubled(attend(*noised), out, self.chunk)
+        return self.out(out.reshape(x.shape)), memory
 
     def remembered(self, frames: Tensor) -> Tensor:
         """The frames to keep, a copy: a view would keep all of them alive for as long as the memory."""

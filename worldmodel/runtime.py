@@ -31,10 +31,12 @@ class Runtime:
     """
 
     scan: ScanChoice = "auto"
-    """`triton`: the kernel of mamba-ssm (`make cuda`). `auto`: that one for CUDA tensors where it is installed."""
+    """`triton`: the kernel of mamba-ssm (`make cuda`). `auto`: that one for CUDA tensors where it is installed, but for
+    calls of a single chunk, as in dreams."""
     attention: AttentionChoice = "auto"
-    """`flex`: FlexAttention with a block mask. `auto`: that one for CUDA tensors. Calls of a single chunk of frames,
-    as in dreams, have nothing to skip and are one dense call whatever is chosen."""
+    """`flex`: FlexAttention with a block mask. `auto`: that one for CUDA tensors, but for calls of few tokens,
+    which have nothing to skip. Calls of a single chunk of frames, as in dreams, are one dense call whatever is
+    chosen."""
     window: int | None = None
     """Frames before its own chunk that a frame attends to, at most as many as the model was trained with; None: just
     as many. Fewer are cheaper. The memory keeps what the model's config says, so one may go back at any time."""

@@ -61,7 +61,9 @@ def scan(
     if state is None:
         state = dt.new_zeros(b, B.shape[-1], h, p)
     chunk = even_chunk(length)
-    if choose_scan(choice, x.device.type, x.dtype) == "triton":
+    kind = choose_scan(choice, x.device.type, x.dtype)
+    # A single chunk, as in dreams, is a few products: the kernels have nothing to gain there, and minutes to tune.
+    if kind == "triton" and (chunk < length or choice == "triton"):
         y, after = scan_triton(x, dt, A, B, C, D, state, advance=advance)
     elif chunk >= length:
         return scan_one_chunk(x, dt, A, B, C, D, state, advance=advance, in_place=in_place)

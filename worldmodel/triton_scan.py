@@ -21,9 +21,8 @@ GRID_LIMIT = 65_535
 """CUDA's limit of a grid's second axis, on which the kernels lay sequences times chunks."""
 INDEX_LIMIT = 2**31 - 1
 """The kernels compute addresses in 32 bits: elements that any tensor of one call may reach over."""
-LONG, SHORT = 128, 16
-"""Chunk sizes of long calls and of calls as short as one frame of a tile. Just two: every other one would cost its own
-minute of autotuning."""
+CHUNK = 128
+"""Tokens per chunk, whatever the length: every other size would cost its own minute of autotuning."""
 
 
 class KernelScanned(NamedTuple):
@@ -78,8 +77,8 @@ def scan_triton(
     as many calls as the grid and 32-bit addresses ask for; InputError where one sequence alone is too long.
     """
     kernel, (b, length, h, p), n = load_kernel(), x.shape, B.shape[-1]
-    chunk = chunk or (SHORT if length <= SHORT else LONG)
-    x, B, C = x, B.to(x.dtype), C.to(x.dtype)
+    chunk = chunk or CHUNK
+    B, C = B.to(x.dtype), C.to(x.dtype)
     dt, A = dt.float().contiguous(), A.float()
     # (b, n, h, p) -> (b, h, p, n), the kernels' order.
     start = state.float().permute(0, 2, 3, 1)

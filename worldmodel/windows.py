@@ -35,6 +35,12 @@ window for every frame is a little faster for 4 frames, and 4 times slower for 4
 FlexAttention skips.
 """
 
+FLEX_QUERIES = 8 * BLOCK
+"""Fewer queries than these are not worth FlexAttention, which is compiled for a minute and anew for many shapes."""
+GRAPHS = 64
+"""Shapes that FlexAttention may be compiled for. Past torch's own limit, 8, it is computed without a kernel, which on
+one H100 came to be minutes."""
+
 
 class Window(NamedTuple):
     """The rule: frames seen before the own chunk (None: all of them), and frames per chunk."""
@@ -148,8 +154,10 @@ def _inside(rule: Window, past: int, frames: int, tokens: int, own: bool, device
     return inside.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)[None, None]
 
 
-def attend_flex(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: Window) -> Tensor:
-    """FlexAttention, which skips the blocks that the rule leaves empty; compiled on CUDA.
+def attend_flex(
+    q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: Window, *, own: Own | None = None
+) -> Tensor:
+    """FlexAttention, which skips the blocks that the rule leaves empty; compiled on CUDA. `own` as in `attend_sdpa`.
 
     One mask says all, without a modification of scores beside it: public reports have wrong gradients where both come
     together at lengths that the blocks do not divide (pytorch issues 153799, 158212).
@@ -161,8 +169,10 @@ def attend_flex(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: Win
     _, frames, tokens, _, _ = q.shape
     past = keys.shape[1] - frames
     attend = compiled_flex() if q.device.type == "cuda" else _eager_flex
+    if own is not None:
+        keys, values = (torch.cat([v, w], 1) for v, w in zip((keys, values), own, strict=True))
     queries, keys, values = (v.flatten(1, 2).transpose(1, 2) for v in (q, keys, values))
-    mask = block_mask(rule, past, frames, tokens, q.device)
+    mask = block_mask(rule, past, frames, tokens, q.device, own is not None)
     if past:
         mask = without(mask, missing(seen, past) * tokens)
     return attend(queries, keys, values, block_mask=mask).transpose(1, 2).reshape(q.shape)
@@ -187,27 +197,38 @@ def _eager_flex(q: Tensor, keys: Tensor, values: Tensor, **how: Any) -> Tensor:
 @functools.cache
 def compiled_flex() -> Callable[..., Tensor]:
     """FlexAttention as one fused kernel."""
+    torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, GRAPHS)
     return torch.compile(flex_attention)
 
 
 @functools.lru_cache(maxsize=64)
-def block_mask(rule: Window, past: int, frames: int, tokens: int, device: torch.device) -> BlockMask:
+def block_mask(rule: Window, past: int, frames: int, tokens: int, device: torch.device, own: bool = False) -> BlockMask:
     """The rule by blocks of BLOCK queries and keys: empty ones are skipped, full ones need no mask. None that begins in
-    the past counts as full, since rows may lack frames there.
+    the past counts as full, since rows may lack frames there. With `own` as many slots as frames follow once more, and
+    those are where a frame sees its chunk.
 
     Written down from the intervals rather than by `create_block_mask`, which looks at every pair of tokens.
     """
-    low, high = ((v * tokens).repeat_interleave(tokens) for v in visible(rule, past, frames, device))
-    queries, keys = frames * tokens, (past + frames) * tokens
+    begin, end = visible(rule, past, frames, device)
+    before = end - rule.chunk if own else end  # where what others see of a frame's chunk begins
+    low, high = ((v * tokens).repeat_interleave(tokens) for v in (begin, before))
+    # A second interval, empty without `own`.
+    mine, mine_end = (((frames + v) * tokens).repeat_interleave(tokens) for v in (before, end))
+    queries, keys = frames * tokens, (past + frames * (1 + own)) * tokens
     first = torch.arange(0, queries, BLOCK, device=device)[:, None]  # of each block of queries
     last = (first + BLOCK - 1).clamp(max=queries - 1)
     starts = torch.arange(0, keys, BLOCK, device=device)
-    touched = (starts + BLOCK > low[first]) & (starts < high[last])
-    full = (starts >= low[last]) & (starts + BLOCK <= high[first]) & (first + BLOCK <= queries)
-    full &= starts >= past * tokens
+    touched, full = torch.zeros(2, len(first), len(starts), dtype=torch.bool, device=device)
+    for left, right in ((low, high), (mine, mine_end)):
+        touched |= (starts + BLOCK > left[first]) & (starts < right[last]) & (left[last] < right[last])
+        full |= (starts >= left[last]) & (starts + BLOCK <= right[first])
+    full &= (first + BLOCK <= queries) & (starts >= past * tokens)
 
     def inside(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key >= low[query]) & (key < high[query])
+
+    def inside_or_own(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return inside(b, h, query, key) | ((key >= mine[query]) & (key < mine_end[query]))
 
     partial_number, partial_indices = _ordered(touched & ~full)
     return BlockMask.from_kv_blocks(
@@ -215,7 +236,7 @@ def block_mask(rule: Window, past: int, frames: int, tokens: int, device: torch.
         partial_indices,
         *_ordered(full),
         BLOCK_SIZE=BLOCK,
-        mask_mod=inside,
+        mask_mod=inside_or_own if own else inside,
         seq_lengths=(queries, keys),
     )
 

@@ -28,7 +28,7 @@ from benchmarks.gpu.summary import summary
 
 RESERVE = 8.0
 """Seconds kept back for ending stages and writing."""
-KEPT = 60_000
+KEPT = 100_000
 """Characters of a stage's log that are kept, from its end."""
 
 

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from benchmarks.gpu.sheet import CUDA, Setting, Sheet
 from kernel_cases import Case, compare, prepare_interpreter
-from worldmodel.windows import Window, attend_flex, attend_sdpa, block_mask, compiled_flex
+from worldmodel.attention import FrameLocalAttention
+from worldmodel.presets import SIZES
+from worldmodel.windows import Own, Window, attend_flex, attend_sdpa, block_mask, compiled_flex
 
 SCAN = {"float32": 1e-2, "bfloat16": 3e-2}
 """Largest error over the largest entry; products of float32 are taken in TF32."""
 ATTENTION = {"float32": 1e-2, "bfloat16": 3e-2}
-MOST_GRAPHS = 12
-"""Compilations of FlexAttention over all that is asked of it here: more would fall back to eager by and by."""
+MOST_GRAPHS = 24
+"""Compilations of FlexAttention over all that is asked of it here; past `windows.GRAPHS` there would be no kernel."""
 
 
 def scans(setting: Setting, sheet: Sheet, *, chunk: int, dtype: str, state: int) -> None:
@@ -41,17 +43,29 @@ def attentions(setting: Setting, sheet: Sheet, *, dtype: str) -> None:
     for tokens, frames, past in sizes[-1:] if setting.rehearse else sizes:
         if setting.rehearse:
             tokens, frames = 7, 12
-        errors = flex_errors(Window(4, 1), past, frames, tokens, kind, setting.device, grad)
-        for what, error in errors.items():
-            sheet.at_most(f"{tokens} tokens, {frames} frames after {past}: {what}", error, ATTENTION[dtype])
+        for own in (False, True):
+            errors = flex_errors(Window(4, 1), past, frames, tokens, kind, setting.device, grad, own=own)
+            case = f"{tokens} tokens, {frames} frames{' twice' if own else ''} after {past}"
+            for what, error in errors.items():
+                sheet.at_most(f"{case}: {what}", error, ATTENTION[dtype])
     if not setting.cuda:
         sheet.not_run("gradients, and compilations by lengths", CUDA)
         return
     sheet.note("the same with scores modified instead: largest error", scored_error(kind, setting.device))
     for length in (16, 24, 32, 40, *range(2, 17)):  # a curriculum, and the contexts of dreams
-        flex_errors(Window(10, 1), 0, length, 64, kind, setting.device, length > 16)
+        layer_of_frames(length, kind, setting.device)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     sheet.at_most("graphs that FlexAttention was compiled to", float(graphs), MOST_GRAPHS)
+
+
+def layer_of_frames(length: int, dtype: torch.dtype, device: str) -> None:
+    """Attention as `small` computes it, over so many frames; backwards too, where they are a clip's."""
+    layer = FrameLocalAttention(SIZES["small"]).to(device)
+    x = torch.randn(3, length, 64, 192, device=device)
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32), torch.set_grad_enabled(length > 16):
+        out, _ = layer(x, layer.empty(3, x), torch.zeros(3, dtype=torch.int64, device=device))
+        if length > 16:
+            out.float().square().sum().backward()
 
 
 def scored_error(dtype: torch.dtype, device: str) -> float:
@@ -83,22 +97,24 @@ def scored_error(dtype: torch.dtype, device: str) -> float:
 
 
 def flex_errors(
-    rule: Window, past: int, frames: int, tokens: int, dtype: torch.dtype, device: str, grad: bool
+    rule: Window, past: int, frames: int, tokens: int, dtype: torch.dtype, device: str, grad: bool, *, own: bool = False
 ) -> dict[str, float]:
-    """Largest error over the largest entry: output and gradients of queries, keys and values."""
+    """Largest error over the largest entry: output and gradients of queries, keys and values, and with `own` of those
+    that every frame has for itself.
+    """
     source = torch.Generator().manual_seed(0)
 
     def normal(count: int) -> Tensor:
         return torch.randn(3, count, tokens, 2, 32, generator=source).to(dtype)
 
-    given = [normal(frames), normal(past + frames), normal(past + frames)]
+    given = [normal(frames), normal(past + frames), normal(past + frames), *(normal(frames) for _ in range(2 * own))]
     weight = torch.randn(given[0].shape, generator=source, dtype=torch.float64)
     seen = torch.tensor([past, past // 2, 0])
     found = []
     for function, to in ((attend_flex, (device, dtype)), (attend_sdpa, ("cpu", torch.float64))):
         inputs = [v.to(*to).requires_grad_(grad) for v in given]
-        out = function(*inputs, seen.to(to[0]), rule)
+        out = function(*inputs[:3], seen.to(to[0]), rule, own=Own(*inputs[3:]) if own else None)
         grads = torch.autograd.grad((out * weight.to(out)).sum(), inputs) if grad else ()
         found.append([v.detach().double().cpu() for v in (out, *grads)])
-    names = ("values", "dq", "dk", "dv")
+    names = ("values", "dq", "dk", "dv", "own dk", "own dv")
     return {name: float((a - b).abs().max() / b.abs().max()) for name, a, b in zip(names, *found, strict=False)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from benchmarks.gpu.sheet import NotRunError, Setting, Sheet
 
 def main() -> None:
     told = json.loads(sys.argv[1])
+    faulthandler.register(signal.SIGTERM, chain=True)  # the log of a stage that was cut off says where it was
     setting = Setting(**told["setting"] | {name: Path(told["setting"][name]) for name in ("shared", "out")})
     sheet = Sheet(Path(told["sheet"]))
     module, _, function = told["work"].partition(":")

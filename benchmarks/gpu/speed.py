@@ -171,12 +171,25 @@ def training(setting: Setting, sheet: Sheet) -> None:
     """Trained frames per second, and their operations as a share of the product's rate (MFU), optimiser included."""
     rate = product_rate(setting)
     sheet.note("bfloat16 product", rate / 1e12, "TFLOP/s")
-    asked = [("small", 64), ("base", 128), ("small", 400), ("base", 64), ("paper", 64), ("small", 128), ("paper", 400)]
+    asked = [
+        ("memory-maze", 128),
+        ("small", 64),
+        ("base", 128),
+        ("small", 400),
+        ("base", 64),
+        ("paper", 64),
+        ("small", 128),
+        ("paper", 400),
+    ]
     for name, length in [("small", 8)] if setting.rehearse else asked:
         if setting.left < 6:
             sheet.not_run(f"{name}, {length} frames, and what follows", "no time was left")
             return
-        batch = 2 if setting.rehearse else max(1, {"small": 16, "base": 8, "paper": 4}[name] * 64 // length)
+        batch = (
+            2
+            if setting.rehearse
+            else max(1, {"memory-maze": 64, "small": 16, "base": 8, "paper": 4}[name] * 64 // length)
+        )
         while batch:
             try:
                 train(name, length, batch, rate, setting, sheet)
@@ -187,26 +200,32 @@ def training(setting: Setting, sheet: Sheet) -> None:
             torch.cuda.empty_cache()
 
 
-def train(name: str, length: int, batch: int, rate: float, setting: Setting, sheet: Sheet) -> None:
-    """One size and length."""
+def trainer_of(name: str, length: int, batch: int, setting: Setting, **changes: Any) -> Trainer:
+    """A preset's training on episodes of noise, `batch` clips of `length` frames, always the same ones."""
     config = config_of(name, setting)
     store = noise_episodes(setting.shared / f"noise-{config.height}", config, 512 if setting.cuda else 32, 2)
     options = {k: v for k, v in vars(PRESETS[name].training).items() if k not in ("workers", "curriculum")}
     chosen: dict[str, Any] = {"batch": batch, "length": length, "workers": 0, "save_seconds": 1e9}
     chosen |= {"precision": "bfloat16" if setting.cuda else "float32", "checkpoint_layers": name == "paper"}
-    training = replace(TrainingConfig(**options), **chosen)
+    training = replace(TrainingConfig(**options), **chosen | changes)
     trainer = Trainer(model_of(config, setting), store, training, setting.shared / "never-saved", world={})
     trainer.prepare()
-    counting = replace(training, batch=1, length=min(length, 64), precision="float32", checkpoint_layers=False)
-    part = Trainer(model_of(config, setting), store, counting, setting.shared / "never-saved", world={})
-    operations = operations_of(part.model, lambda: part.backward(part.parts())) / counting.length
     clips = trainer.loader.clips(0)
     trainer.loader.clips = lambda step: clips  # type: ignore[method-assign]  # what reading costs is another matter
+    return trainer
+
+
+def train(name: str, length: int, batch: int, rate: float, setting: Setting, sheet: Sheet) -> None:
+    """One size and length."""
+    trainer = trainer_of(name, length, batch, setting)
+    changes = {"precision": "float32", "checkpoint_layers": False}
+    part = trainer_of(name, min(length, 64), 1, setting, **changes)
+    operations = operations_of(part.model, lambda: part.backward(part.parts())) / part.config.length
     seconds = seconds_of(trainer.train_step, setting.device, least=0.2)
     what = f"{name}, {batch} x {length} frames"
     sheet.note(what, batch * length / seconds, "frames/s")
     share = batch * length / seconds * operations / rate
-    goal = setting.cuda and name != "paper"
+    goal = setting.cuda and name in ("small", "base")
     sheet.at_least(f"{what}: MFU", share, 0.4) if goal else sheet.note(f"{what}: MFU", share)
     if setting.cuda:
         sheet.note(f"{what}: most memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")

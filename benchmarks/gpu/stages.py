@@ -26,31 +26,38 @@ class Stage:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-PAIRS = [(chunk, dtype) for chunk in (16, 64, 128, 256) for dtype in ("float32", "bfloat16")]
-OTHERS = [(chunk, "bfloat16", state) for chunk in (16, 128) for state in (32, 128)]
-KERNELS = [(*pair, 64) for pair in PAIRS] + OTHERS
-"""Chunk, precision and state of the scans that are compared: each is compiled and tuned for itself, which takes a
-core a minute. The states are those of `small`, `memory-maze` and `base`."""
-BESIDE = {"TRITON_CACHE_AUTOTUNING": "0", "TORCHINDUCTOR_COMPILE_THREADS": "2", "OMP_NUM_THREADS": "1"}
-"""Beside others no kernel is timed well: what is found to be fastest there is not kept for later stages."""
+KERNELS = [(128, "float32", 66), (128, "bfloat16", 36), (128, "bfloat16", 66), (128, "bfloat16", 128)]
+"""Chunk, precision and state of the scans that are compared: those of `memory-maze`, `small`, `base` and `paper`. Each is
+compiled for itself."""
+OTHERS = [(chunk, dtype, 64) for chunk in (16, 64, 256) for dtype in ("float32", "bfloat16")]
+"""The same that no preset computes."""
+UNTUNED = {"MAMBA_DETERMINISTIC": "1", "TRITON_CACHE_AUTOTUNING": "0"}
+"""One configuration of every kernel, without a minute of trying which is the fastest; gradients without atomic sums."""
+BESIDE = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1", **UNTUNED}
+"""Beside others no kernel is timed well."""
 
 
 def stages(*, rehearse: bool) -> list[Stage]:
     """All of them. A rehearsal compares the scans in Triton's interpreter, which knows neither bfloat16 nor haste: one
     case stands for all, and one precision for both of attention.
     """
-    at = "benchmarks.gpu"
+    at, kind = "benchmarks.gpu", "torch" if rehearse else "triton"
+
+    def alone(name: str, work: str, title: str, seconds: float, given: Any = None, extra: bool = False) -> Stage:
+        return Stage(name, f"{at}.{work}", title, seconds, given=given or {}, extra=extra, environment=UNTUNED)
+
     scans = [
         Stage(
             f"scan-{chunk}-{dtype}-{state}",
             f"{at}.equality:scans",
             f"Triton scan = torch scan, chunks of {chunk}, {dtype}, state {state}: values, gradients, ragged lengths",
             100,
-            "kernels",
+            "kernels" if (chunk, dtype, state) not in OTHERS else "other-kernels",
             {"chunk": chunk, "dtype": dtype, "state": state},
+            extra=(chunk, dtype, state) in OTHERS,
             environment=BESIDE | ({"TRITON_INTERPRET": "1"} if rehearse else {}),
         )
-        for chunk, dtype, state in ([(16, "float32", 16)] if rehearse else KERNELS)
+        for chunk, dtype, state in ([(16, "float32", 16)] if rehearse else KERNELS + OTHERS)
     ]
     attentions = [
         Stage(
@@ -77,13 +84,17 @@ def stages(*, rehearse: bool) -> list[Stage]:
         *scans,
         *attentions,
         *promises,
-        Stage("waiting", f"{at}.waiting:look", "where a dream step and a training step wait for the device", 30),
-        Stage("dreams", f"{at}.speed:dreams", "imagined frames per second by rows, steps and size", 60),
-        Stage("scans", f"{at}.speed:scans", "the scan by length", 40),
-        Stage("history", f"{at}.speed:history", "cost of a dreamt frame by length of the history", 25),
-        Stage("training", f"{at}.speed:training", "trained frames per second and share of the product's rate", 70),
-        Stage("record", f"{at}.playing:record", "Memory Maze in processes", 40),
-        Stage("train", f"{at}.playing:train", "a world model of Memory Maze for the time that is left, judged", 100),
-        Stage("agent", f"{at}.playing:agent", "the dreamer in that world model", 60),
-        Stage("retrieval", f"{at}.playing:retrieval", "the same with a pose, judged by retrieval", 150, extra=True),
+        alone("waiting", "waiting:look", "where a dream step and a training step wait for the device", 25),
+        alone("profile-torch", "profiling:look", "where the time goes, scan in torch", 35, {"scan": "torch"}),
+        alone("profile-triton", "profiling:look", "where the time goes, scan by Triton", 35, {"scan": kind}, rehearse),
+        alone("dreams", "speed:dreams", "imagined frames per second by rows, steps and size", 60),
+        alone("scans", "speed:scans", "the scan by length", 40),
+        alone("history", "speed:history", "cost of a dreamt frame by length of the history", 25),
+        alone("training", "speed:training", "trained frames per second and share of the product's rate", 70),
+        alone("record", "playing:record", "Memory Maze in processes", 40),
+        alone("train", "playing:train", "a world model of Memory Maze for the time that is left, judged", 100),
+        alone("agent", "playing:agent", "the dreamer in that world model", 60),
+        Stage("tuned", f"{at}.profiling:look", "as profile-triton, tuned", 120, given={"scan": kind}, extra=True),
+        Stage("compiled", f"{at}.profiling:compiled", "a training step under torch.compile", 60, extra=True),
+        alone("retrieval", "playing:retrieval", "as train with a pose, judged by retrieval", 150, extra=True),
     ]

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     *("gymnasium", "Farama-Notifications", "tyro", "docstring_parser", "typeguard"),
-    *("memory-maze", "dm_control", "mujoco", "labmaze", "dm-env", "dm-tree", "glfw", "PyOpenGL"),
+    *("memory-maze", "dm_control", "mujoco", "labmaze", "dm-env", "dm-tree", "glfw", "PyOpenGL", "zstandard"),
     *("absl-py", "cloudpickle", "etils", "lxml", "wrapt", "einops"),
 )
 BUILT = "mamba-ssm"
@@ -27,6 +27,7 @@ BUILT = "mamba-ssm"
 GLIBC = (28, 27, 26, 24, 17)
 LEFT_OUT = {
     "dm_control": r"dm_control/(suite|blender|locomotion/soccer/assets)/|\.(msh|stl|skn|obj|amc|h5)$|/outdoor_natural/",
+    "zstandard": r"zstandard/_cffi",
     "mujoco": r"mujoco/(experimental|sysid|include|plugin)/|_render_filament|_simulate|_rollout",
 }
 """Files of a wheel that nothing here reads."""
@@ -36,12 +37,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--into", type=Path, default=Path("wheels"))
     parser.add_argument("--python", default="3.12", help="version of Python on that machine")
+    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="what that machine has already")
     parser.add_argument("--most", type=float, default=55.0, help="MB that all of them may weigh together")
     options = parser.parse_args()
     options.into.mkdir(parents=True, exist_ok=True)
     for old in options.into.glob("*.whl"):
         old.unlink()
-    fetch(options.into, options.python)
+    fetch(options.into, options.python, [name for name in PACKAGES if name not in options.without])
     for name, pattern in LEFT_OUT.items():
         slim(next(options.into.glob(f"{name}-*.whl")), re.compile(pattern))
     sizes = {path.name: path.stat().st_size / 1e6 for path in sorted(options.into.glob("*.whl"))}
@@ -52,13 +54,13 @@ def main() -> None:
         raise SystemExit(f"error: the wheels weigh more than --most {options.most} MB: leave some out")
 
 
-def fetch(into: Path, python: str) -> None:
+def fetch(into: Path, python: str, packages: list[str]) -> None:
     """Download wheels for Linux on x86-64, and build the one that is none yet."""
     platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in GLIBC]
     platforms += ["--platform=manylinux2014_x86_64", "--platform=manylinux1_x86_64"]
     fixed = ["--no-deps", "-q", "-c", str(ROOT / "constraints.txt")]
     binary = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}", *platforms]
-    pip([*("download", "-d", str(into)), *fixed, *binary, *PACKAGES])
+    pip([*("download", "-d", str(into)), *fixed, *binary, *packages])
     pip(["wheel", "-w", str(into), *fixed, "--no-build-isolation", BUILT])
 
 
