@@ -29,6 +29,7 @@ from worldmodel.checkpoint import Checkpoint
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
 from worldmodel.loggers import Scalars
+from worldmodel.told import ToldPart
 
 IN_ENVIRONMENTS: tuple[Algo, ...] = ("ppo", *get_args(Name))
 """Those that take any environment; the others need the world model itself."""
@@ -76,6 +77,8 @@ def check_algorithm(settings: LoopSettings) -> None:
         raise InputError(f"--dreamer.clone-kl {s.dreamer.clone_kl} holds a policy to what --clone starts: add --clone")
     if s.clone and s.dreamer.reset_every:
         raise InputError("--dreamer.reset-every would forget what --clone starts from: leave one out")
+    if s.algo.startswith("sb3") and s.tell:
+        raise InputError(f"--algo {s.algo} reads frames alone, not --tell {s.tell[0]}: choose --algo dreamer or ppo")
     if s.algo.startswith("sb3"):
         require("stable_baselines3", "sb3", f"--algo {s.algo}")
     if s.algo == "sb3-recurrent-ppo":
@@ -104,7 +107,7 @@ def algorithm(
     envs = _environments(s, checkpoint, contexts)
     try:
         device = "cpu" if checkpoint is None else str(checkpoint.model.device)
-        yield _in_environments(s, out, envs, device)
+        yield _in_environments(s, out, envs, device, () if checkpoint is None else checkpoint.model.config.told)
     finally:
         envs.close()
 
@@ -166,9 +169,16 @@ def until(settings: LoopSettings, round_: int, frames: int) -> int:
     return (round_ + 1) * s.env_steps
 
 
-def _in_environments(s: LoopSettings, out: Path, envs: VectorEnv[Any, Any, Any], device: str) -> Algorithm:
+def _in_environments(
+    s: LoopSettings, out: Path, envs: VectorEnv[Any, Any, Any], device: str, told: tuple[ToldPart, ...]
+) -> Algorithm:
     if s.algo == "ppo":
-        return PPO(envs, PPOConfig(**{**asdict(s.ppo), "seed": s.seed}), out, device=device)
+        return PPO(envs, PPOConfig(**{**asdict(s.ppo), "seed": s.seed}), out, device=device, told=told)
+    if told:
+        raise InputError(
+            f"--algo {s.algo} reads frames alone and would not know '{told[0].key}', which the world model is told: "
+            "choose --algo dreamer, clone, plan or ppo"
+        )
     from agents.sb3 import StableBaselines
 
     name = cast("Name", s.algo)

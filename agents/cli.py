@@ -181,6 +181,7 @@ def _distilled(folder: str, *, its_episodes: bool) -> Mapping[str, Any]:
             ) from error
     values["model"] = ModelOptions.from_dict({**config.to_dict(), "shortcut": config.shortcut or SHORTCUT})
     values["pose"] = tuple(checkpoint.world.get("pose", ()))
+    values["tell"] = tuple(part.key for part in config.told)
     values["tell_actions"] = config.num_actions + config.action_size > 0
     return values
 

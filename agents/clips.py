@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.episodes.data import KEYS
+from worldmodel.episodes import EpisodeStore
 from worldmodel.evaluation import dream_along
 from worldmodel.model import WorldModel
 from worldmodel.video import Panel, Pixels, montage
@@ -24,7 +23,7 @@ def dream_beside_truth(model: WorldModel, store: EpisodeStore) -> Pixels | None:
     chunks = min(len(episode.image), CONTEXT + DREAMT) // chunk  # frames are dreamt in whole ones
     if chunks < 2 or model.config.pose_size:
         return None
-    shown = Episode(*(getattr(episode, key)[: chunks * chunk] for key in KEYS))
+    shown = episode.beginning(chunks * chunk)
     context = max(1, min(CONTEXT // chunk, chunks // 2)) * chunk
     dreamt = dream_along(model, shown, context=context, steps=None)
     return montage([Panel("real", shown.image), Panel(f"dream from frame {dreamt.context}", dreamt.frames)])

@@ -24,6 +24,7 @@ from worldmodel.errors import InputError
 from worldmodel.loggers import Scalars
 from worldmodel.model import WorldModel
 from worldmodel.stepping import run_steps, settled
+from worldmodel.told import told_in
 from worldmodel.training import check_same
 
 STATE = "cloning.pt"
@@ -232,9 +233,18 @@ def watch(model: WorldModel, store: EpisodeStore, names: Sequence[str], config: 
         for row, episode in enumerate(episodes):
             frames[row, : len(episode.image)] = torch.tensor(episode.image)
             actions[row, : len(episode.image)] = torch.tensor(episode.action)
+        to_tell = model.config.told
+        goals = torch.zeros(*frames.shape[:2], sum(part.size for part in to_tell))
+        for row, (name, episode) in enumerate(zip(waiting[begin:], episodes, strict=False)):
+            if to_tell:
+                told = told_in(episode.extras, len(episode.image), to_tell, name)
+                goals[row, : len(told)] = torch.from_numpy(told)
         memory, segments = model.empty(len(episodes)), []
-        for shown, led in zip(frames.split(config.length, 1), actions.split(config.length, 1), strict=True):
-            seen, memory = model.observe(shown.to(model.device), led.to(model.device), memory)
+        for first in range(0, longest, config.length):
+            span = slice(first, first + config.length)
+            given: dict[str, Any] = {"told": goals[:, span].to(model.device)} if to_tell else {}
+            shown, led = (part[:, span].to(model.device) for part in (frames, actions))
+            seen, memory = model.observe(shown, led, memory, **given)
             segments.append(seen.features)
         features = torch.cat(segments, 1)
         for row, episode in enumerate(episodes):

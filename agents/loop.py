@@ -70,6 +70,8 @@ class Loop(Run):
             raise InputError(
                 "--dream-ratio counts what the run records, which is nothing with --world-model: leave it out"
             )
+        if settings.tell and settings.place == "real":
+            raise InputError(f"--tell {settings.tell[0]} is told to a world model, --in real has none: leave it out")
         if settings.train_ratio is not None and settings.training.decay:
             raise InputError("--training.decay has to know all steps, with --train-ratio nobody does: leave one out")
         if settings.place == "real":
@@ -159,7 +161,7 @@ class Loop(Run):
 
     def contexts(self, checkpoint: Checkpoint) -> EpisodeStore:
         """Where dreams begin: the run's own episodes, or those of the world model that was given."""
-        return EpisodeStore(self.settings.contexts or contexts_of(checkpoint))
+        return EpisodeStore(self.settings.contexts or contexts_of(checkpoint), told=checkpoint.model.config.told)
 
     def collector(self, round_: int) -> Policy:
         """The first round is recorded by a policy that needs no learning, later ones by what was learned."""

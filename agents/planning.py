@@ -148,7 +148,7 @@ class PlanningPolicy:
 
         Masks in `info` (`envs.masks`) hold for the first action of a plan; what a dream allows, nobody knows.
         """
-        self.watcher.see(frames)
+        self.watcher.see(frames, info)
         open_, config = self._open(), self.config
         known = [self._left.get(row, open_) if config.warm_start else open_ for row in range(len(frames))]
         plans = self.plan(torch.stack(known), allowed_in(info, len(frames), self.networks, self.model.device))

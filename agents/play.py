@@ -54,7 +54,7 @@ def _of_run(checkpoint: Checkpoint, folder: Path) -> Policy:
     if settings.place == "real":
         return learned(settings, files, checkpoint=None, contexts=None, greedy=False)
     own = _watching(checkpoint, run.world_model)
-    contexts = EpisodeStore(settings.contexts or contexts_of(own))
+    contexts = EpisodeStore(settings.contexts or contexts_of(own), told=own.model.config.told)
     return learned(settings, files, checkpoint=own, contexts=contexts, greedy=False)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from worldmodel.errors import InputError
 from worldmodel.loggers import Scalars
 from worldmodel.model import weights_from
 from worldmodel.stepping import Figures, run_steps, settled
+from worldmodel.told import ToldPart
 from worldmodel.training import check_same
 
 STATE = "ppo.pt"
@@ -87,6 +89,7 @@ class PPO:
         autoreset_mode="Disabled")`), with frames (h, w, 3) uint8 or features (F,), as arrays or as
         tensors, and any actions that `envs.actions` knows. They belong to this object from now on, and must be fresh.
     device: where the network learns.
+    told: what `info` tells it besides (`worldmodel.told`), as the world model is told it.
 
     Episodes in dreams begin with a context: the recurrent state is warmed up on all of it (R2D2, section 3, "burn-in";
     but gradients reach its last frames). Raises InputError for environments that it cannot learn in.
@@ -99,10 +102,11 @@ class PPO:
         out: Path,
         *,
         device: torch.device | str = "cpu",
+        told: tuple[ToldPart, ...] = (),
         writer: Scalars | None = None,
     ) -> None:
         self.config, self.out, self.writer = config, out, writer
-        networks = networks_for(envs, config)
+        networks = replace_fields(networks_for(envs, config), told=told)
         with weights_from(config.seed):
             net = RecurrentNet(networks)
         self.net = net.to(device)

@@ -15,8 +15,9 @@ from agents.action_head import ActionHead, allowed_in, check_actions
 from agents.actions import ActionDistribution, masked
 from envs.policy import Actions, FrameArray, IntArray
 from worldmodel.checkpoint import load_weights, read_state, taking_up
-from worldmodel.conditioning import no_actions
+from worldmodel.conditioning import Goal, no_actions
 from worldmodel.errors import InputError
+from worldmodel.told import ToldPart, read_told, told_now
 
 SMALLEST = 8
 """Pixels of a frame's side below which the convolutions have nothing to stand on."""
@@ -40,6 +41,8 @@ class RecurrentConfig:
     """Highest values."""
     choices: tuple[int, ...] = ()
     """From how many each number chooses, 0 where it lies between its bounds; () where all do."""
+    told: tuple[ToldPart, ...] = ()
+    """What comes with every observation besides (`worldmodel.told`)."""
 
     def __post_init__(self) -> None:
         check_actions(self)
@@ -74,6 +77,7 @@ class RecurrentNet(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder(config)
+        self.goal = Goal(config.told, config.hidden) if config.told else None
         self.head = ActionHead(config)
         self.cell = nn.GRUCell(config.hidden + self.head.told, config.hidden)
         self.actor = nn.Linear(config.hidden, self.head.scores)
@@ -101,31 +105,44 @@ class RecurrentNet(nn.Module):
         """What led to the first observations of episodes."""
         return no_actions(self.config, rows, self.device)
 
-    def encode(self, observations: Tensor, led_here: Tensor) -> Tensor:
-        """Inputs (..., E) of the GRU, from observations and the actions (...) or (..., A) that led to them, or none."""
+    def encode(self, observations: Tensor, led_here: Tensor, told: Tensor | None = None) -> Tensor:
+        """Inputs (..., E) of the GRU, from observations and the actions (...) or (..., A) that led to them, or none.
+
+        Here and below `told` (..., G) is what came with the observations, for networks that are told something.
+        """
         shape = self.config.observation
         flat = observations.flatten(0, observations.ndim - len(shape) - 1)
         if len(shape) == 3:
             flat = flat.permute(0, 3, 1, 2).float() / 255 - 0.5
         lead = led_here.shape[: led_here.ndim - bool(self.config.action_size)]
         seen = self.encoder(flat.float()).view(*lead, self.config.hidden)  # also of no frame
+        if self.goal is not None and told is not None:
+            seen = seen + self.goal(told)
         return torch.cat([seen, self.head.tell(led_here).to(seen.dtype)], -1)
 
-    def forward(self, observations: Tensor, led_here: Tensor, state: Tensor) -> Tensor:
+    def forward(self, observations: Tensor, led_here: Tensor, state: Tensor, told: Tensor | None = None) -> Tensor:
         """The state (B, H) after one more observation."""
-        after: Tensor = self.cell(self.encode(observations, led_here), state)
+        after: Tensor = self.cell(self.encode(observations, led_here, told), state)
         return after
 
-    def watch(self, observations: Tensor, led_here: Tensor, state: Tensor, known: Tensor) -> Tensor:
+    def watch(
+        self, observations: Tensor, led_here: Tensor, state: Tensor, known: Tensor, told: Tensor | None = None
+    ) -> Tensor:
         """The state (B, H) after frames (B, C, ...) and their actions, from `state`; skips what is not `known`."""
-        seen = self.encode(observations[known], led_here[known])
+        seen = self.encode(observations[known], led_here[known], None if told is None else told[known])
         inputs = seen.new_zeros(*known.shape, seen.shape[-1]).index_put((known,), seen)
         for t, at_once in enumerate(inputs.unbind(1)):
             state = torch.where(known[:, t, None], self.cell(at_once, state), state)
         return state
 
     def follow(
-        self, observations: Tensor, led_here: Tensor, state: Tensor, started: Tensor, warm: Tensor | None
+        self,
+        observations: Tensor,
+        led_here: Tensor,
+        state: Tensor,
+        started: Tensor,
+        warm: Tensor | None,
+        told: Tensor | None = None,
     ) -> Tensor:
         """States (T, B, H) after each of T observations (T, B, ...), from `state` (B, H) before the first.
 
@@ -133,7 +150,7 @@ class RecurrentNet(nn.Module):
         without, whatever the row did before.
         """
         states = []
-        for t, inputs in enumerate(self.encode(observations, led_here).unbind(0)):
+        for t, inputs in enumerate(self.encode(observations, led_here, told).unbind(0)):
             begin = torch.zeros_like(state) if warm is None else warm[t]
             state = self.cell(inputs, torch.where(started[t, :, None], begin, state))
             states.append(state)
@@ -190,7 +207,10 @@ class RecurrentPolicy:
 
     @torch.no_grad()
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
-        """Next actions (N,) or (N, A) for observations (N, ...); of `info`, masks are looked at (`envs.masks`)."""
+        """Next actions (N,) or (N, A) for observations (N, ...).
+
+        Of `info`, masks are looked at (`envs.masks`), and what the network is told.
+        """
         if len(frames) > len(self.generators):
             raise ValueError(f"{len(frames)} frames for {len(self.generators)} rows: reset every row before it acts")
         self._resize(len(frames))
@@ -200,7 +220,10 @@ class RecurrentPolicy:
                 f"this policy reads observations {self.net.config.observation}, it was given "
                 f"{tuple(observations.shape[1:])}: play it where it learned, or set --size as it was then"
             )
-        self.state = self.net(observations, self.led_here, self.state)
+        told = None
+        if parts := self.net.config.told:
+            told = torch.from_numpy(told_now(info, len(frames), parts)).to(self.net.device)
+        self.state = self.net(observations, self.led_here, self.state, told)
         allowed = allowed_in(info, len(frames), self.net.config, self.net.device)
         policy = self.net.judge(self.state, allowed).policy
         if self.greedy:
@@ -234,6 +257,7 @@ def load_net(path: Path, device: torch.device | str = "cpu") -> RecurrentNet:
     state = read_state(path, torch.device(device))
     with taking_up(path):
         networks = {**state["networks"], "observation": tuple(state["networks"]["observation"])}
+        networks["told"] = read_told(networks.get("told", ()))
         net = RecurrentNet(RecurrentConfig(**networks)).to(device)
         load_weights(net, state["net"], path)
     return net.eval()

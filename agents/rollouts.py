@@ -24,6 +24,7 @@ from agents.action_head import allowed_in
 from agents.recurrent import RecurrentNet
 from agents.replayed import Moved, ResumableRows
 from worldmodel.conditioning import withhold
+from worldmodel.told import told_now
 
 REWARDED = 0.05
 """What a reward must exceed to count as success when it ends an episode; those of dreams are never exactly nothing."""
@@ -46,6 +47,7 @@ class Contexts:
     known: Tensor  # (K, C) bool, False in front of a shorter one
     time: Tensor  # (K,)
     row: Tensor  # (K,)
+    told: Tensor | None = None  # (K, C, G), the same with all frames of an episode
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Rollout:
     ended: Tensor  # (T, N) bool
     next_values: Tensor  # (T, N)
     allowed: Tensor | None = None  # (T, N, n) bool, what the actions were chosen from; None without masks
+    told: Tensor | None = None  # (T, N, G) what came with the observations; None where nothing is told
 
 
 def replay(net: RecurrentNet, rollout: Rollout, rows: Tensor) -> Tensor:
@@ -77,10 +80,12 @@ def replay(net: RecurrentNet, rollout: Rollout, rows: Tensor) -> Tensor:
         which, column = (contexts.row[:, None] == rows).nonzero(as_tuple=True)
         if len(which):
             parts = (contexts.observations, contexts.led_here, contexts.state, contexts.known)
-            states = net.watch(*(part[which] for part in parts))
+            states = net.watch(*(part[which] for part in parts), told=_at(contexts.told, which))
             warm = net.empty(started.numel()).view(*started.shape, -1)
             warm = warm.index_put((contexts.time[which], column), states)
-    return net.follow(rollout.observations[:, rows], rollout.led_here[:, rows], rollout.state[rows], started, warm)
+    seen, led_here = rollout.observations[:, rows], rollout.led_here[:, rows]
+    told = None if rollout.told is None else rollout.told[:, rows]
+    return net.follow(seen, led_here, rollout.state[rows], started, warm, told)
 
 
 def generalised_advantages(
@@ -109,6 +114,7 @@ class _Cut(NamedTuple):
     observations: Tensor  # (k, ...)
     led_here: Tensor  # (k,)
     state: Tensor  # (k, H) before these observations
+    told: Tensor  # (k, G)
 
 
 class Finished:
@@ -142,19 +148,20 @@ class Collector:
         self.observations: Tensor | None = None  # of every row, after the last step
         self.allowed: Tensor | None = None  # (N, n) bool, after those observations; None without masks
         self.led_here = net.no_actions(count)
+        self.told = torch.zeros(count, sum(part.size for part in net.config.told), device=net.device)
         self.finished = Finished(count)
 
     @torch.no_grad()
     def collect(self, steps: int, generator: torch.Generator) -> Rollout:
         """`steps` steps of every row, with actions drawn from `generator`."""
         state, device = self.state, self.net.device
-        seen, contexts, cuts, masks = [], [], [], []
+        seen, contexts, cuts, masks, told = [], [], [], [], list[Tensor]()
         for t in range(steps):
             started = torch.tensor(self.rows.ended, device=device)
             if self.rows.ended.any():
                 contexts += self._begin(t, started)
             assert self.observations is not None
-            after = self.net(self.observations, self.led_here, self.state)
+            after = self.net(self.observations, self.led_here, self.state, self.told)
             policy, values = self.net.judge(after, self.allowed)
             masks.append(self.allowed)
             actions = policy.sample(generator)
@@ -165,18 +172,22 @@ class Collector:
             seen.append(
                 (self.observations, self.led_here, started, actions, policy.log_prob(actions), values, rewards, ended)
             )
+            told.append(self.told)
+            self._hear(moved.info)
             self.observations, self.led_here, self.state = self._shown(moved.observations), actions, after
             self.allowed = self._allowed(moved.info, moved.terminated | moved.truncated)
             out_of_sight = moved.truncated if t < steps - 1 else np.ones_like(moved.truncated)
             if (cut := torch.tensor(out_of_sight & ~moved.terminated, device=device)).any():
                 row = cut.nonzero()[:, 0]
-                cuts.append(_Cut(torch.full_like(row, t), row, self.observations[row], actions[row], after[row]))
+                cuts.append(
+                    _Cut(torch.full_like(row, t), row, self.observations[row], actions[row], after[row], self.told[row])
+                )
         columns = (torch.stack(column) for column in zip(*seen, strict=True))
         observations, led_here, began, acted, log_probs, values, rewards, ended = columns
         next_values = torch.cat([values[1:], values[:1]]).masked_fill(ended, 0.0)
         if cuts:
             last = _Cut(*map(torch.cat, zip(*cuts, strict=True)))
-            beyond = self.net.judge(self.net(last.observations, last.led_here, last.state)).values
+            beyond = self.net.judge(self.net(*last[2:])).values
             next_values = next_values.index_put((last.time, last.row), beyond)
         return Rollout(
             state=state,
@@ -191,11 +202,13 @@ class Collector:
             ended=ended,
             next_values=next_values,
             allowed=_stacked(masks),
+            told=torch.stack(told) if self.net.config.told else None,
         )
 
     def _begin(self, time: int, started: Tensor) -> list[Contexts]:
         """Start episodes, each from what its context leaves behind; returns contexts, if there were any."""
         shown, info = self.rows.begin()
+        self._hear(info)
         self.observations = self._shown(shown)
         # Of rows that go on, the environment may tell nothing.
         begun, going = self._allowed(info, ~started.cpu().numpy()), self.allowed
@@ -212,18 +225,26 @@ class Collector:
         lengths = torch.as_tensor(info["context_length"], device=self.net.device)[row]
         known = torch.arange(frames.shape[1], device=self.net.device) >= frames.shape[1] - lengths[:, None]
         self.led_here[row] = led_here[:, -1]
+        told = self.told[row][:, None].expand(-1, frames.shape[1], -1)
         # The last frame of a context is the first observation.
         before = max(frames.shape[1] - 1 - self.burn_in, 0)
         state = self.net.empty(len(row))
         for begin in range(0, before, WATCHED):
             span = slice(begin, min(begin + WATCHED, before))
-            state = self.net.watch(frames[:, span], led_here[:, span], state, known[:, span])
+            state = self.net.watch(frames[:, span], led_here[:, span], state, known[:, span], told[:, span])
         span = slice(before, -1)
-        earlier = Contexts(state, frames[:, span], led_here[:, span], known[:, span], torch.full_like(row, time), row)
+        newest = (state, frames[:, span], led_here[:, span], known[:, span])
+        earlier = Contexts(*newest, torch.full_like(row, time), row, told[:, span] if self.net.config.told else None)
         if earlier.led_here.numel() == 0:
             return []
-        self.state[row] = self.net.watch(earlier.observations, earlier.led_here, earlier.state, earlier.known)
+        self.state[row] = self.net.watch(*newest[1:3], state, earlier.known, earlier.told)
         return [earlier]
+
+    def _hear(self, info: Mapping[str, Any]) -> None:
+        """Note what rows are told; of those that `info` says nothing of, what they were told before holds."""
+        if parts := self.net.config.told:
+            told = told_now(info, len(self.told), parts, self.told.cpu().numpy())
+            self.told = torch.from_numpy(told).to(self.net.device)
 
     def _allowed(self, info: Mapping[str, Any], but: NDArray[np.bool_]) -> Tensor | None:
         """What masks allow in all rows `but` these, (N, n) bool."""
@@ -239,6 +260,7 @@ class Collector:
             "observations": self.observations,
             "led_here": self.led_here,
             "allowed": self.allowed,
+            "told": self.told,
             "rows": self.rows.state_dict(),
             "now": self.finished.now.tolist(),
             "past": self.finished.past,
@@ -248,9 +270,14 @@ class Collector:
         """Go on from `state_dict()`."""
         self.state, self.observations, self.led_here = state["state"], state["observations"], state["led_here"]
         self.allowed = state.get("allowed")  # older files know no masks
+        self.told = state.get("told", self.told)
         self.rows.load_state_dict(state["rows"])
         self.finished.now, self.finished.past = np.array(state["now"]), state["past"]
         self.finished.now[self.rows.ended] = 0  # also of dreams that were left, of a world that is no more
+
+
+def _at(values: Tensor | None, which: Tensor) -> Tensor | None:
+    return None if values is None else values[which]
 
 
 def _stacked(masks: list[Tensor | None]) -> Tensor | None:
@@ -267,6 +294,7 @@ def _joined(parts: list[Contexts]) -> Contexts | None:
         front = values.new_zeros(len(values), longest - values.shape[1], *values.shape[2:])
         return torch.cat([front, values], 1)
 
+    told = [filled(part.told) for part in parts if part.told is not None]
     return Contexts(
         state=torch.cat([part.state for part in parts]),
         observations=torch.cat([filled(part.observations) for part in parts]),
@@ -274,4 +302,5 @@ def _joined(parts: list[Contexts]) -> Contexts | None:
         known=torch.cat([filled(part.known) for part in parts]),
         time=torch.cat([part.time for part in parts]),
         row=torch.cat([part.row for part in parts]),
+        told=torch.cat(told) if told else None,
     )

@@ -22,7 +22,7 @@ from envs.policy import Policy
 from envs.recording import record
 from worldmodel.actions import ActionSpec
 from worldmodel.atomic import write_json
-from worldmodel.checkpoint import read_json
+from worldmodel.checkpoint import CONFIG, read_json
 from worldmodel.config import WorldModelConfig
 from worldmodel.episodes import EpisodeStore
 from worldmodel.episodes.packed import CONTEXTS, pack
@@ -30,6 +30,7 @@ from worldmodel.episodes.retrace import Retraced
 from worldmodel.errors import InputError
 from worldmodel.loggers import Logger
 from worldmodel.model import WorldModel, weights_from
+from worldmodel.told import ToldPart, read_told, told_parts
 from worldmodel.training import STATE, ClipSource, Trainer, TrainingConfig, distilled, processes
 
 SEEDS_PER_RUN, RUNS = 1_000_000, 1000
@@ -123,7 +124,35 @@ class Run:
 
     def store(self) -> EpisodeStore:
         """The episodes to learn from."""
-        return EpisodeStore(self.episodes)
+        return EpisodeStore(self.episodes, told=self.told())
+
+    def told(self) -> tuple[ToldPart, ...]:
+        """What the world model is told with every frame: what it has learned, else what the episodes have.
+
+        Before there are episodes, what the environment has: as many numbers, and no words yet.
+        """
+        s = self.settings
+        if not s.tell:
+            return ()
+        for checkpoint in (self.out / "world_model", self.source):
+            if checkpoint is not None and (checkpoint / CONFIG).exists():
+                config = read_json(checkpoint / CONFIG, "a world model checkpoint")
+                parts: tuple[ToldPart, ...] = read_told(config["model"].get("told", ()))
+                if tuple(part.key for part in parts) != s.tell:
+                    keys = " ".join(part.key for part in parts) or "nothing"
+                    raise InputError(f"--tell {' '.join(s.tell)}: {checkpoint} has learned to be told {keys}")
+                return parts
+        if self.episodes != self.own_episodes or (self.episodes.is_dir() and len(EpisodeStore(self.episodes, True))):
+            return told_parts(EpisodeStore(self.episodes), s.tell)
+        sizes = dict(probe(s.env_config).extras)
+        if missing := [key for key in s.tell if key not in sizes]:
+            raise InputError(f"--tell {missing[0]}: {s.env} tells no such thing, but {sorted(sizes)}")
+        return tuple(ToldPart(key, (sizes[key],)) for key in s.tell)
+
+    @property
+    def source(self) -> Path | None:
+        """The checkpoint that the world model begins with; none where it begins anew."""
+        return None
 
     def clips(self, store: EpisodeStore) -> ClipSource:
         """What the world model is trained on."""
@@ -131,7 +160,7 @@ class Run:
 
     def configure(self, seen: Probe) -> WorldModelConfig:
         """The world model's configuration for a world."""
-        return self.settings.model.of_world(seen)
+        return self.settings.model.of_world(seen, told_parts=self.told())
 
     def begun(self, config: WorldModelConfig) -> WorldModel:
         """The world model as it is before its first step."""
@@ -249,7 +278,7 @@ class Learning(Run):
 
     def store(self) -> EpisodeStore:
         """The episodes with the pose that was asked for."""
-        return EpisodeStore(self.episodes, pose=self.settings.pose)
+        return EpisodeStore(self.episodes, pose=self.settings.pose, told=self.told())
 
     def clips(self, store: EpisodeStore) -> ClipSource:
         """Some of them turn round, where that was asked for."""
@@ -266,7 +295,7 @@ class Learning(Run):
                 raise InputError(f"--pose {missing[0]}: {self.settings.env} records no such extra, but {sorted(sizes)}")
             size = sum(sizes[key] for key in pose)
         world = seen if told else Probe(seen.frame, ActionSpec.discrete(0))
-        return self.settings.model.of_world(world, size)
+        return self.settings.model.of_world(world, size, self.told())
 
 
 def recorded_by(settings: WorldSettings) -> int:

@@ -23,6 +23,7 @@ from envs.factory import EnvConfig
 from worldmodel.actions import ActionPart, told
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
+from worldmodel.told import ToldPart
 from worldmodel.training import HeadsConfig, TrainingConfig
 
 T = TypeVar("T")
@@ -40,18 +41,20 @@ class ModelOptions(WorldModelConfig):
     action_size: Suppress[int] = 0
     action_parts: Suppress[tuple[ActionPart, ...]] = ()
     pose_size: Suppress[int] = 0
+    told: Suppress[tuple[ToldPart, ...]] = ()
     architecture: Suppress[str] = ""
 
     def __post_init__(self) -> None:
         """Nothing is checked before the frame is known."""
 
-    def of_world(self, world: Probe, pose_size: int = 0) -> WorldModelConfig:
+    def of_world(self, world: Probe, pose_size: int = 0, told_parts: tuple[ToldPart, ...] = ()) -> WorldModelConfig:
         """The checked configuration for the frames and actions of `world`."""
         derived = {
             "height": world.frame[0],
             "width": world.frame[1],
             **told(world.actions),
             "pose_size": pose_size,
+            "told": told_parts,
         }
         return WorldModelConfig.from_dict({**self.to_dict(), **derived})
 
@@ -121,6 +124,9 @@ class WorldSettings:
     """What else the environment is made with, as a JSON object: '{"actions": "vpt"}'."""
     every: int = 1
     """Act at every n-th frame of the environment only, repeating the action and adding up the rewards."""
+    tell: tuple[str, ...] = ()
+    """What else to tell the world model with every frame: keys of the environment's observation that are a text, such
+    as mission, or a few numbers. What it has in dreams is what their context had."""
     collector: str = "random"
     """Policy that records the first episodes: random, scripted or oracle; or several, each for a share of the
     episodes, so that the world is seen to go well and not: oracle:0.5,random:0.5."""
@@ -249,7 +255,7 @@ class LearnSettings(WorldSettings):
 UNSAVED = {"out", "config", "resume", "progress"}
 """What a script is told besides and that does not change what a run is."""
 DERIVED = {
-    "model": ("height", "width", "num_actions", "action_size", "action_parts", "pose_size", "architecture"),
+    "model": ("height", "width", "num_actions", "action_size", "action_parts", "pose_size", "told", "architecture"),
     "training": ("seed", "steps"),
     "cloning": ("seed", "hidden", "layers"),
     **dict.fromkeys(("dreamer", "ppo", "sb3"), ("seed",)),
@@ -283,7 +289,7 @@ def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) ->
         "actions": tuple,
         **dict.fromkeys(("layouts", "eval_layouts"), tuple),
         "size": lambda size: tuple(size) if isinstance(size, list) else size,
-        "pose": tuple,
+        **dict.fromkeys(("pose", "tell"), tuple),
         "log": tuple,
         "model": ModelOptions.from_dict,
         **{name: functools.partial(_filled, part, source=source) for name, part in _PARTS.items()},

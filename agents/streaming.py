@@ -85,7 +85,7 @@ class WindowContexts:
         length = int(generator.integers(1, min(self.longest, int(self.source.lengths.max()) - 1) + 1))
         start = "episode" if generator.random() < self.episode_start else "any"
         clips = self.source.sample_contexts(self.rows, length, generator, start=start).to(model.device)
-        seen, memory = model.observe(clips.frames, clips.actions)
+        seen, memory = model.observe(clips.frames, clips.actions, **clips.goals)
         unknown = torch.zeros(self.rows, device=model.device)
         return Contexts(Past(seen.features, clips.rewards, clips.mask, unknown, unknown.bool()), memory)
 
@@ -246,7 +246,8 @@ def read_on(
         clips = source.gather(episodes[chosen], begins[chosen], count + 1).to(device)
         all_rows = len(chosen) == rows
         before = memory if all_rows else memory.select(at)
-        seen, after = model.observe(clips.frames[:, :count], clips.actions[:, :count], before)
+        shown = clips.span(slice(count))
+        seen, after = model.observe(shown.frames, shown.actions, before, **shown.goals)
         memory = after if all_rows else memory.put(at, after)
         past.features[at, longest - count :] = seen.features.to(past.features)
         past.rewards[at, longest - count :] = clips.rewards[:, :count]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +13,7 @@ from envs.policy import FrameArray, IntArray
 from worldmodel.conditioning import no_actions
 from worldmodel.memory import Memory
 from worldmodel.model import WorldModel
+from worldmodel.told import told_now
 
 
 class Watcher:
@@ -35,13 +39,20 @@ class Watcher:
             self.generators[row] = np.random.default_rng(seed)
 
     @torch.no_grad()
-    def see(self, frames: FrameArray) -> Tensor:
-        """Let frames (N, h, w, 3) enter memory; returns their features (N, F)."""
+    def see(self, frames: FrameArray, info: Mapping[str, Any]) -> Tensor:
+        """Let frames (N, h, w, 3) enter memory, and what `info` says that the model is told; returns features (N, F).
+
+        Raises InputError where `info` lacks that.
+        """
         if len(frames) > len(self.generators):
             raise ValueError(f"{len(frames)} frames for {len(self.generators)} rows: reset every row before it acts")
         self._resize(len(frames))
         seen = torch.as_tensor(frames, device=self.model.device)[:, None]
-        features, self.memory = self.model.observe(seen, self.led_here[:, None], self.memory)
+        goals: dict[str, Any] = {}
+        if parts := self.model.config.told:
+            told = torch.from_numpy(told_now(info, len(frames), parts))
+            goals = {"told": told.to(self.model.device)[:, None]}
+        features, self.memory = self.model.observe(seen, self.led_here[:, None], self.memory, **goals)
         return features.features[:, 0]
 
     def took(self, actions: Tensor) -> None:

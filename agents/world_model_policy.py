@@ -51,9 +51,9 @@ class WorldModelPolicy:
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> NDArray[Any]:
         """Next actions for frames (N, h, w, 3): (N,) int64, or (N, A) float32 within their bounds where continuous.
 
-        Of `info`, masks of actions are looked at (`envs.masks`).
+        Of `info`, masks of actions are looked at (`envs.masks`), and what the world model is told.
         """
-        features = self.watcher.see(frames)
+        features = self.watcher.see(frames, info)
         if self._distances is not None:
             for noted, distance in zip(self._noting, self.agent.familiarity.distance(features).tolist(), strict=False):
                 noted.append(distance)

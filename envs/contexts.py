@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from worldmodel.actions import actions_of
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.episodes import EpisodeStore
@@ -49,6 +51,8 @@ def check_world(checkpoint: Checkpoint, store: EpisodeStore) -> None:
             f"{checkpoint.path} is no environment: it has learned from {actions}; train it with --env besides "
             "--episodes, whose action space says what they are"
         )
+    if config.told:
+        store.gather(np.array([0]), np.array([0]), 1)  # says what the episodes lack
     count = checkpoint.world.get("num_actions", config.num_actions)
     if count != config.num_actions:
         raise InputError(

@@ -126,7 +126,7 @@ def make(config: EnvConfig, render_mode: str | None = None) -> FrameEnv:
     MultiDiscrete, MultiBinary or a flat Dict of these.
 
     Numeric entries of a dictionary observation besides the image are moved into `info` of `reset` and `step` as arrays
-    of fixed shape; `env.get_wrapper_attr("extra_keys")` names them. Text entries are left out. What is done to images
+    of fixed shape; `env.get_wrapper_attr("extra_keys")` names them; texts are moved as texts. What is done to images
     that are not RGB frames is logged.
 
     Raises InputError for an unknown id (naming the package to import, or near ones), for observations without an image

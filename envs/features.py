@@ -26,6 +26,7 @@ from worldmodel.checkpoint import Checkpoint, load_checkpoint
 from worldmodel.conditioning import no_actions, withhold
 from worldmodel.errors import InputError
 from worldmodel.model import WorldModel
+from worldmodel.told import told_now
 
 if TYPE_CHECKING:
     _Wrapper = VectorWrapper[Any, Any, Any, Any, Any]
@@ -74,6 +75,7 @@ class WorldModelFeatures(_Wrapper):
         self._memory = self.model.empty(self.num_envs)
         self._features = torch.zeros(self.num_envs, self.model.config.features, device=self.device)
         self._ended = np.zeros(self.num_envs, bool)
+        self._told: NDArray[np.float32] | None = None  # (N, G)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
@@ -83,6 +85,7 @@ class WorldModelFeatures(_Wrapper):
         # A copy, since Gymnasium's environments take the mask out of what they are given.
         frames, info = self.env.reset(seed=seed, options=None if options is None else dict(options))  # type: ignore[arg-type]
         shown = self._tensor(frames)
+        self._hear(info)
         self._begin(np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool), shown)
         return self._view.observe(shown, self._features), info
 
@@ -91,11 +94,15 @@ class WorldModelFeatures(_Wrapper):
         led_here = check_actions(actions, self.num_envs, self._actions, self.device)
         given = shaped(self._actions, led_here.cpu().numpy())
         frames, reward, terminated, truncated, info = self.env.step(given)
+        self._hear(info)
         shown, began = self._tensor(frames), self._ended
         ended = np.array(self._host(terminated) | self._host(truncated))
         if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
             last = _with_final(shown, info["final_obs"], ended)
+            now = self._told
+            self._hear(info.get("final_info", {}))
             self._observe(last, led_here)
+            self._told = now
             final = self._view.observe(last, self._features)
             info = {**info, "final_obs": self._view.row_by_row(final, ended)}
             self._begin(ended, shown)
@@ -113,7 +120,9 @@ class WorldModelFeatures(_Wrapper):
     @torch.no_grad()
     def _observe(self, frames: Tensor, led_here: Tensor) -> None:
         if self._view.observation != "frame":
-            seen, self._memory = self.model.observe(frames[:, None], led_here[:, None], self._memory)
+            seen, self._memory = self.model.observe(
+                frames[:, None], led_here[:, None], self._memory, **self._goals(slice(None))
+            )
             self._features = seen.features[:, 0].float()
 
     @torch.no_grad()
@@ -123,9 +132,19 @@ class WorldModelFeatures(_Wrapper):
         if self._view.observation != "frame":
             rows = torch.as_tensor(np.flatnonzero(began), device=self.device)
             none = no_actions(self.model.config, len(rows), self.device)
-            seen, memory = self.model.observe(frames[rows][:, None], none[:, None])
+            seen, memory = self.model.observe(frames[rows][:, None], none[:, None], **self._goals(rows.cpu().numpy()))
             self._memory = self._memory.put(rows, memory)
             self._features = self._features.index_copy(0, rows, seen.features[:, 0].float())
+
+    def _hear(self, info: Mapping[str, Any]) -> None:
+        """Note what rows are told now; of those that `info` says nothing of, what they were told before holds."""
+        if parts := self.model.config.told:
+            self._told = told_now(info, self.num_envs, parts, self._told)
+
+    def _goals(self, rows: Any) -> dict[str, Any]:
+        if self._told is None:
+            return {}
+        return {"told": torch.from_numpy(self._told[rows]).to(self.device)[:, None]}
 
     def _tensor(self, values: Any) -> Tensor:
         return values.to(self.device) if isinstance(values, Tensor) else torch.tensor(values, device=self.device)

@@ -149,8 +149,8 @@ class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructor
     The image of a dictionary is the entry `image_key` ("camera", "views.front"); without, the one called "image", or
     the only one of bytes, or the only one. Others that could be frames are numbers, like everything else.
 
-    `extra_keys`: the names of those numbers, sorted; parts of nested dictionaries have dots in their names, and names
-    that episodes have of their own get the prefix `obs_`.
+    `extra_keys`: the names of those numbers, and of texts, which move into `info` as well, sorted; parts of nested
+    dictionaries have dots in their names, and names that episodes have of their own get the prefix `obs_`.
     `shown`: what the frames are made from, and how, in words.
 
     Raises InputError where nothing shows an image, or several entries do and none is named.
@@ -170,14 +170,14 @@ class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructor
         convert = conversion(self._image.space)
         assert convert is not None
         self._convert: Callable[[NDArray[Any]], FrameArray] = convert
-        self._extras: dict[str, tuple[_Leaf, np.dtype[Any]]] = {}
+        self._extras: dict[str, tuple[_Leaf, np.dtype[Any] | None]] = {}
         for leaf in leaves:
-            if leaf is not self._image and isinstance(leaf.space, _NUMERIC):
-                assert leaf.space.dtype is not None
+            text = leaf.space.dtype is not None and leaf.space.dtype.kind == "U"  # Text, and MiniGrid's MissionSpace
+            if leaf is not self._image and (text or isinstance(leaf.space, _NUMERIC)):
                 key = f"obs_{leaf.name}" if leaf.name in _OURS else leaf.name
                 if key in self._extras:
                     raise InputError(f"{name} observes '{leaf.path}' and '{self._extras[key][0].path}': rename one")
-                self._extras[key] = (leaf, leaf.space.dtype)
+                self._extras[key] = (leaf, None if text else leaf.space.dtype)
         self.extra_keys = tuple(sorted(self._extras))
         height, width, _ = convert.shape
         wanted = (size, size) if isinstance(size, int) else size
@@ -213,7 +213,11 @@ class FrameObservation(gym.Wrapper[FrameArray, Any, Any, Any], RecordConstructor
 
     def _info(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
         # Arrays even for single numbers: gymnasium's vector environments batch arrays with their dtype.
-        extras = {name: np.array(leaf.of(observation), dtype) for name, (leaf, dtype) in self._extras.items()}
+        # Texts stay texts: an array would be as long as the first one, and cut off the others.
+        extras = {
+            name: str(leaf.of(observation)) if dtype is None else np.array(leaf.of(observation), dtype)
+            for name, (leaf, dtype) in self._extras.items()
+        }
         return {**info, **extras}
 
 

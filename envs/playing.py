@@ -50,9 +50,16 @@ class _Track:
             reward=np.array(self.rewards, np.float32),
             terminated=last & terminated,
             truncated=last & truncated,
-            extras={key: np.stack(values) for key, values in self.extras.items()}
+            extras={key: _kept(values) for key, values in self.extras.items()}
             | {SEED_KEY: np.array(self.seed, np.int64)},
         )
+
+
+def _kept(values: list[NDArray[Any]]) -> NDArray[Any]:
+    """One entry per frame; a text that is always the same, once."""
+    stacked = np.stack(values)
+    same = stacked.dtype.kind == "U" and stacked.ndim == 1 and bool((stacked == stacked[0]).all())
+    return stacked[:1].reshape(()) if same else stacked
 
 
 def play(
@@ -67,7 +74,8 @@ def play(
 
     An episode depends on its seed alone: not on the number of rows, on its row, or on the others. They come in the
     order in which they end; `extras["seed"]` tells them apart. `extra_keys` names entries of `info` to keep as extras,
-    with T + 1 entries. `between_steps` is called while no process is at work: the place to stop.
+    with T + 1 entries, but a text that stays the same once. `between_steps` is called while no process is at work: the
+    place to stop.
 
     `envs` must not reset itself (`AutoresetMode.DISABLED`, as `make_vec` gives it). Raises InputError if it does, or
     if `info` lacks one of `extra_keys`.
@@ -225,7 +233,7 @@ def open_envs(config: EnvConfig, num_envs: int, *, processes: bool = True) -> It
         envs.close(terminate=not complete)
 
 
-def _extras(info: Mapping[str, Any], keys: Sequence[str], row: int) -> dict[str, NDArray[Any]]:
+def _extras(info: Mapping[str, Any], keys: Sequence[str], row: int) -> dict[str, Any]:
     missing = [key for key in keys if key not in info or not info[f"_{key}"][row]]
     if missing:
         raise InputError(

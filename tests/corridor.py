@@ -25,6 +25,7 @@ from worldmodel.actions import ActionPart
 from worldmodel.episodes import NO_ACTION, Episode
 from worldmodel.memory import Memory
 from worldmodel.model import Features, Imagined
+from worldmodel.told import ToldPart
 
 ADVANCE = (1, 0, 0, 1)
 GOAL = len(ADVANCE)
@@ -107,6 +108,7 @@ class ExactConfig:
     shortcut: bool = False
     usual_steps: int = 1
     action_parts: tuple[ActionPart, ...] = ()
+    told: tuple[ToldPart, ...] = ()
 
 
 class ExactModel:

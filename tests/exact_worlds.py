@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from agents.actor_critic import ActorCritic
+from doors import COLORS, color_of
 from envs.dream import DreamVectorEnv
 from worldmodel.actions import ActionPart, ActionSpec
 from worldmodel.checkpoint import Checkpoint
@@ -21,6 +22,7 @@ from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
 from worldmodel.memory import Memory
 from worldmodel.model import Features, Imagined
 from worldmodel.runtime import Runtime
+from worldmodel.told import ToldPart, told_apart
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Interface:
     chunk: int = 1
     shortcut: bool = False
     usual_steps: int = 1
+    told: tuple[ToldPart, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -211,6 +214,58 @@ class LongCueWorld:
         cues = torch.arange(self.CUES)
         asked = torch.stack([cues, torch.full_like(cues, self.walk)], 1)
         return float(agent.policy(self.look(asked)).probs.gather(1, cues[:, None]).mean())
+
+
+class GoalWorld:
+    """`doors.Doors`, in which only what is told says which action is rewarded; every action ends the episode.
+
+    Whoever is told nothing gets the reward that is likely, 1 / `DOORS`, whatever it does.
+
+    Features (B, DOORS + 1): the door that is named, the last entry for none, one-hot.
+    """
+
+    device, backbone = torch.device("cpu"), BACKBONE
+    DOORS = len(COLORS)
+
+    def __init__(self, told: tuple[ToldPart, ...] = ()) -> None:
+        self.config = Interface(features=self.DOORS + 1, num_actions=self.DOORS, told=told)
+
+    def eval(self) -> GoalWorld:
+        return self
+
+    def to(self, device: Any) -> GoalWorld:
+        return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def empty(self, rows: int) -> Memory:
+        told = torch.zeros(rows, sum(part.size for part in self.config.told)) if self.config.told else None
+        return Memory((), torch.zeros(rows, dtype=torch.int64), told)
+
+    def observe(
+        self, frames: Tensor, actions: Tensor, memory: Memory | None = None, *, told: Tensor | None = None
+    ) -> tuple[Features, Memory]:
+        assert (told is None) == (not self.config.told), "told what it is to be told, and nothing else"
+        rows, length = frames.shape[:2]
+        goals = torch.zeros(rows, length, 0) if told is None else told
+        features = torch.stack([self.look(goal) for goal in goals.unbind(1)], 1)
+        nothing = torch.zeros(rows, length)
+        after = Memory((), torch.zeros(rows, dtype=torch.int64), None if told is None else told[:, -1])
+        return Features(features, nothing, nothing, inputs=features), after
+
+    def imagine(self, actions: Tensor, memory: Memory, **_: Any) -> Imagined:
+        goals = torch.zeros(len(actions), 0) if memory.told is None else memory.told
+        features, rows = self.look(goals), len(actions)
+        likely = features.gather(1, actions[:, None])[:, 0] + features[:, -1] / self.DOORS
+        frames = torch.full((rows, 8, 8, 3), 150, dtype=torch.uint8)
+        return Imagined(frames, likely, torch.ones(rows), features, memory)
+
+    def look(self, told: Tensor) -> Tensor:
+        doors = [self.DOORS] * len(told)
+        for values in told_apart(told.numpy(), self.config.told).values():
+            doors = [COLORS.index(color_of(value)) for value in values]
+        return torch.eye(self.DOORS + 1)[torch.tensor(doors, dtype=torch.int64)]
 
 
 class TargetWorld:

@@ -14,6 +14,7 @@ from worldmodel.checkpoint import save_checkpoint
 from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
 from worldmodel.memory import Memory
 from worldmodel.model import Features, Imagined, WorldModel
+from worldmodel.told import ToldPart
 from worlds import random_frames, small_config
 
 PLACES = 32
@@ -44,6 +45,7 @@ def walk(*paths: list[int], masked: int = 0) -> Clips:
 class RememberedConfig:
     chunk: int = 1
     pose_size: int = 1
+    told: tuple[ToldPart, ...] = ()
 
 
 class Remembered:

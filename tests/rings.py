@@ -18,6 +18,7 @@ from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
 from worldmodel.evaluation.models import Model
 from worldmodel.memory import Memory
 from worldmodel.model import Features, Imagined
+from worldmodel.told import ToldPart
 
 MOVES = torch.tensor([3, 1, -1])
 """Places by which each action moves on."""
@@ -84,6 +85,7 @@ class RingConfig:
     pose_size: int = 0
     chunk: int = 1
     usual_steps: int = 2
+    told: tuple[ToldPart, ...] = ()
 
 
 class Ring:

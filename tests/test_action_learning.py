@@ -125,6 +125,7 @@ class GearConfig:
     action_parts: tuple[ActionPart, ...] = spec_of(
         spaces.Dict({"gear": spaces.Discrete(3), "push": spaces.Box(-1, 1, (1,))}), "it"
     ).parts
+    told: tuple[Any, ...] = ()
 
 
 class GearModel:

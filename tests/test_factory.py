@@ -76,8 +76,9 @@ def test_minigrid_shows_the_view_in_front_of_the_agent() -> None:
     assert env.observation_space == spaces.Box(0, 255, (56, 56, 3), np.uint8)
     assert env.action_space == spaces.Discrete(3)
     frame, info = env.reset(seed=1)
-    assert env.get_wrapper_attr("extra_keys") == ("direction",)
+    assert env.get_wrapper_attr("extra_keys") == ("direction", "mission")
     assert info["direction"].shape == ()
+    assert info["mission"] == "go to the matching object at the end of the hallway"
     # Turning left four times shows four different views and then the first again.
     views = [frame, *(env.step(np.int64(0))[0] for _ in range(4))]
     assert (views[4] == views[0]).all()

@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.report import read_curves
-from agents.report.run import SHOWN, beginning
+from agents.report.run import SHOWN
 from envs.recording import SEED_KEY
 from runs import TINY_LOOP, finish, kill, stop
 from worldmodel.checkpoint import load_checkpoint
@@ -207,8 +207,8 @@ def test_interrupted_it_saves_and_says_so_at_once(tmp_path: Path) -> None:
 def test_the_shortest_and_the_longest_episode_are_shown(whole: Path) -> None:
     store, model = EpisodeStore(whole / "episodes"), load_checkpoint(whole / "world_model").model
     episode = store.read(store.names[int(store.lengths.argmax())])
-    shortest = dream_along(model, beginning(episode, 2), context=8, steps=1)
+    shortest = dream_along(model, episode.beginning(2), context=8, steps=1)
     assert (shortest.context, len(shortest.frames), len(shortest.psnr)) == (1, 2, 1)
     assert np.array_equal(shortest.frames[0], episode.image[0])
-    assert len(beginning(episode, 5).image) == len(beginning(episode, 5).reward) == 5
-    assert len(beginning(episode, SHOWN).image) == len(episode.image) == 61
+    assert len(episode.beginning(5).image) == len(episode.beginning(5).reward) == 5
+    assert len(episode.beginning(SHOWN).image) == len(episode.image) == 61

@@ -163,7 +163,7 @@ def test_the_only_bytes_are_the_image_and_everything_else_has_a_dotted_name() ->
     env = make(EnvConfig("seen/Views-v0"))
     frame, info = env.reset(seed=0)
     np.testing.assert_array_equal(frame, COLORS)
-    extras = ("inventory.tools.axe", "inventory.wood", "obs_fps", "obs_reward", "views.depth")
+    extras = ("inventory.tools.axe", "inventory.wood", "mission", "obs_fps", "obs_reward", "views.depth")
     assert env.get_wrapper_attr("extra_keys") == extras
     assert (info["inventory.wood"], info["inventory.tools.axe"], info["obs_reward"]) == (2, 1, 5)
     np.testing.assert_array_equal(info["views.depth"], GREY / 255)

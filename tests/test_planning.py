@@ -174,6 +174,7 @@ class LineConfig:
     num_actions: int = 0
     action_size: int = 1
     action_parts: tuple[ActionPart, ...] = ActionSpec.box((-1.0,), (3.0,)).parts
+    told: tuple[Any, ...] = ()
 
 
 class LineModel:

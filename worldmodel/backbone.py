@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from worldmodel.attention import FrameLocalAttention, Turn, check_chunks, rotary
-from worldmodel.conditioning import Condition, Place
+from worldmodel.conditioning import Condition, Goal, Place
 from worldmodel.config import WorldModelConfig
 from worldmodel.errors import InputError
 from worldmodel.layers.doubled import doubled
@@ -107,6 +107,8 @@ class Backbone(nn.Module):
         self.position = nn.Parameter(torch.randn(config.tokens, config.dim) * 0.02)
         self.condition = Condition(config)
         self.place = Place(config) if config.pose_size else None
+        self.goal = Goal(config.told, config.dim) if config.told else None
+        self.told_size = config.told_size
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.grid, self.chunk, self.head_size = config.grid, config.chunk, config.dim // config.heads
         self.runtime = Runtime()
@@ -147,7 +149,8 @@ class Backbone(nn.Module):
         """Memory of `rows` dreams that have seen nothing."""
         like = self.position
         layers = tuple(layer.empty(rows, like.detach()) for layer in self._layers)
-        return Memory(layers, torch.zeros(rows, dtype=torch.int64, device=like.device))
+        told = torch.zeros(rows, self.told_size, device=like.device) if self.goal is not None else None
+        return Memory(layers, torch.zeros(rows, dtype=torch.int64, device=like.device), told)
 
     def forward(
         self,
@@ -157,6 +160,7 @@ class Backbone(nn.Module):
         memory: Memory,
         *,
         pose: Tensor | None = None,
+        told: Tensor | None = None,
         halvings: Tensor | None = None,
         advance: bool = True,
         in_place: bool = False,
@@ -164,6 +168,7 @@ class Backbone(nn.Module):
     ) -> Hidden:
         """Continue from `memory`: latents (B, T, S, C), noise levels in [0, 1] and actions (B, T), pose (B, T, P).
 
+        `told` (B, T, G) is for models that are told something; without, they are told what the last frame was.
         `halvings` (B, T) are the steps that a model with `shortcut` is to take (None: the finest). Action -1 (or NaN)
         is "none". With `advance=False` the memory is returned as it was, which is cheaper. With `in_place`, for where
         gradients are off, states are written over those of the memory that was given, which is then used up. `twice`:
@@ -174,7 +179,13 @@ class Backbone(nn.Module):
         x = self.patch_in(latents) + self.position
         if self.place is not None and pose is not None:
             x = x + self.place(pose)
-        condition = self.condition(level, actions, pose, halvings)
+        goal = None
+        if self.goal is not None:
+            assert memory.told is not None
+            told = memory.told[:, None].expand(-1, latents.shape[1], -1) if told is None else told
+            goal = self.goal(told)
+            x = x + goal[:, :, None]
+        condition = self.condition(level, actions, pose, halvings, goal)
         turn, full = None, False
         slots = max(layer.slots for layer in start.layers)
         if any(layer.attention for layer in self._layers):
@@ -193,8 +204,10 @@ class Backbone(nn.Module):
             layers.append(after)
             if recall is not None:
                 recalls.append(recall)
-        after = Memory(tuple(layers), memory.frames + frames) if advance else memory
-        return Hidden(x, tuple(recalls), after)
+        if not advance:
+            return Hidden(x, tuple(recalls), memory)
+        last = None if self.goal is None or told is None else told[:, -1].float()
+        return Hidden(x, tuple(recalls), Memory(tuple(layers), memory.frames + frames, last))
 
     def checked(self, memory: Memory, frames: int) -> Memory:
         """The memory to continue from by `frames` frames. Raises InputError where these are not whole chunks."""

@@ -1,9 +1,10 @@
 """What every frame is conditioned on, as one vector: its noise level and the size of the step taken from there, the
-action that led to it, the agent's pose.
+action that led to it, the agent's pose, what it is told of a goal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -15,6 +16,7 @@ from worldmodel.diffusion import fourier
 from worldmodel.episodes import NO_ACTION
 from worldmodel.errors import InputError
 from worldmodel.shortcut import finest
+from worldmodel.told import ToldPart
 
 NOISE_BANDS, POSE_BANDS = 32, 6
 LONGEST, SHORTEST = 32.0, 1.0
@@ -63,8 +65,15 @@ class Condition(nn.Module):
         if self.step is not None:
             nn.init.zeros_(self.step.weight)  # so that a finished model begins as it was
 
-    def forward(self, level: Tensor, actions: Tensor, pose: Tensor | None, halvings: Tensor | None = None) -> Tensor:
-        """Levels (B, T) in [0, 1], actions and pose as `check` wants them -> (B, T, D).
+    def forward(
+        self,
+        level: Tensor,
+        actions: Tensor,
+        pose: Tensor | None,
+        halvings: Tensor | None = None,
+        goal: Tensor | None = None,
+    ) -> Tensor:
+        """Levels (B, T) in [0, 1], actions and pose as `check` wants them, `goal` (B, T, D) of `Goal` -> (B, T, D).
 
         `halvings` (B, T) int64 are the steps of a model with `shortcut`; None is the finest one for all.
         """
@@ -77,6 +86,8 @@ class Condition(nn.Module):
         condition = self.noise(fourier(level, NOISE_BANDS, 2.0, 0.002)) + action
         if self.pose is not None and pose is not None:
             condition = condition + self.pose(waves(pose.to(level.dtype)))
+        if goal is not None:
+            condition = condition + goal
         if self.step is not None:
             condition = condition + (self.step.weight[-1] if halvings is None else self.step(halvings))
         return nn.functional.silu(condition)
@@ -155,6 +166,66 @@ class Place(nn.Module):
         """(B, T, P) -> (B, T, 1, D)."""
         placed: Tensor = self.project(waves(pose.to(self.project.weight.dtype)))
         return placed[:, :, None]
+
+
+class Goal(nn.Module):
+    """What is told, as one vector per frame: a part of the condition, and of every token as the pose is (`Place`), so
+    that whoever reads the tokens can tell goals apart from the first step on.
+    """
+
+    def __init__(self, told: Sequence[ToldPart], width: int) -> None:
+        super().__init__()
+        self.sizes = [part.size for part in told]
+        self.parts = nn.ModuleList(
+            Numbers(part.size, width) if part.words is None else Words(part, width) for part in told
+        )
+
+    def forward(self, told: Tensor) -> Tensor:
+        """(B, T, G) -> (B, T, D)."""
+        columns = zip(self.parts, told.split(self.sizes, -1), strict=True)
+        return torch.stack([part(values) for part, values in columns]).sum(0)
+
+
+class Numbers(nn.Module):
+    """Numbers of any size, by their logarithm (Hafner et al. 2023, symlog)."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.mlp = _mlp(size, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., n) -> (..., D)."""
+        vector: Tensor = self.mlp((values.sign() * values.abs().log1p()).to(next(self.mlp.parameters()).dtype))
+        return vector
+
+
+class Words(nn.Module):
+    """A text: each word and its place embedded, bent, and added up, so that the order of words counts."""
+
+    def __init__(self, part: ToldPart, width: int) -> None:
+        super().__init__()
+        self.word = nn.Embedding(len(part.words or ()) + 1, width)
+        self.place = nn.Parameter(torch.randn(part.size, width))
+        self.project = nn.Linear(width, width)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """(..., W), 0 for no word -> (..., D)."""
+        words = nn.functional.silu(self.word(numbers.long()) + self.place) * (numbers > 0)[..., None]
+        text: Tensor = self.project(words.sum(-2) / len(self.place) ** 0.5)
+        return text
+
+
+def check_told(config: WorldModelConfig, told: Tensor | None, lead: tuple[int, ...]) -> None:
+    """Raise unless `told` is (*lead, G) floating, or None in a model that is told nothing."""
+    if (told is None) != (not config.told):
+        raise InputError(
+            f"this world model is told {', '.join(part.key for part in config.told)} with every frame: give told "
+            f"(B, T, {config.told_size}), as EpisodeStore(folder, told=model.config.told) has it"
+            if told is None
+            else "this world model is told nothing: leave it out, or train one with --tell"
+        )
+    if told is not None and (told.shape != (*lead, config.told_size) or not told.is_floating_point()):
+        raise ValueError(f"told must be floating {(*lead, config.told_size)}, got {told.dtype} {tuple(told.shape)}")
 
 
 def waves(pose: Tensor) -> Tensor:

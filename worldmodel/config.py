@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from worldmodel.actions import ActionPart, ActionSpec, read_parts
 from worldmodel.errors import InputError, check_fields
+from worldmodel.told import ToldPart, read_told
 
 Scan = Literal["blockwise", "whole-frame", "none"]
 Target = Literal["x", "v", "eps"]
@@ -117,6 +118,9 @@ class WorldModelConfig:
     pose_size: int = 0
     """Numbers of the agent's pose that every frame is conditioned on, as in the paper's Maze experiments; 0 for none.
     A model with a pose continues recorded videos. It is no environment: nothing says where an action leads."""
+    told: tuple[ToldPart, ...] = ()
+    """What else every frame is conditioned on (`worldmodel.told`): a goal in words, or a few numbers. A dream carries
+    on what its last real frame was told."""
     action_dropout: float = 0.0
     """Share of training frames whose action is withheld, so that the model also continues videos without actions."""
 
@@ -228,6 +232,8 @@ class WorldModelConfig:
                 f"action_size={self.action_size}, but the parts have {parts.size} numbers ({parts}): make them equal, "
                 "and give discrete actions as num_actions"
             )
+        if len({part.key for part in self.told}) < len(self.told):
+            raise InputError(f"told: {[part.key for part in self.told]} names a key twice")
         for name in ("action_dropout", "context_prob", "shortcut_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a share from 0 to 1")
@@ -269,6 +275,11 @@ class WorldModelConfig:
             raise InputError(f"mlp_ratio={self.mlp_ratio}: give more, so that dim={self.dim} times it is at least 1")
 
     @property
+    def told_size(self) -> int:
+        """Numbers of what every frame is told."""
+        return sum(part.size for part in self.told)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens in a frame, (H, W)."""
         return self.height // self.patch, self.width // self.patch
@@ -303,6 +314,7 @@ class WorldModelConfig:
         _check_keys(cls, values, "world model config")
         values = {**OLDER, **values}
         values["action_parts"] = read_parts(values.get("action_parts", ()))
+        values["told"] = read_told(values.get("told", ()))
         if isinstance(tiles := values.get("tiles"), list | tuple):
             values["tiles"] = tuple(tuple(tile) if isinstance(tile, list) else tile for tile in tiles)
         if isinstance(small := values.get("small_autoencoder"), Mapping):

@@ -55,6 +55,7 @@ class Memory:
 
     layers: tuple[LayerMemory, ...]
     frames: Tensor  # (B,) int64, frames committed so far
+    told: Tensor | None = None  # (B, G) float32, what the last of them was told, in models that are
 
     @property
     def rows(self) -> int:
@@ -97,7 +98,7 @@ class Memory:
     def existing(self) -> Memory:
         """The same memory without slots of keys and values in which no row has a frame: less to attend to."""
         longest = self.longest
-        return Memory(tuple(layer.in_slots(min(longest, layer.slots)) for layer in self.layers), self.frames)
+        return Memory(tuple(layer.in_slots(min(longest, layer.slots)) for layer in self.layers), self.frames, self.told)
 
     def clone(self) -> Memory:
         """A copy that shares no storage."""
@@ -114,7 +115,8 @@ class Memory:
     def state_dict(self) -> dict[str, Tensor]:
         """Flat named tensors, for safetensors or snapshots."""
         named = {f"layers.{i}.{j}": t for i, layer in enumerate(self.layers) for j, t in enumerate(layer.tensors())}
-        return {**named, "frames": self.frames}
+        told = {} if self.told is None else {"told": self.told}
+        return {**named, "frames": self.frames, **told}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> Memory:
         """A memory of this structure with the tensors of `state_dict()`; its number of rows may differ."""
@@ -135,7 +137,7 @@ class Memory:
             layer.rebuild([tensors[f"layers.{i}.{j}"] for j in range(len(layer.tensors()))])
             for i, layer in enumerate(self.layers)
         )
-        return Memory(layers, tensors["frames"])
+        return Memory(layers, tensors["frames"], tensors.get("told"))
 
     @property
     def longest(self) -> int:
@@ -145,7 +147,7 @@ class Memory:
     def with_histories(self, slots: int) -> Memory:
         """Keys and values of all frames (`window=None`), if there are any, in so many slots."""
         kept = (v.in_slots(slots) if isinstance(v.window, HistoryMemory) else v for v in self.layers)
-        return Memory(tuple(kept), self.frames)
+        return Memory(tuple(kept), self.frames, self.told)
 
     def _fitted(self) -> Memory:
         # Asking for the longest row waits for the device, so only where there is something to fit.
@@ -161,4 +163,5 @@ class Memory:
             layer.rebuild([function(*each) for each in zip(layer.tensors(), *(o.tensors() for o in rest), strict=True)])
             for layer, *rest in zip(self.layers, *(other.layers for other in others), strict=True)
         )
-        return Memory(layers, function(self.frames, *(other.frames for other in others)))
+        told = None if self.told is None else function(self.told, *(other.told for other in others))
+        return Memory(layers, function(self.frames, *(other.frames for other in others)), told)

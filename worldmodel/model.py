@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldmodel.backbone import Backbone
-from worldmodel.conditioning import withhold
+from worldmodel.conditioning import check_told, withhold
 from worldmodel.config import WorldModelConfig
 from worldmodel.diffusion import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
 from worldmodel.drawing import Generators, Noise, normal
@@ -78,6 +78,7 @@ class WorldModel(nn.Module):
     def draw(self, clips: Clips, generator: Generators) -> Draw:
         """What chance decides about `clips`; with a generator per row, each row's share follows from its own."""
         self.backbone.condition.check(clips.actions, clips.pose, clips.mask.shape[1])
+        check_told(self.config, clips.told, tuple(clips.mask.shape))
         like = self.backbone.position
         shape = (*clips.mask.shape, self.config.tokens, self.config.latent_channels)
         drawn = draw(shape, generator, like, self.config)
@@ -110,7 +111,7 @@ class WorldModel(nn.Module):
         noised = add_noise(latents, drawn.level, drawn.noise)
         actions = withhold(clips.actions, drawn.withheld)
         start = self.empty(len(mask)) if memory is None else memory
-        past = Past(*self._committed(latents, drawn), actions, clips.pose, start)
+        past = Past(*self._committed(latents, drawn), actions, clips.pose, start, clips.told)
         found = streams(self.backbone, config, noised, drawn.level, drawn.halvings, past, carry=carry)
         predicted = clean_from(self.denoise(found.noised), noised, drawn.level, config.target)
         # After the pass that learns, so that the weights that autocast keeps are those it cast for that one.
@@ -175,16 +176,19 @@ class WorldModel(nn.Module):
         memory: Memory | None = None,
         *,
         pose: Tensor | None = None,
+        told: Tensor | None = None,
         noise: float = 0.0,
         generator: Generators | None = None,
     ) -> tuple[Features, Memory]:
         """Let real frames enter memory: frames (B, T, h, w, 3) uint8, actions (B, T) that led to them, -1 = none.
 
         One call, several segments or frame by frame give the same memory up to float error. Continuous actions are
-        (B, T, A), NaN for none; `pose` (B, T, P) is for models that were trained with one. `noise` in (0, 1) lets the
-        frames enter noised to that level, by `generator`: a prefix that is itself not to be trusted.
+        (B, T, A), NaN for none; `pose` (B, T, P) and `told` (B, T, G) are for models that were trained with them.
+        `noise` in (0, 1) lets the frames enter noised to that level, by `generator`: a prefix that is itself not to be
+        trusted.
         """
         self.backbone.condition.check(actions, pose, None)
+        check_told(self.config, told, tuple(actions.shape[:2]))
         if frames.ndim != 5 or frames.shape[:2] != actions.shape[:2]:
             raise ValueError(f"frames must be (B, T, h, w, 3) with actions (B, T), got {frames.shape}, {actions.shape}")
         memory = self.empty(len(frames)) if memory is None else memory
@@ -194,7 +198,7 @@ class WorldModel(nn.Module):
             if generator is None or not 0 < noise < 1:
                 raise ValueError(f"noise={noise}: a noised prefix takes a level between 0 and 1, and a generator")
             latents = add_noise(latents, level, normal(tuple(latents.shape), generator, latents))
-        return self._commit(latents, level, actions, memory, pose)
+        return self._commit(latents, level, actions, memory, pose, told)
 
     @torch.no_grad()
     def imagine(
@@ -218,6 +222,8 @@ class WorldModel(nn.Module):
         real frames and remembers exactly what it showed. `stabilise` is the noise level that it is declared to have
         there: above 0 the model trusts its own frames less (Chen et al. 2024, section 3.3). `in_place` uses `memory`
         up: the new one is written over it where no `active` is given, which a CPU does in a fraction of the time.
+
+        What the last frame was told, the new one is told too: `Memory.told`.
 
         `pose` (B, P) is for models that were trained with one, continuous actions are (B, A). A model of chunks
         (`chunk` = c > 1) dreams c frames jointly: all arguments and results have (B, c) in place of (B,). From empty
@@ -272,10 +278,11 @@ class WorldModel(nn.Module):
         actions: Tensor,
         memory: Memory,
         pose: Tensor | None,
+        told: Tensor | None = None,
         *,
         in_place: bool = False,
     ) -> tuple[Features, Memory]:
-        hidden = self.backbone(latents, level, actions, memory, pose=pose, in_place=in_place)
+        hidden = self.backbone(latents, level, actions, memory, pose=pose, told=told, in_place=in_place)
         inputs = self.readout.inputs(hidden.tokens, hidden.recall)
         features = self.readout.features(inputs)
         logits = self.reward_head(features)[..., : self.twohot.count]

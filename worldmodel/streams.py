@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +24,18 @@ class Past:
     actions: Tensor  # (B, T) or (B, T, A)
     pose: Tensor | None  # (B, T, P)
     memory: Memory
+    told: Tensor | None = None  # (B, T, G)
 
     def rows(self, rows: Tensor) -> Past:
         """Those of some clips, by index."""
-        pose = None if self.pose is None else self.pose[rows]
-        return Past(self.latents[rows], self.level[rows], self.actions[rows], pose, self.memory.select(rows))
+        pose, told = (None if part is None else part[rows] for part in (self.pose, self.told))
+        memory = self.memory.select(rows)
+        return Past(self.latents[rows], self.level[rows], self.actions[rows], pose, memory, told)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Pose and goal, in models that have them."""
+        return {key: part for key, part in (("pose", self.pose), ("told", self.told)) if part is not None}
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,10 @@ def streams(
     find that memory (`remembered`).
     """
     if config.forcing == "diffusion":
-        hidden = backbone(x, level, past.actions, past.memory, pose=past.pose, halvings=halvings, advance=False)
+        hidden = backbone(x, level, past.actions, past.memory, **past.given, halvings=halvings, advance=False)
         return Streams(hidden.tokens, hidden.tokens, hidden.recall, None)
-    chunk, how = config.chunk, {}
-    if past.pose is not None:
-        how["pose"] = doubled(past.pose, past.pose, chunk)
+    chunk = config.chunk
+    how = {key: doubled(part, part, chunk) for key, part in past.given.items()}
     if halvings is not None:
         how["halvings"] = doubled(halvings, torch.full_like(halvings, finest(config.shortcut)), chunk)
     latents, levels = doubled(x, past.latents, chunk), doubled(level, past.level, chunk)
@@ -76,5 +83,5 @@ def streams(
 @torch.no_grad()
 def remembered(backbone: Backbone, past: Past) -> Memory:
     """The memory after the frames of `past`."""
-    memory: Memory = backbone(past.latents, past.level, past.actions, past.memory, pose=past.pose).memory
+    memory: Memory = backbone(past.latents, past.level, past.actions, past.memory, **past.given).memory
     return memory

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from envs.policy import Policy
 from worldmodel.episodes import EpisodeStore
 from worldmodel.model import WorldModel
 from worldmodel.stepping import deferred_interrupts
+from worldmodel.told import told_apart
 
 
 @torch.no_grad()
@@ -33,8 +35,8 @@ def imagined_returns(
     """
     generator = torch.Generator(model.device).manual_seed(seed)
 
-    def act(frames: Tensor, features: Tensor) -> Tensor:
-        del frames
+    def act(frames: Tensor, features: Tensor, told: Mapping[str, Any]) -> Tensor:
+        del frames, told
         return sample_action(agent.policy(features), generator)
 
     return tuple(_dream(model, store, act, episodes, horizon, steps, np.random.default_rng(seed), generator))
@@ -60,10 +62,10 @@ def dreamt_returns(
     generator = torch.Generator(model.device).manual_seed(seed)
     data = np.random.default_rng(seed)
 
-    def act(frames: Tensor, features: Tensor) -> Tensor:
+    def act(frames: Tensor, features: Tensor, told: Mapping[str, Any]) -> Tensor:
         del features
         interrupt()
-        return torch.as_tensor(policy.act(frames.cpu().numpy(), {}), device=model.device)
+        return torch.as_tensor(policy.act(frames.cpu().numpy(), told), device=model.device)
 
     returns: list[float] = []
     with deferred_interrupts() as interrupt:
@@ -77,21 +79,22 @@ def dreamt_returns(
 def _dream(
     model: WorldModel,
     store: EpisodeStore,
-    act: Callable[[Tensor, Tensor], Tensor],
+    act: Callable[[Tensor, Tensor, Mapping[str, Any]], Tensor],
     count: int,
     horizon: int,
     steps: int | None,
     data: np.random.Generator,
     generator: torch.Generator,
 ) -> list[float]:
-    """Returns of `count` dreams. `act` is given frames (B, h, w, 3) uint8 and features (B, F); actions are (B,)."""
+    """Returns of `count` dreams. `act` is given frames (B, h, w, 3) uint8, features (B, F) and what they are told."""
     clips = store.sample_contexts(count, 1, data, start="episode").to(model.device)
-    seen, memory = model.observe(clips.frames, clips.actions)
+    seen, memory = model.observe(clips.frames, clips.actions, **clips.goals)
     frames, features = clips.frames[:, -1], seen.features[:, -1]
+    told = {} if clips.told is None else told_apart(clips.told[:, -1].cpu().numpy(), model.config.told)
     total = torch.zeros(count, device=model.device)
     alive = torch.ones(count, dtype=torch.bool, device=model.device)
     for _ in range(horizon):
-        imagined = model.imagine(act(frames, features), memory, steps=steps, generator=generator, in_place=True)
+        imagined = model.imagine(act(frames, features, told), memory, steps=steps, generator=generator, in_place=True)
         memory, frames, features = imagined.memory, imagined.frame, imagined.features
         total += torch.where(alive, imagined.reward, 0.0)
         alive &= torch.rand(count, generator=generator, device=model.device) >= imagined.termination

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.familiarity import by_step
+from agents.probe import probe
 from agents.world_model_policy import WorldModelPolicy
 from envs.factory import EnvConfig
 from envs.policy import Actions, FrameArray, IntArray, Policy
@@ -159,7 +160,8 @@ def evaluate(
         Bar(f"{name} in the real environment", episodes, "episode", show=progress) as bar,
     ):
         started = time.perf_counter()
-        for episode in play(envs, timed, wanted, between_steps=interrupt):
+        keys = [key for key, _ in probe(config).extras]  # what the world model is told may be among them
+        for episode in play(envs, timed, wanted, extra_keys=keys, between_steps=interrupt):
             key, now = int(episode.extras[SEED_KEY]), time.perf_counter()
             results[key] = _Played(
                 total=float(episode.reward.sum()),

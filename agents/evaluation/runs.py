@@ -77,7 +77,7 @@ class TrainedRun:
                 f"{config.id} has frames of {real.frame} and {real.actions}, {self.folder} learned with "
                 f"{modelled.frame} and {modelled.actions}: change --size and --actions to match"
             )
-        contexts = EpisodeStore(s.contexts or contexts_of(checkpoint))
+        contexts = EpisodeStore(s.contexts or contexts_of(checkpoint), told=shape.told)
         policy = learned(s, out, checkpoint=checkpoint, contexts=contexts, greedy=greedy)
         return Learned(policy, checkpoint, contexts)
 

@@ -19,7 +19,7 @@ from agents.report.page import Clip, Evaluated, Report, write_report
 from agents.report.plots import read_curves
 from worldmodel import __version__
 from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.episodes.data import FPS_KEY, KEYS
+from worldmodel.episodes.data import FPS_KEY
 from worldmodel.evaluation import Dreamt, dream_along
 from worldmodel.model import WorldModel
 from worldmodel.statistics import Interval, separated, within
@@ -131,16 +131,11 @@ def show(
     out: Path, name: str, chosen: str, episode: Episode, model: WorldModel | None, steps: int | None, frames: int
 ) -> Shown:
     """The beginning of an episode as a video in RUN/report, beside the dream of `model`; `chosen` says which it is."""
-    episode = beginning(episode, frames)
+    episode = episode.beginning(frames)
     dreamt = None if model is None else dream_along(model, episode, context=CONTEXT, steps=steps)
     folder = out / "report"
     folder.mkdir(parents=True, exist_ok=True)
     return Shown(_clip(folder, name, chosen, episode, dreamt), dreamt)
-
-
-def beginning(episode: Episode, frames: int) -> Episode:
-    """The first `frames` frames of an episode, without its extras."""
-    return Episode(*(getattr(episode, key)[:frames] for key in KEYS))
 
 
 def _compared(random: Evaluation, last: Evaluation, imagined: Interval | None) -> dict[str, Any]:

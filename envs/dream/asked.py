@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.dream.options import WHOLE, DreamOptions
-from envs.dream.starts import Start
+from envs.dream.starts import Start, Told
 from worldmodel.actions import actions_of
 from worldmodel.config import WorldModelConfig
 from worldmodel.episodes import NO_ACTION, Clips, EpisodeStore
 from worldmodel.errors import InputError
 
 FRAMES, ACTIONS, LENGTH, EPISODE, START = "context_frames", "context_actions", "context_length", "episode", "start"
-OPTIONS = ("reset_mask", FRAMES, ACTIONS, LENGTH, EPISODE, START)
+TOLD = "told"
+_PLACES = (FRAMES, ACTIONS, LENGTH, EPISODE, START)
+OPTIONS = ("reset_mask", *_PLACES, TOLD)
 """What `reset` takes as options."""
 
 
@@ -38,20 +40,47 @@ def asked(
         raise InputError(f"reset(options=...) has an unknown '{unknown[0]}': give some of {', '.join(OPTIONS)}")
     if options.get(LENGTH) is not None and options.get(FRAMES) is None:
         raise InputError(f"reset(options=...): '{LENGTH}' goes with '{FRAMES}'")
-    given = {key: _per_row(key, options.get(key), len(rows)) for key in OPTIONS[1:]}
+    given = {key: _per_row(key, options.get(key), len(rows)) for key in _PLACES}
+    told = asked_told(options, rows, config)
     starts: dict[int, Start] = {}
     for row in np.flatnonzero(rows).tolist():
-        frames, actions, length, episode, start = (given[key][row] for key in OPTIONS[1:])
+        frames, actions, length, episode, start = (given[key][row] for key in _PLACES)
         where = f"of row {row} in reset(options=...)"
         if (frames is None) != (actions is None) or (episode is None) != (start is None):
             raise InputError(f"half a context {where}: give '{FRAMES}' and '{ACTIONS}', or '{EPISODE}' and '{START}'")
         if frames is not None and episode is not None:
             raise InputError(f"the context {where} is given twice: '{FRAMES}' or '{EPISODE}'")
         if frames is not None:
+            if missing := [part.key for part in config.told if part.key not in told.get(row, {})]:
+                raise InputError(
+                    f"'{FRAMES}' {where} do not say what the world model is told: give '{TOLD}' with '{missing[0]}' too"
+                )
             starts[row] = Start(_handed(frames, actions, length, config, dream, where), None)
         elif episode is not None:
             starts[row] = _recorded(episode, start, store, dream, where)
     return starts
+
+
+def asked_told(options: Mapping[str, Any] | None, rows: NDArray[np.bool_], config: WorldModelConfig) -> dict[int, Told]:
+    """What those of `rows` (N,) are to be told for which `options` of `reset` say so. Raises InputError as `asked`."""
+    given = (options or {}).get(TOLD)
+    if given is None:
+        return {}
+    parts = {part.key: part for part in config.told}
+    if not isinstance(given, Mapping) or (unknown := sorted(set(given) - set(parts))):
+        got = f"'{unknown[0]}'" if isinstance(given, Mapping) else type(given).__name__
+        raise InputError(
+            f"'{TOLD}' in reset(options=...) must be a dictionary with keys that the world model is told, "
+            f"{sorted(parts) or 'of which it has none'}, got {got}"
+        )
+    found: dict[int, dict[str, NDArray[np.float32]]] = {}
+    for key, values in given.items():
+        for row, value in enumerate(_per_row(key, values, len(rows))):
+            if value is not None and rows[row]:
+                plain = value.cpu().numpy() if isinstance(value, Tensor) else value
+                where = f"'{TOLD}' of row {row} in reset(options=...)"
+                found.setdefault(row, {})[key] = parts[key].encode(plain, where)
+    return {**found}
 
 
 def _per_row(key: str, value: Any, rows: int) -> Sequence[Any]:

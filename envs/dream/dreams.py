@@ -12,11 +12,12 @@ from torch import Tensor
 
 from envs.dream.chance import Chance
 from envs.dream.options import DreamOptions
-from envs.dream.starts import Start, Starts
+from envs.dream.starts import Start, Starts, Told, telling
 from envs.dream.state import DreamState
 from envs.dream.world import World
 from worldmodel.episodes import NO_ACTION, Clips
 from worldmodel.pessimism import Pessimism
+from worldmodel.told import told_apart
 from worldmodel.uncertainty import uncertainty
 
 Rows = NDArray[np.bool_]
@@ -48,6 +49,8 @@ class Dreams:
         self.features = torch.zeros(rows, config.features, device=world.device)
         self.clock: NDArray[np.int64] = np.zeros(rows, np.int64)
         self.done: Rows = np.zeros(rows, bool)
+        self.goals: dict[str, NDArray[Any]] = {}
+        """What every row is told, by key, (N,) or (N, ...): it stays the same through a dream."""
 
     @property
     def begun(self) -> bool:
@@ -55,9 +58,17 @@ class Dreams:
         return self.chance.seeded
 
     @torch.no_grad()
-    def begin(self, rows: Rows, *, stagger: bool = False, asked: Mapping[int, Start] | None = None) -> list[Clips]:
+    def begin(
+        self,
+        rows: Rows,
+        *,
+        stagger: bool = False,
+        asked: Mapping[int, Start] | None = None,
+        told: Mapping[int, Told] | None = None,
+    ) -> list[Clips]:
         """Start new dreams in `rows`, where `asked` says for some of them; returns their n contexts, (1, C, ...) each.
 
+        Rows in `told` are told that instead of what was recorded, from the first frame of their contexts on.
         Windows of one length are observed in one pass, whole pasts one by one.
         """
         numbers = np.flatnonzero(rows)
@@ -67,6 +78,11 @@ class Dreams:
         given = asked or {}
         drawn = iter(self.starts.take(self.chance.upcoming(np.array([n for n in numbers if n not in given], np.int64))))
         starts = [given[number] if number in given else next(drawn) for number in numbers.tolist()]
+        if told:
+            parts = self.world.model.config.told
+            starts = [
+                telling(start, told.get(int(number), {}), parts) for number, start in zip(numbers, starts, strict=True)
+            ]
         self.chance.begin(numbers)
         self.starts.expect(self.chance.upcoming(np.arange(len(rows))))
         self.observe(numbers, starts)
@@ -82,7 +98,7 @@ class Dreams:
         for which in together.values():
             clips = Clips.cat([starts[i].clips for i in which]).to(self.world.device)
             if (name := starts[which[0]].episode) is None:
-                seen, memory = self.world.model.observe(clips.frames, clips.actions)
+                seen, memory = self.world.model.observe(clips.frames, clips.actions, **clips.goals)
                 features = seen.features[:, -1]
             else:
                 features, memory = self.world.index.at_end(name, clips)
@@ -90,6 +106,11 @@ class Dreams:
             self.memory = self.memory.put(index, memory)
             self.frame = self.frame.index_copy(0, index, clips.frames[:, -1])
             self.features = self.features.index_copy(0, index, features.float())
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.memory.told is not None:
+            self.goals = told_apart(self.memory.told.cpu().numpy(), self.world.model.config.told)
 
     @torch.no_grad()
     def advance(self, actions: Tensor, live: Rows) -> Dreamt:
@@ -140,6 +161,7 @@ class Dreams:
         self.chance.check(state.under("chance."))
         memory = {name: tensor.to(device, copy=True) for name, tensor in state.under("memory.").items()}
         self.memory = empty.load_state_dict(memory)
+        self._tell()
         self.frame, self.features = state.tensors["frame"].to(device), state.tensors["features"].to(device)
         self.clock, self.done = state.tensors["clock"].numpy(), state.tensors["done"].numpy()
         self.chance.load_state_dict(state.under("chance."))
@@ -162,6 +184,7 @@ def padded(clips: Sequence[Clips]) -> Clips:
                 filled(each.rewards, 0),
                 filled(each.terminated, False),
                 filled(each.mask, False),
+                told=None if each.told is None else filled(each.told, 0),
             )
             for each in clips
         ]

@@ -51,8 +51,8 @@ class MemoryIndex:
         memory = self.kept.get((name, read))
         while True:
             end = min(read + self.every, frames)
-            span = slice(read, end)
-            seen, memory = self.model.observe(past.frames[:, span], past.actions[:, span], memory)
+            part = past.span(slice(read, end))
+            seen, memory = self.model.observe(part.frames, part.actions, memory, **part.goals)
             if end % self.every == 0 and (name, end) not in self.kept and memory.nbytes <= self.left:
                 self.kept[name, end] = memory
                 self.left -= memory.nbytes

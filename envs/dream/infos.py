@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.dream.dreams import Dreamt, Rows
@@ -23,12 +25,22 @@ def of_step(view: View, dreamt: Dreamt, rows: Rows) -> dict[str, Any]:
     return info
 
 
-def of_end(view: View, dreamt: Dreamt, finished: Rows, observation: Any) -> dict[str, Any]:
+def of_goals(view: View, goals: Mapping[str, NDArray[Any]], rows: Rows) -> dict[str, Any]:
+    """What `rows` are told, under the keys of the real environment; texts are an array of objects."""
+    info: dict[str, Any] = {}
+    for key, values in goals.items():
+        info |= {key: values.copy() if values.dtype == object else view.array(values), f"_{key}": rows.copy()}
+    return info
+
+
+def of_end(
+    view: View, dreamt: Dreamt, finished: Rows, observation: Any, goals: Mapping[str, NDArray[Any]]
+) -> dict[str, Any]:
     """Gymnasium's record of rows that are about to begin anew within the step."""
     return {
         "final_obs": view.row_by_row(observation, finished),
         "_final_obs": finished.copy(),
-        "final_info": of_step(view, dreamt, finished),
+        "final_info": of_step(view, dreamt, finished) | of_goals(view, goals, finished),
         "_final_info": finished.copy(),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from envs.dream.asked import TOLD
 from envs.dream.options import RENDER_MODES, Beginning, ContextLength, Doubt, Observation, Terminate
 from envs.dream.state import DreamState
 from envs.dream.vector import DreamVectorEnv
@@ -79,12 +81,14 @@ class DreamEnv(gym.Env[Any, Any]):
         """Begin a new dream; without a seed it goes on with its own random numbers.
 
         `options` may say where, as those of `DreamVectorEnv.reset` do for a row: `context_frames` (C, h, w, 3) with
-        `context_actions` (C,), or `episode` with `start`.
+        `context_actions` (C,), or `episode` with `start`; and with `told` what the dream is told, a value by key.
         """
         super().reset(seed=seed)
         if seed is None and not self._row.begun:
             seed = int(self.np_random.integers(2**31))
         row = {key: value if key == "reset_mask" else [value] for key, value in (options or {}).items()}
+        if isinstance(told := (options or {}).get(TOLD), Mapping):
+            row[TOLD] = {key: [value] for key, value in told.items()}
         observation, info = self._row.reset(seed=seed, options=row)
         return _first(observation), _only(info)
 
@@ -136,7 +140,7 @@ def _first(observation: Any) -> Any:
 def _only(info: dict[str, Any]) -> dict[str, Any]:
     """The infos of the only row, numbers as plain ones."""
     return {
-        name: values[0].item() if values.ndim == 1 else values[0]
+        name: values[0].item() if values.ndim == 1 and values.dtype != object else values[0]
         for name, values in info.items()
         if not name.startswith("_")
     }

@@ -7,14 +7,18 @@ import functools
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from envs.dream.options import WHOLE, DreamOptions
 from worldmodel.episodes import Clips, EpisodeStore
+from worldmodel.told import ToldPart
 
 
 class Begin(NamedTuple):
@@ -29,6 +33,23 @@ class Start(NamedTuple):
 
     clips: Clips  # (1, C, ...), after which the real episode goes on
     episode: str | None  # whose first C frames these are, where the past is whole
+
+
+Told = Mapping[str, NDArray[np.float32]]
+"""What a row is to be told, by key, in numbers (`ToldPart.encode`)."""
+
+
+def telling(start: Start, told: Told, parts: Sequence[ToldPart]) -> Start:
+    """The same with other goals, with every frame: keys that are not in `told` keep theirs."""
+    if not told:
+        return start
+    shape = (*start.clips.mask.shape, sum(part.size for part in parts))
+    kept = torch.zeros(shape) if start.clips.told is None else start.clips.told
+    columns = [
+        torch.from_numpy(told[part.key]).expand(*shape[:2], -1) if part.key in told else column
+        for part, column in zip(parts, kept.split([part.size for part in parts], -1), strict=True)
+    ]
+    return Start(replace(start.clips, told=torch.cat(columns, -1)), None)  # what is known of the episode is of its own
 
 
 def draw(store: EpisodeStore, options: DreamOptions, begin: Begin) -> Start:

@@ -17,7 +17,7 @@ from worldmodel.atomic import replace
 from worldmodel.errors import InputError
 
 _KEY, _FORMAT = "lssvwm_dream_state", 1
-_OLDER: Mapping[str, Any] = {"start": "any", "model.action_parts": []}
+_OLDER: Mapping[str, Any] = {"start": "any", "model.action_parts": [], "model.told": []}
 """What a state that was saved before these were known is of."""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from envs.actions import space_of
 from envs.dream import infos
-from envs.dream.asked import asked
+from envs.dream.asked import asked, asked_told
 from envs.dream.dreams import Dreams, Rows, padded
 from envs.dream.ends import ends
 from envs.dream.given import check_actions, check_mask, check_seeds
@@ -33,7 +33,7 @@ from envs.dream.options import (
     at_least_one,
     autoreset,
 )
-from envs.dream.starts import Start
+from envs.dream.starts import Start, Told
 from envs.dream.state import DreamState
 from envs.dream.view import View
 from envs.dream.world import World, open_world
@@ -80,6 +80,9 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     pessimism: rewards are lowered by so many standard deviations (`worldmodel.pessimism`), measured over
     pessimism_over: "masks" of the reward head's inputs, or other "draws" of the step.
     prefetch: read the contexts of the next dreams on a background thread. Dreams do not depend on it.
+
+    A world model that is told something (`--tell`) is told what the context was, through the whole dream. Under the key
+    of the real environment every reset and step says what that is: `info["mission"]` (N,) texts, or (N, ...) numbers.
 
     Rewards (N,) float64, terminated and truncated (N,) bool; all arrays are fresh at every step.
     `info["termination_probability"]` (N,) is what the head said. What row i does depends only on its seed and actions,
@@ -185,6 +188,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         episode, start: name of a file of the store, and the number of the frame in it that is the first observation.
             The environment's `context_length` frames up to that one are observed, the longest of several; at the
             beginning of an episode fewer.
+        told: for each key that the world model is told, N values: rows are told these from the first frame of their
+            context on, wherever they begin. Keys that are left out, and rows with None, keep what was recorded.
 
         They hold for this reset only, which then staggers no row; dreams that begin by themselves draw their contexts.
         The random numbers of a dream do not depend on them. Raises InputError for what is unknown, half given, or does
@@ -195,6 +200,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         rows = check_mask("reset_mask", mask, self.num_envs, some=True)
         first = not self._dreams.begun
         rows = np.ones(self.num_envs, bool) if first else rows
+        told = asked_told(options, rows, self.model.config)
         where = asked(options, rows, self.store, self.model.config, self.options)
         seeds = check_seeds(seed, self.num_envs)
         super().reset(seed=int(seed) if isinstance(seed, int | np.integer) else None)
@@ -204,9 +210,9 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         for row in np.flatnonzero(rows):
             if (s := seeds[row]) is not None:
                 self._dreams.chance.seed(int(row), s)
-        stagger = self.options.stagger and (first or mask is None) and not where
-        info = self._begin(rows, stagger=stagger, asked=where)
-        return self._observation(), info
+        stagger = self.options.stagger and (first or mask is None) and not where and not told
+        info = self._begin(rows, stagger=stagger, asked=where, told=told)
+        return self._observation(), info | infos.of_goals(self._view, self._dreams.goals, rows)
 
     def step(self, actions: Any, *, mask: Any = None) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Dream one frame further in every row, or in those of `mask`, bool (N,).
@@ -233,10 +239,11 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         info = infos.of_step(self._view, dreamt, live)
         begins = ended
         if self.autoreset_mode is AutoresetMode.SAME_STEP and finished.any():
-            info |= infos.of_end(self._view, dreamt, finished, self._observation())
+            info |= infos.of_end(self._view, dreamt, finished, self._observation(), self._dreams.goals)
             begins = ended | finished
         if begins.any():
             info |= self._begin(begins)
+        info |= infos.of_goals(self._view, self._dreams.goals, live | begins)
         reward, *flags = (self._view.array(part) for part in (dreamt.reward, terminated, truncated))
         return self._observation(), reward, flags[0], flags[1], info
 
@@ -312,8 +319,15 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     def _observation(self) -> Any:
         return self._view.observe(self._dreams.frame, self._dreams.features)
 
-    def _begin(self, rows: Rows, *, stagger: bool = False, asked: Mapping[int, Start] | None = None) -> dict[str, Any]:
-        begun = self._dreams.begin(rows, stagger=stagger, asked=asked)
+    def _begin(
+        self,
+        rows: Rows,
+        *,
+        stagger: bool = False,
+        asked: Mapping[int, Start] | None = None,
+        told: Mapping[int, Told] | None = None,
+    ) -> dict[str, Any]:
+        begun = self._dreams.begin(rows, stagger=stagger, asked=asked, told=told)
         if not self.options.context_info:
             return {}
         return infos.of_contexts(self._view, padded(begun).to(self.device), rows)

@@ -90,7 +90,7 @@ def open_world(
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, device)
     path = None if given else loaded.path.resolve()
     model = loaded.model.eval().to(device)
-    store = EpisodeStore(contexts_of(loaded) if contexts is None else contexts)
+    store = EpisodeStore(contexts_of(loaded) if contexts is None else contexts, told=model.config.told)
     check_world(loaded, store)
     if isinstance(context_length, int):
         check_length(store, context_length)

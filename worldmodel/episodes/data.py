@@ -45,6 +45,13 @@ class Episode:
         """Return every array under its key, the extras too."""
         return {key: getattr(self, key) for key in KEYS} | dict(self.extras)
 
+    def beginning(self, frames: int) -> Episode:
+        """Return the first frames, and those extras that are single values or have an entry for each frame."""
+        lengths = {key: value.shape[0] if value.ndim else None for key, value in self.extras.items()}
+        extras = {key: value for key, value in self.extras.items() if lengths[key] in (None, len(self.image))}
+        extras = {key: value if lengths[key] is None else value[:frames] for key, value in extras.items()}
+        return Episode(**{key: getattr(self, key)[:frames] for key in KEYS}, extras=extras)
+
 
 @dataclass(frozen=True)
 class Clips:
@@ -59,6 +66,16 @@ class Clips:
     terminated: Tensor  # (B, T) bool
     mask: Tensor  # (B, T) bool
     pose: Tensor | None = None  # (B, T, P) float32
+    told: Tensor | None = None  # (B, T, G) float32
+
+    @property
+    def goals(self) -> dict[str, Any]:
+        """What is told, as `WorldModel.observe` takes it; nothing where nothing is."""
+        return {} if self.told is None else {"told": self.told}
+
+    def span(self, part: slice) -> Clips:
+        """Return some of the frames of all clips."""
+        return self._map(lambda values: values[:, part])
 
     def to(self, device: torch.device | str) -> Clips:
         """Return the same clips with every tensor on `device`."""

@@ -46,7 +46,8 @@ class PackConfig:
 def pack(path: Path, store: EpisodeStore, config: PackConfig | None = None) -> None:
     """Write the beginnings of episodes of `store` to the file `path`, evenly spread over it.
 
-    Of the extras those stay that are of a whole episode, such as its seed; those of its frames do not.
+    Of the extras those stay that are of a whole episode, such as its seed, and what is told (`store.told`); others of
+    its frames do not.
 
     Frames come first to last from frame 0 on, so that a dream that reads a whole past begins as real play does. An
     episode that is cut counts as truncated. Poses are no part of it, since a world that is told one is no environment.
@@ -60,7 +61,8 @@ def pack(path: Path, store: EpisodeStore, config: PackConfig | None = None) -> N
             for done, row in enumerate(order):
                 left = config.megabytes * 1e6 - sum(member.compress_size for member in file.infolist())
                 episode = store.read(store.names[row])
-                kept = _beginning(episode, _fitting(episode, config.frames, left / (len(order) - done)))
+                fits = _fitting(episode, config.frames, left / (len(order) - done))
+                kept = _beginning(episode, fits, {part.key for part in store.told})
                 for key, array in kept.arrays().items():
                     # Without the time of writing, so that the same episodes are the same bytes.
                     info = zipfile.ZipInfo(f"{done:04d}/{key}.npy")
@@ -78,8 +80,10 @@ def _fitting(episode: Episode, most: int, room: float) -> int:
     return max(_LEAST, min(most, len(episode.image), int(room / size)))
 
 
-def _beginning(episode: Episode, frames: int) -> Episode:
-    """The first frames of an episode, and the extras that are not of frames."""
+def _beginning(episode: Episode, frames: int, told: set[str]) -> Episode:
+    """The first frames of an episode, and the extras that are not of frames, or are `told` with each."""
+    whole = {key: value for key, value in episode.extras.items() if value.ndim == 0}
+    each = {key: value[:frames] for key, value in episode.extras.items() if value.ndim and key in told}
     truncated = episode.truncated[:frames].copy()
     truncated[-1] |= len(truncated) < len(episode.image)
     return Episode(
@@ -88,5 +92,5 @@ def _beginning(episode: Episode, frames: int) -> Episode:
         reward=episode.reward[:frames],
         terminated=episode.terminated[:frames],
         truncated=truncated,
-        extras={key: value for key, value in episode.extras.items() if value.ndim == 0},
+        extras=whole | each,
     )

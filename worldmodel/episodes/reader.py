@@ -23,6 +23,7 @@ from worldmodel.episodes.files import (
     read_outline,
 )
 from worldmodel.errors import InputError
+from worldmodel.told import ToldPart, told_in
 
 
 class Part(NamedTuple):
@@ -30,17 +31,18 @@ class Part(NamedTuple):
 
     episode: Episode  # without extras
     pose: NDArray[np.float32] | None  # (n, P)
+    told: NDArray[np.float32] | None  # (n, G)
 
 
 class Reader:
     """Reads the files in `root`. Raises InputError for those that are damaged, or not what the index says of them.
 
     What was decoded is kept up to `cache_bytes`, which the workers of a `DataLoader` share. `pose` names the extras
-    that make up the agent's pose.
+    that make up the agent's pose, `told` what else is told with every frame.
     """
 
-    def __init__(self, root: Path, cache_bytes: int, pose: Sequence[str]) -> None:
-        self.root, self.pose = root, tuple(pose)
+    def __init__(self, root: Path, cache_bytes: int, pose: Sequence[str], told: Sequence[ToldPart] = ()) -> None:
+        self.root, self.pose, self.told = root, tuple(pose), tuple(told)
         self._cache: OrderedDict[tuple[str, object], tuple[Any, int]] = OrderedDict()
         self._cache_bytes, self._cached = cache_bytes, 0
 
@@ -66,7 +68,7 @@ class Reader:
             return self._cut(name, episode, sorted(episode.extras), begin, end)
 
         def decode() -> tuple[Outline, int]:
-            outline = read_outline(self.root / name, self.pose)
+            outline = read_outline(self.root / name, (*self.pose, *(part.key for part in self.told)))
             self._as_indexed(name, outline.episode, header)
             without = _nbytes(outline.episode) - outline.episode.image.nbytes
             return outline, without + 16 * len(outline.arrays["image"].ends)
@@ -106,8 +108,12 @@ class Reader:
 
     def _cut(self, name: str, episode: Episode, known: Sequence[str], begin: int, end: int) -> Part:
         pose = self.pose_of(name, episode, known)[begin:end] if self.pose else None
+        told = None
+        if self.told:
+            where = str(self.root / name)
+            told = told_in(episode.extras, len(episode.image), self.told, where)[begin:end]
         arrays = (episode.image, episode.action, episode.reward, episode.terminated, episode.truncated)
-        return Part(Episode(*(array[begin:end] for array in arrays)), pose)  # type: ignore[arg-type]
+        return Part(Episode(*(array[begin:end] for array in arrays)), pose, told)  # type: ignore[arg-type]
 
     def _kept(self, name: str, part: str, decode: Callable[[], tuple[Any, int]]) -> Any:
         """What is kept of a file, or is decoded and kept now: `decode` tells its bytes too, -1 where not to keep it."""

@@ -28,6 +28,7 @@ from worldmodel.episodes.files import (
 from worldmodel.episodes.reader import Reader
 from worldmodel.episodes.stream import Place
 from worldmodel.errors import InputError
+from worldmodel.told import ToldPart
 
 _log = logging.getLogger(__name__)
 
@@ -58,21 +59,23 @@ class EpisodeStore:
         cache_bytes: int = 1 << 30,
         *,
         pose: Sequence[str] = (),
+        told: Sequence[ToldPart] = (),
         strict: bool = False,
     ) -> None:
         """Index the folder `root`, or the packed file.
 
         `create` makes the folder where it is missing and allows it to be empty. What was decoded is kept in memory up
         to `cache_bytes`, the last used of it; the workers of a `DataLoader` share that number. `pose` names extras with
-        one entry per frame that make up the agent's pose; clips then carry them, side by side.
+        one entry per frame that make up the agent's pose; clips then carry them, side by side;
+        so they do with what is `told` (`worldmodel.told`; of a model `config.told`).
 
         Raises InputError for a missing folder and one without an episode; with `strict` for a file that is none.
         """
         self.root = Path(root)
-        self._reader = Reader(self.root, cache_bytes, pose)
+        self._reader = Reader(self.root, cache_bytes, pose, told)
         self._files = Catalogue(self.root, strict=strict)
         self._told: set[str] = set()
-        self.pose, self.strict = tuple(pose), strict
+        self.pose, self.told, self.strict = tuple(pose), tuple(told), strict
         if create:
             if self.root.exists() and not self.root.is_dir():
                 raise InputError(f"{self.root} is a file, which episodes cannot be written to: name a folder")
@@ -276,7 +279,9 @@ class EpisodeStore:
         terminated = np.zeros((batch, length), np.bool_)
         mask = np.zeros((batch, length), np.bool_)
         pose: NDArray[np.float32] | None = None
-        for i, (part, seen) in enumerate(chain(first, reading)):
+        size = sum(part.size for part in self.told)
+        told = np.zeros((batch, length, size), np.float32) if self.told else None
+        for i, (part, seen, goal) in enumerate(chain(first, reading)):
             n = len(part.image)
             frames[i, :n] = part.image
             actions[i, :n] = part.action
@@ -286,7 +291,9 @@ class EpisodeStore:
             if seen is not None:
                 pose = np.zeros((batch, length, seen.shape[1]), np.float32) if pose is None else pose
                 pose[i, :n] = seen
-        parts = (frames, actions, rewards, terminated, mask, pose)
+            if told is not None and goal is not None:
+                told[i, :n] = goal
+        parts = (frames, actions, rewards, terminated, mask, pose, told)
         return Clips(*(None if part is None else torch.from_numpy(part) for part in parts))  # type: ignore[arg-type]
 
     def _require_episodes(self) -> Header:

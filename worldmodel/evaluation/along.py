@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from worldmodel.evaluation.metrics import psnr
 from worldmodel.evaluation.rollout import rollout
 from worldmodel.evaluation.trials import Trial, window
 from worldmodel.model import WorldModel
+from worldmodel.told import told_in
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ def dream_along(model: WorldModel, episode: Episode, *, context: int, steps: int
     context = max(1, min(context, len(episode.image) // 2))
     arrays = (episode.image, episode.action, episode.reward, episode.terminated, np.ones(len(episode.image), np.bool_))
     clips = Clips(*(torch.tensor(array)[None] for array in arrays))
+    if parts := model.config.told:
+        told = told_in(episode.extras, len(episode.image), parts, "the episode to dream along")
+        clips = replace(clips, told=torch.from_numpy(told)[None])
     trial = Trial(window(clips, 0, context), window(clips, context, len(episode.image)))
     frames = rollout(model, trial, steps=steps, seed=seed).frames
     everything = torch.cat([trial.context.frames, frames], 1)[0]

@@ -35,14 +35,15 @@ def load_models(
     if not checkpoints:
         raise InputError("name at least one checkpoint folder, made by train_wm.py or train_agent.py")
     models: list[Model] = []
-    stores: dict[tuple[str, ...], EpisodeStore] = {}  # shared, as each keeps the episodes that it has read
+    stores: dict[tuple[Any, ...], EpisodeStore] = {}  # shared, as each keeps the episodes that it has read
     for name, path in zip(names_of(checkpoints), checkpoints, strict=True):
         loaded = load_checkpoint(path, device)
         config = loaded.model.config
         keys = (tuple(pose) or tuple(loaded.world.get("pose", ()))) if config.pose_size else ()
-        if keys not in stores:
-            stores[keys] = EpisodeStore(episodes, pose=keys, strict=True)
-        store = stores[keys]
+        wanted = (keys, config.told)
+        if wanted not in stores:
+            stores[wanted] = EpisodeStore(episodes, pose=keys, told=config.told, strict=True)
+        store = stores[wanted]
         if store.image_shape != (config.height, config.width):
             raise InputError(
                 f"{path} dreams frames of {(config.height, config.width)}, {episodes} has {store.image_shape}: "

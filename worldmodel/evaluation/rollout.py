@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -85,7 +85,9 @@ def observe(model: WorldModel, clips: Clips, memory: Memory) -> Observed:
     length, seen = max(1, SEGMENT // model.config.chunk) * model.config.chunk, []
     for t in range(0, clips.mask.shape[1], length):
         part = window(clips, t, t + length)
-        features, memory = model.observe(part.frames, part.actions, memory, pose=_pose(model, part.pose))
+        features, memory = model.observe(
+            part.frames, part.actions, memory, pose=_pose(model, part.pose), **_goals(model, part)
+        )
         seen.append(replace(features, inputs=features.inputs.new_empty(0)))  # many times larger than all the rest
     return Observed(seen, memory)
 
@@ -112,6 +114,11 @@ def _joined(parts: Sequence[Rollout], memory: Memory, along: int) -> Rollout:
         torch.cat([part.features for part in parts], along).cpu(),
         memory,
     )
+
+
+def _goals(model: WorldModel, clips: Clips) -> dict[str, Any]:
+    """What is told, for a model that is told something."""
+    return clips.goals if clips.told is not None and model.config.told else {}
 
 
 def _pose(model: WorldModel, pose: Tensor | None) -> Tensor | None:

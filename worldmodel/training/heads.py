@@ -248,9 +248,8 @@ def _observed(
     for end in ends.tolist():
         between()
         part = slice(begin, end)
-        frames, actions = (value[:, part].to(model.device) for value in (clips.frames, clips.actions))
-        pose = None if clips.pose is None else clips.pose[:, part].to(model.device)
-        seen, memory = model.observe(frames, actions, memory, pose=pose)
+        here = clips.span(part).to(model.device)
+        seen, memory = model.observe(here.frames, here.actions, memory, pose=here.pose, **here.goals)
         yield told(seen.inputs, part, keep[:, part])
         begin = end
         part = slice(end, min(end + config.dreamt, longest))

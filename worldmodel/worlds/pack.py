@@ -149,7 +149,7 @@ def _world_model(run: Path) -> Path:
 def _episodes(loaded: Checkpoint) -> EpisodeStore | None:
     """What it was trained on, where that is there."""
     folder = loaded.episodes
-    return EpisodeStore(folder) if folder is not None and folder.is_dir() else None
+    return EpisodeStore(folder, told=loaded.model.config.told) if folder is not None and folder.is_dir() else None
 
 
 def _seconds(run: Path) -> float | None:
