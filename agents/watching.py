@@ -39,7 +39,7 @@ class Watcher:
             self.generators[row] = np.random.default_rng(seed)
 
     @torch.no_grad()
-    def see(self, frames: FrameArray, info: Mapping[str, Any]) -> Tensor:
+    def see(self, frames: FrameArray, info: Mapping[str, Any] | None = None) -> Tensor:
         """Let frames (N, h, w, 3) enter memory, and what `info` says that the model is told; returns features (N, F).
 
         Raises InputError where `info` lacks that.
@@ -50,7 +50,7 @@ class Watcher:
         seen = torch.as_tensor(frames, device=self.model.device)[:, None]
         goals: dict[str, Any] = {}
         if parts := self.model.config.told:
-            told = torch.from_numpy(told_now(info, len(frames), parts))
+            told = torch.from_numpy(told_now(info or {}, len(frames), parts))
             goals = {"told": told.to(self.model.device)[:, None]}
         features, self.memory = self.model.observe(seen, self.led_here[:, None], self.memory, **goals)
         return features.features[:, 0]

@@ -107,7 +107,7 @@ def test_shrinking_takes_the_mean_and_growing_repeats_pixels() -> None:
 def test_numbers_move_into_info_and_actions_are_renumbered() -> None:
     env = make(EnvConfig("test/Rich-v0", actions=(2, 0)))
     frame, info = env.reset(seed=0)
-    assert env.get_wrapper_attr("extra_keys") == ("count", "speed")
+    assert env.get_wrapper_attr("extra_keys") == ("count", "speed", "text")
     assert frame.shape == (4, 6, 3)
     frame, reward, _, _, info = env.step(np.int64(0))
     assert (reward, info["seen"]) == (7.0, 7)  # the third of the actions 5, 6, 7
@@ -116,7 +116,7 @@ def test_numbers_move_into_info_and_actions_are_renumbered() -> None:
     assert info["count"] == 1
     assert info["speed"].dtype == np.float32
     np.testing.assert_array_equal(info["speed"], [1, 0.5])
-    assert "text" not in info
+    assert info["text"] == "hello"
     assert env.step(np.int64(1))[1] == 5.0
 
 
