@@ -79,8 +79,8 @@ def replay(net: RecurrentNet, rollout: Rollout, rows: Tensor) -> Tensor:
     if contexts is not None:
         which, column = (contexts.row[:, None] == rows).nonzero(as_tuple=True)
         if len(which):
-            parts = (contexts.observations, contexts.led_here, contexts.state, contexts.known)
-            states = net.watch(*(part[which] for part in parts), told=_at(contexts.told, which))
+            parts = (contexts.observations, contexts.led_here, contexts.state, contexts.known, contexts.told)
+            states = net.watch(*(None if part is None else part[which] for part in parts))  # type: ignore[arg-type]
             warm = net.empty(started.numel()).view(*started.shape, -1)
             warm = warm.index_put((contexts.time[which], column), states)
     seen, led_here = rollout.observations[:, rows], rollout.led_here[:, rows]
@@ -274,10 +274,6 @@ class Collector:
         self.rows.load_state_dict(state["rows"])
         self.finished.now, self.finished.past = np.array(state["now"]), state["past"]
         self.finished.now[self.rows.ended] = 0  # also of dreams that were left, of a world that is no more
-
-
-def _at(values: Tensor | None, which: Tensor) -> Tensor | None:
-    return None if values is None else values[which]
 
 
 def _stacked(masks: list[Tensor | None]) -> Tensor | None:
