@@ -190,9 +190,9 @@ def _check_extras(extras: Mapping[str, NDArray[np.generic]]) -> None:
     """Every extra must be storable under its key, and readable without pickle."""
     for key, array in extras.items():
         if key in KEYS or key in _RESERVED or "/" in key or not key:
-            raise InputError(f"extra '{key}' of an episode: this name is taken or not allowed, choose another one")
+            raise InputError(f"extra {key!r} of an episode: this name is taken or not allowed, choose another one")
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufcSUmM":
-            raise InputError(f"extra '{key}' of an episode must be a NumPy array of numbers or text, got {type(array)}")
+            raise InputError(f"extra {key!r} of an episode must be a NumPy array of numbers or text, got {type(array)}")
 
 
 def names_in(path: Path) -> set[str]:
