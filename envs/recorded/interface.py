@@ -36,7 +36,7 @@ class ReadOptions:
     cursor: bool = True
     """VPT: draw the mouse cursor, which the recorder did not see, while a menu is open."""
     image_key: str | None = None
-    """Minari, LeRobot: which observation holds the frames; only needed where there are several."""
+    """Minari, LeRobot, RLDS: which observation holds the frames; only needed where there are several."""
     every: int = 1
     """Keep every n-th frame only. What was done in between is one action then: buttons that were pressed at any time
     and all turns together, the mean of other vectors; numbered actions have to be the same. Rewards are summed."""
