@@ -151,8 +151,8 @@ def _leaves(feature: Mapping[str, Any], key: str) -> dict[str, Told]:
 
 
 def _steps(told: Mapping[str, Told], example: Features, where: str) -> int:
-    """How many there are: as many as a feature of one number or, without such, of one picture per step has."""
-    for key in sorted(told, key=lambda key: told[key].kind == "image"):
+    """How many there are: as many as a flag, or else another number, or else a picture of each step has."""
+    for key in sorted(told, key=lambda key: (key not in _ENDS, told[key].kind == "image")):
         values = example.get(f"steps/{key}")
         if values is not None and (not told[key].shape or told[key].kind == "image"):
             return len(values)
