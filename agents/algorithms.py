@@ -78,7 +78,7 @@ def check_algorithm(settings: LoopSettings) -> None:
         raise InputError("--dreamer.reset-every would forget what --clone starts from: leave one out")
     if s.algo.startswith("sb3"):
         require("stable_baselines3", "sb3", f"--algo {s.algo}")
-    if s.algo == "sb3-recurrent-ppo":
+    if s.algo in ("sb3-maskable-ppo", "sb3-recurrent-ppo"):
         require("sb3_contrib", "sb3", f"--algo {s.algo}")
 
 
