@@ -68,8 +68,8 @@ $(OLDER_GYMNASIUM): $(STAMP)
 	$(BIN)/pip install --no-deps --upgrade --target $@ gymnasium==$(OLDER)
 	touch $@
 
-fuzz: setup  ## 10,000 malformed files and options: each is refused in one line, or right
-	FUZZ=715 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py --timeout 0
+fuzz: setup  ## 10,000 files, episodes, actions and options: each is refused in one line, or right
+	FUZZ=435 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_options.py --timeout 1800
 
 test-slow: setup kernels system minecraft minerl  ## the tests that take minutes
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m slow

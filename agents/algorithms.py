@@ -81,7 +81,7 @@ def check_algorithm(settings: LoopSettings) -> None:
         raise InputError(f"--algo {s.algo} reads frames alone, not --tell {s.tell[0]}: choose --algo dreamer or ppo")
     if s.algo.startswith("sb3"):
         require("stable_baselines3", "sb3", f"--algo {s.algo}")
-    if s.algo == "sb3-recurrent-ppo":
+    if s.algo in ("sb3-maskable-ppo", "sb3-recurrent-ppo"):
         require("sb3_contrib", "sb3", f"--algo {s.algo}")
 
 

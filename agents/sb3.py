@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from agents.adapters import for_stable_baselines
 from agents.sb3_config import Name, SB3Config
 from envs.actions import flat, spec_of
+from envs.masks import masks_of
 from envs.policy import Actions, FrameArray, IntArray
 from worldmodel.atomic import replace
 from worldmodel.checkpoint import read_state, taking_up
@@ -37,7 +39,8 @@ class StableBaselines:
     Other than our own algorithms it does not go on bit for bit: Stable-Baselines3 keeps no random state, and DQN,
     SAC and TD3 begin with an empty buffer. Its seed sets the global generators of torch, numpy and Python.
 
-    Raises MissingExtraError without sb3-contrib for RecurrentPPO, InputError for actions that it cannot take.
+    Raises MissingExtraError without sb3-contrib for MaskablePPO and RecurrentPPO, InputError for actions that it cannot
+    take.
     """
 
     def __init__(
@@ -129,14 +132,21 @@ class SB3Policy:
         torch.default_generator.manual_seed(int(seeds.sum()) % 2**63)
 
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
-        """Next actions (N,) or (N, A) for frames (N, h, w, 3); `info` is not looked at."""
-        del info
+        """Next actions (N,) or (N, A) for frames (N, h, w, 3); MaskablePPO looks at the masks in `info`."""
+        allowed = masks_of(info, len(frames), self.space.count) if _maskable(self.model) else None
+        masked = {} if allowed is None else {"action_masks": allowed}
         if len(self.begins) != len(frames):
             self.state, self.begins = None, np.ones(len(frames), np.bool_)
         observation = np.moveaxis(frames, -1, 1)  # Stable-Baselines3 has moved the channels of its environments too
-        actions, self.state = self.model.predict(observation, self.state, self.begins, deterministic=self.greedy)
+        actions, self.state = self.model.predict(
+            observation, self.state, self.begins, deterministic=self.greedy, **masked
+        )
         self.begins = np.zeros(len(frames), np.bool_)
         return flat(self.space, actions)
+
+
+def _maskable(model: BaseAlgorithm) -> bool:
+    return "action_masks" in inspect.signature(model.predict).parameters
 
 
 class _Watching(BaseCallback):  # type: ignore[misc]
@@ -168,6 +178,7 @@ class _Watching(BaseCallback):  # type: ignore[misc]
 _ANY = (spaces.Discrete, spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
 TAKES: Mapping[Name, tuple[type[spaces.Space[Any]], ...]] = {
     "sb3-ppo": _ANY,
+    "sb3-maskable-ppo": (spaces.Discrete,),
     "sb3-recurrent-ppo": _ANY,
     "sb3-dqn": (spaces.Discrete,),
     "sb3-sac": (spaces.Box,),
@@ -218,7 +229,9 @@ def _make(name: Name, envs: VectorEnv[Any, Any, Any], config: SB3Config, device:
     if name == "sb3-ppo":
         return PPO("CnnPolicy", rows, **on_policy)
     require("sb3_contrib", "sb3", f"--algo {name}")
-    from sb3_contrib import RecurrentPPO
+    from sb3_contrib import MaskablePPO, RecurrentPPO
 
+    if name == "sb3-maskable-ppo":
+        return MaskablePPO("CnnPolicy", rows, **on_policy)
     networks: dict[str, Any] = {"lstm_hidden_size": config.hidden, "enable_critic_lstm": False, "shared_lstm": True}
     return RecurrentPPO("CnnLstmPolicy", rows, policy_kwargs=networks, **on_policy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Name = Literal["sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn", "sb3-sac", "sb3-td3"]
+Name = Literal["sb3-ppo", "sb3-maskable-ppo", "sb3-recurrent-ppo", "sb3-dqn", "sb3-sac", "sb3-td3"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class SB3Config:
     rows: int = 16
     """Environments at a time."""
     rollout: int = 128
-    """Steps of every row in a rollout (PPO, RecurrentPPO)."""
+    """Steps of every row in a rollout (PPO, MaskablePPO, RecurrentPPO)."""
     batch: int = 256
     """Steps per gradient step (rl-zoo3, Atari)."""
     epochs: int = 4

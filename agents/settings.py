@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from tyro.conf import Suppress, arg
 
@@ -22,7 +22,7 @@ from agents.tracking import Log
 from envs.factory import EnvConfig
 from worldmodel.actions import ActionPart, told
 from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, check_value
 from worldmodel.told import ToldPart
 from worldmodel.training import HeadsConfig, TrainingConfig
 
@@ -286,25 +286,39 @@ _PARTS: Mapping[str, type[Any]] = {
 def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) -> SettingsT:
     """Inverse of `to_json`. Unknown keys are an `InputError`: another script or version wrote `source`."""
     readers: dict[str, Callable[[Any], Any]] = {
-        "actions": tuple,
-        **dict.fromkeys(("layouts", "eval_layouts"), tuple),
-        "size": lambda size: tuple(size) if isinstance(size, list) else size,
-        **dict.fromkeys(("pose", "tell"), tuple),
-        "log": tuple,
+        **dict.fromkeys(("actions", "layouts", "eval_layouts", "size", "pose", "tell", "log"), _tuple),
         "model": ModelOptions.from_dict,
         **{name: functools.partial(_filled, part, source=source) for name, part in _PARTS.items()},
-        **dict.fromkeys(("world_model", "contexts", "episodes", "distill"), Path),
+        **dict.fromkeys(("world_model", "contexts", "episodes", "distill"), _path),
     }
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source} holds no settings: choose another --out")
     if kind is LoopSettings:  # runs from before dreams could begin with episodes by share
         values = {"dream_start": 0.0, **values}
     read = {key: readers[key](v) if key in readers and v is not None else v for key, v in values.items()}
     return _filled(kind, read, source)
 
 
-def _filled(kind: type[T], values: Mapping[str, Any], source: Path) -> T:
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _path(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) else value
+
+
+def _filled(kind: type[T], values: Any, source: Path) -> T:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source} has {values!r:.80} for {kind.__name__}: choose another --out")
     if unknown := sorted(set(values) - {f.name for f in fields(kind)}):  # type: ignore[arg-type]
         raise InputError(
             f"{source} was written by another script or version (it has {', '.join(unknown)}): "
             "continue the run with that one, or choose another --out"
         )
-    return kind(**values)
+    try:
+        for name, wanted in get_type_hints(kind).items():
+            if name in values:
+                check_value(name, values[name], wanted)
+        return kind(**values)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error

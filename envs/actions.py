@@ -22,14 +22,16 @@ def spec_of(space: spaces.Space[Any], name: str) -> ActionSpec:
     and choices that do not begin at 0.
     """
     entries: Mapping[str, spaces.Space[Any]] = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    if "" in entries and isinstance(space, spaces.Dict):
+        raise InputError(f"{name} has a part of its actions under no name, '': rename it")
     return ActionSpec(tuple(_part(part, key, name) for key, part in entries.items()))
 
 
 @functools.singledispatch
 def _part(space: spaces.Space[Any], key: str, name: str) -> ActionPart:
     raise InputError(
-        f"{_where(key, name)} the action space {space}: Discrete, Box, MultiDiscrete, MultiBinary and a Dict of these "
-        "are supported, wrap it to one of them"
+        f"{_where(key, name)} the action space {_line(space)}: Discrete, Box, MultiDiscrete, MultiBinary and a Dict of "
+        "these are supported, wrap it to one of them"
     )
 
 
@@ -44,8 +46,8 @@ def _box(space: spaces.Box, key: str, name: str) -> ActionPart:
     low, high = space.low.ravel(), space.high.ravel()
     if space.dtype is None or space.dtype.kind != "f" or not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise InputError(
-            f"{_where(key, name)} actions in {space}: wrap it so that they are floating and have finite bounds, for "
-            "example with gymnasium.wrappers.TransformAction"
+            f"{_where(key, name)} actions in {_line(space)}: wrap it so that they are floating and have finite bounds, "
+            "for example with gymnasium.wrappers.TransformAction"
         )
     bounds = (tuple(map(float, low)), tuple(map(float, high)))
     return ActionPart("box", space.shape, (), *bounds, _number(space), key)
@@ -131,7 +133,11 @@ def _number(space: spaces.Space[Any]) -> Number:
 
 def _from_zero(start: Any, key: str, name: str) -> None:
     if np.any(start):
-        raise InputError(f"{_where(key, name)} actions that begin at {start}: wrap it so that they begin at 0")
+        raise InputError(f"{_where(key, name)} actions that begin at {_line(start)}: wrap it so that they begin at 0")
+
+
+def _line(told: Any) -> str:
+    return " ".join(str(told).split())
 
 
 def _where(key: str, name: str) -> str:

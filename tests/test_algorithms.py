@@ -74,7 +74,9 @@ def greedily(out: Path, algo: Algo) -> Any:
     return algorithms.learned(settings, out / "policy", checkpoint=checkpoint, contexts=contexts, greedy=True)
 
 
-@pytest.mark.parametrize("algo", ["dreamer", "clone", "ppo", "plan", "sb3-ppo", "sb3-recurrent-ppo", "sb3-dqn"])
+@pytest.mark.parametrize(
+    "algo", ["dreamer", "clone", "ppo", "plan", "sb3-ppo", "sb3-maskable-ppo", "sb3-recurrent-ppo", "sb3-dqn"]
+)
 def test_each_learns_in_dreams_and_is_judged_for_real(learned: Path, tmp_path: Path, algo: Algo) -> None:
     shutil.copytree(learned, tmp_path / "run")
     results = run(tmp_path / "run", algo=algo)

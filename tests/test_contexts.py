@@ -185,3 +185,20 @@ def test_a_folder_goes_before_a_world(tmp_path: Path, monkeypatch: pytest.Monkey
     assert resolve(Path("minigrid-memory-s7")) == shipped
     (tmp_path / "minigrid-memory-s7").mkdir()
     assert resolve("minigrid-memory-s7") == Path("minigrid-memory-s7")
+
+
+def test_many_members_cost_one_look_at_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is as long as they are many: read for each of them, a file of many would take their number squared."""
+    store = small_store(tmp_path / "episodes")
+    path = tmp_path / CONTEXTS
+    pack(path, store)
+    looks = []
+    look = zipfile.ZipFile._RealGetContents  # type: ignore[attr-defined]
+    monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", lambda archive: (looks.append(1), look(archive)))
+    packed = EpisodeStore(path, cache_bytes=0)
+    assert len(packed) == len(store) > 2
+    for name in packed.names:
+        packed.read(name)
+    assert len(looks) == 2, "once for the names, once for all that is read"
+    pack(path, store, PackConfig(episodes=1))
+    assert len(EpisodeStore(path)) == 1, "another file is looked at again"

@@ -256,8 +256,8 @@ def test_files_that_are_no_state(folder: Path, saved: Path, tmp_path: Path) -> N
     saved.write_bytes(whole[:-50])
     with pytest.raises(InputError, match="state cannot be read"):
         DreamState.load(saved)
-    saved.write_bytes(whole.replace(rb"\"format\": 1", rb"\"format\": 9"))
-    with pytest.raises(InputError, match="state has format 9, this version reads 1"):
+    saved.write_bytes(whole.replace(rb"\"format\": 2", rb"\"format\": 9"))
+    with pytest.raises(InputError, match="state has format 9, this version reads 2"):
         DreamState.load(saved)
 
 
@@ -266,6 +266,8 @@ def test_a_file_of_before_starts_and_parts_of_actions_were_known_goes_on(folder:
     state = env.get_state()
     origin = {name: value for name, value in state.origin.items() if name not in ("start", "model.action_parts")}
     DreamState(state.tensors, origin).save(tmp_path / "before")
+    now = (tmp_path / "before").read_bytes()
+    (tmp_path / "before").write_bytes(now.replace(rb"\"format\": 2", rb"\"format\": 1"))
     before = DreamState.load(tmp_path / "before")
     env.set_state(before)
     with pytest.raises(InputError, match="start is 'any' there and 'episode' here"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from envs.recorded.frames import decoded, rate_of, shrunk
 from envs.recorded.pieces import Track, thinned
 from envs.recording import record
 from recordings import STEPS, frames_of, places, seen, write_video
+from test_episodes import episode
 from test_recording import Uniform
 from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.episodes import Episode, EpisodeStore
+from worldmodel.episodes.files import write_episode
 from worldmodel.errors import InputError
 
 
@@ -284,3 +287,13 @@ def test_cropping_keeps_the_middle() -> None:
     assert (shrunk(tall, 16, "x", "crop") == 200).all()
     with pytest.raises(InputError, match="x has frames of 16 x 16, smaller than 17"):
         shrunk(frame, 17, "x", "crop")
+
+
+def test_a_damaged_first_file_leaves_the_rate_of_the_next(tmp_path: Path) -> None:
+    for name, fps in (("a", 3), ("b", 7)):
+        write_episode(tmp_path, replace(episode(5), extras={"fps": np.array(fps)}), name=f"{name}.episode")
+    store = EpisodeStore(tmp_path)
+    (tmp_path / "a.episode").write_bytes(b"gone bad")
+    assert store.fps == 7
+    (tmp_path / "b.episode").unlink()
+    assert store.fps is None

@@ -1,123 +1,56 @@
-"""Whatever is in a file or an option, the answer is a right one or an InputError: never another exception.
+"""Whatever is in a file, the answer is a right one or an InputError: never another exception, nor something wrong.
 
-Each test takes FUZZ inputs, by default few: `make fuzz` takes 10,000 together.
+Each test takes FUZZ inputs, by default few: `make fuzz` takes 10,000 together with those of `test_fuzz_options.py`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import recordings
+import rlds
 import test_recorded_lerobot
 import test_recorded_minari
-from dreams import dream_folder, vec
-from envs.dream import DreamState, DreamVectorEnv
 from envs.recorded import FORMATS, ReadOptions, convert
 from envs.recorded.lerobot import opened
 from envs.recorded.minari import _storage
-from test_episodes import episode, store_of
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.data import check_episode
-from worldmodel.episodes.files import read_arrays, read_episode, read_header, write_episode
+from fuzzing import (
+    changed,
+    changes,
+    check_kept,
+    check_parts,
+    check_right,
+    many,
+    replaced,
+    same_array,
+    same_episode,
+    some_arrays,
+    tried,
+)
+from test_episodes import episode, store_of, where
+from worldmodel.episodes import Episode, EpisodeStore
+from worldmodel.episodes.files import header_of, read_arrays, read_episode, read_header, write_episode
 from worldmodel.episodes.index import INDEX
 from worldmodel.errors import InputError
 
-FUZZ = int(os.environ.get("FUZZ", "15"))
-"""Inputs of each test."""
-
-many = settings(
-    max_examples=FUZZ,
-    deadline=None,
-    database=None,
-    derandomize="FUZZ" not in os.environ,
-    phases=[Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
-EXTREMES = (0, 1, 0xFF, 0x7F, 0x80)
-
-
-@st.composite
-def changes(draw: st.DrawFn) -> list[tuple[str, float, int, int]]:
-    """What is done to a file, independent of its length: how, where as a share of it, how much, and with which byte."""
-    kinds = st.sampled_from(["flip", "set", "cut", "insert", "drop", "repeat", "number"])
-    one = st.tuples(
-        kinds,
-        st.floats(0, 1),
-        st.sampled_from([1, 1, 1, 2, 4, 8, 64]),
-        st.sampled_from(EXTREMES) | st.integers(0, 255),
-    )
-    return draw(st.lists(one, min_size=1, max_size=3))
-
-
-def changed(content: bytes, done: list[tuple[str, float, int, int]]) -> bytes:
-    data = bytearray(content)
-    for kind, where, count, byte in done:
-        at = min(int(where * len(data)), max(len(data) - 1, 0))
-        part = slice(at, at + count)
-        if kind == "flip" and data:
-            data[at] ^= byte or 1
-        elif kind == "set":
-            data[part] = bytes([byte]) * len(data[part])
-        elif kind == "cut":
-            del data[at:]
-        elif kind == "insert":
-            data[at:at] = bytes([byte]) * count
-        elif kind == "drop":
-            del data[part]
-        elif kind == "repeat":
-            data[at:at] = data[part]
-        elif kind == "number" and len(data) >= at + 4:
-            struct.pack_into("<i", data, at, (byte << 24 | count) - (1 << 31))
-    return bytes(data)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@st.composite
-def replaced(draw: st.DrawFn, value: Any) -> Any:
-    """JSON like `value`, something in which is something else."""
-    if isinstance(value, dict) and value and draw(st.integers(0, 9)):
-        key = draw(st.sampled_from(sorted(value)))
-        if draw(st.integers(0, 9)) == 0:
-            return {name: part for name, part in value.items() if name != key}
-        return {**value, key: draw(replaced(value[key]))}
-    if isinstance(value, list) and value and draw(st.integers(0, 4)):
-        at = draw(st.integers(0, len(value) - 1))
-        return [*value[:at], draw(replaced(value[at])), *value[at + 1 :]]
-    if isinstance(value, int) and draw(st.booleans()):
-        return draw(st.sampled_from([-value, value + 1, value - 1, value * 2, 2**31, 2**62, 2**64, 0.5, str(value)]))
-    return draw(JSON)
-
-
-def refused(use: Callable[[], object]) -> None:
-    """Use it: an InputError of one line will do, any other exception is a fault."""
-    said = ""
-    try:
-        use()
-    except InputError as error:
-        said = str(error)
-    assert "\n" not in said
-
-
 # Episodes
+
+
+@cache
+def whole() -> Episode:
+    return episode(20, 1, note=np.array("wood"), place=np.arange(60.0).reshape(20, 3))
 
 
 @cache
@@ -125,40 +58,48 @@ def files() -> dict[str, bytes]:
     import tempfile
 
     found = {}
-    e = episode(20, 1, note=np.array("wood"), place=np.zeros((20, 3)))
     with tempfile.TemporaryDirectory() as name:
         for suffix in ("npz", "episode"):
-            found[suffix] = write_episode(Path(name), e, name=f"a.{suffix}").read_bytes()
-        np.savez(Path(name) / "plain.npz", **{key: np.asarray(array) for key, array in e.arrays().items()})
+            found[suffix] = write_episode(Path(name), whole(), name=f"a.{suffix}").read_bytes()
+        np.savez(Path(name) / "plain.npz", **{key: np.asarray(array) for key, array in whole().arrays().items()})
         found["plain"] = (Path(name) / "plain.npz").read_bytes()
     return found
 
 
-def look(path: Path) -> None:
-    """Use a file of episodes in every way there is."""
-    refused(lambda: read_header(path))
-    refused(lambda: check_episode(read_episode(path), str(path)))
-    refused(lambda: read_arrays(path, ("reward", "place", "note")))
-
-    def sample() -> None:
-        store = EpisodeStore(path.parent, cache_bytes=0, pose=("place",))
-        clips = store.sample(2, 20, np.random.default_rng(0))
-        assert bool(clips.mask[:, 0].all())
-        assert bool(clips.rewards.isfinite().all())
-
-    refused(sample)
+def look(path: Path) -> Episode | None:
+    """Use a file of episodes in every way there is: all of them say the same. Returns the episode."""
+    (path.parent / INDEX).unlink(missing_ok=True)
+    header = tried(lambda: read_header(path))
+    e = tried(lambda: read_episode(path))
+    some = tried(lambda: read_arrays(path, ("reward", "place", "note")))
+    if e is not None:
+        check_right(e)
+        assert header == header_of(e)
+        for key in ("place", "note"):
+            assert some is None or key not in some or same_array(some[key], e.extras[key])
+        check_kept(e, path.parent / "again")
+    assert e is None or not e.terminated[:-1].any()
+    tried(lambda: check_parts(EpisodeStore(path.parent, cache_bytes=0)))
+    tried(lambda: check_parts(EpisodeStore(path.parent, cache_bytes=0, pose=("place",)), ("place",)))
+    return e
 
 
 @pytest.mark.parametrize("kind", ["npz", "plain", "episode"])
 def test_episode_files(tmp_path: Path, kind: str) -> None:
+    """They have checksums: what is accepted is what was written, but for arrays that have lost their names."""
     path = tmp_path / f"a.{'episode' if kind == 'episode' else 'npz'}"
 
     @many
     @given(changes())
     def check(done: list[Any]) -> None:
         path.write_bytes(changed(files()[kind], done))
-        (tmp_path / INDEX).unlink(missing_ok=True)
-        look(path)
+        e = look(path)
+        if e is not None and e.arrays().keys() == whole().arrays().keys():
+            assert same_episode(e, whole())
+        elif e is not None:
+            assert kind != "episode"
+            kept = e.arrays().keys() & whole().arrays().keys()
+            assert all(same_array(e.arrays()[key], whole().arrays()[key]) for key in kept - {"truncated", "terminated"})
 
     check()
 
@@ -175,97 +116,98 @@ def test_headers_of_episode_files(tmp_path: Path) -> None:
         header = json.dumps(other).encode()
         path = tmp_path / "a.episode"
         path.write_bytes(content[:8] + struct.pack("<II", len(header), zlib.crc32(header)) + header + body)
-        (tmp_path / INDEX).unlink(missing_ok=True)
         look(path)
+
+    check()
+
+
+def test_episodes_to_write(tmp_path: Path) -> None:
+    """Whatever a store takes is right, and is read as it was written."""
+    right = whole().arrays()
+    names = st.sampled_from(["a.b", "file", "a/b", "", "ä", ".", "..", "image", "fps", "x" * 300, "a\nb", "\ud800"])
+    dtypes = st.sampled_from(["<f4", ">f8", "<i2", "<U3", "S2", "?", "<M8[s]", "<c8", "O", "<f2", "<U0", "V3"])
+    shapes = st.sampled_from([(), (0,), (20,), (20, 0), (20, 2, 3), (3,), (20, 600)])
+    extras = st.dictionaries(names, st.builds(np.zeros, shapes, dtypes), max_size=2)
+    values = st.sampled_from([-2, -1, 0, 1, np.nan, np.inf, 2.0**31])
+
+    @st.composite
+    def spoilt(draw: st.DrawFn) -> Episode:
+        arrays: dict[str, Any] = {key: right[key].copy() for key in ("image", "action", "reward")}
+        arrays |= {key: right[key].copy() for key in ("terminated", "truncated")}
+        if draw(st.booleans()):
+            arrays["action"] = np.where(np.arange(20)[:, None], np.ones((20, 3)), np.nan).astype(np.float32)
+        key = draw(st.sampled_from(sorted(arrays)))
+        how = draw(st.sampled_from(["value", "shape", "hollow", "dtype", "order", "length"]))
+        if how == "shape":
+            arrays[key] = draw(some_arrays(arrays[key].shape))
+        elif how == "hollow":
+            axis = draw(st.integers(0, arrays[key].ndim - 1))
+            arrays[key] = np.take(arrays[key], [], axis)
+        elif how == "dtype":
+            with np.errstate(invalid="ignore"):
+                arrays[key] = arrays[key].astype(draw(st.sampled_from([np.int64, np.float32, np.uint8, np.bool_])))
+        elif how == "order":
+            arrays[key] = np.asfortranarray(arrays[key])[:: draw(st.sampled_from([1, -1]))]
+        elif how == "length":
+            cut = draw(st.integers(0, 3))
+            arrays = {name: array[:cut] if draw(st.booleans()) else array[:2] for name, array in arrays.items()}
+        else:
+            with np.errstate(invalid="ignore"):
+                arrays[key].flat[draw(st.integers(0, 40)) % arrays[key].size] = np.array(draw(values)).astype(
+                    arrays[key].dtype
+                )
+        return Episode(**arrays, extras=draw(extras))
+
+    @many
+    @given(spoilt())
+    def check(e: Episode) -> None:
+        root = tmp_path / "store"
+        path = tried(lambda: EpisodeStore(root, create=True).append(e))
+        if path is not None:
+            read = EpisodeStore(root, strict=True)
+            assert same_episode(read.read(path.name), e)
+            check_parts(read)
+            shutil.rmtree(root)
 
     check()
 
 
 def test_index_files(tmp_path: Path) -> None:
     """Damaged, an index costs opening files; one that lies is found out when the file is read."""
-    store_of(tmp_path, [5, 9, 20])
+    lengths = [5, 9, 20]
+    store_of(tmp_path, lengths)
     content = (tmp_path / INDEX).read_bytes()
     lines = [json.loads(line[9:]) for line in content.splitlines()]
 
     @many
     @given(changes() | replaced(lines))
     def check(done: Any) -> None:
-        whole = [line for line in done if isinstance(line, tuple)] if isinstance(done, list) else []
-        if whole and len(whole) == len(done):
+        bytewise = [line for line in done if isinstance(line, tuple)] if isinstance(done, list) else []
+        if bytewise and len(bytewise) == len(done):
             text = changed(content, done)
         else:
             texts = [json.dumps(row).encode() for row in (done if isinstance(done, list) else [done])]
             text = b"".join(b"%08x %s\n" % (zlib.crc32(part), part) for part in texts)
         (tmp_path / INDEX).write_bytes(text)
         store = EpisodeStore(tmp_path)
-        refused(lambda: store.sample(2, 6, np.random.default_rng(0)))
-        assert len(store) == 3 or not whole
-
-    check()
-
-
-# Dreams
-
-
-@pytest.fixture(scope="module")
-def dream(tmp_path_factory: pytest.TempPathFactory) -> DreamVectorEnv:
-    env = vec(dream_folder(tmp_path_factory.mktemp("run")), rows=2, max_episode_steps=5)
-    env.reset(seed=1)
-    return env
-
-
-def test_snapshots(dream: DreamVectorEnv, tmp_path: Path) -> None:
-    path = tmp_path / "state"
-    dream.get_state().save(path)
-    content = path.read_bytes()
-    header = struct.unpack_from("<Q", content)[0]
-    told, body = json.loads(content[8 : 8 + header]), content[8 + header :]
-
-    def take_up() -> None:
-        dream.set_state(DreamState.load(path))
-        assert np.isfinite(dream.step([0, 0])[1]).all()
-
-    @many
-    @given(changes() | replaced(told).map(json.dumps))
-    def check(done: Any) -> None:
-        if isinstance(done, str):
-            path.write_bytes(struct.pack("<Q", len(done.encode())) + done.encode() + body)
-        else:
-            path.write_bytes(changed(content, done))
-        refused(take_up)
-
-    check()
-
-
-def some_arrays(shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
-    def filled(dtype: Any, sizes: tuple[int, ...], value: int) -> Any:
-        return np.full(sizes, value).astype(dtype)
-
-    near = st.sampled_from([shape, shape[1:], (1, *shape), shape[::-1], (0, *shape[1:]), (2, *shape[1:])])
-    dtypes = st.sampled_from([np.uint8, np.int64, np.float32, np.bool_, "U3", object])
-    return st.builds(filled, dtypes, near, st.sampled_from([0, 1, 2, -1, 9]))
-
-
-def test_options_of_reset(dream: DreamVectorEnv) -> None:
-    row: dict[str, st.SearchStrategy[Any]] = {
-        "context_frames": some_arrays((3, 16, 8, 3)) | st.none() | JSON,
-        "context_actions": some_arrays((3,)) | st.none() | JSON,
-        "context_length": st.integers(-1, 4) | JSON,
-        "episode": st.sampled_from(dream.store.names) | JSON,
-        "start": st.integers(-1, 9) | JSON,
-        "reset_mask": st.booleans() | JSON,
-    }
-    per_row = {key: st.lists(value, min_size=2, max_size=2) | value for key, value in row.items()}
-
-    @many
-    @given(st.fixed_dictionaries({}, optional=per_row))
-    def check(options: dict[str, Any]) -> None:
-        refused(lambda: dream.reset(options=options))
+        tried(lambda: check_parts(store))
+        clips = tried(lambda: store.sample(4, 6, np.random.default_rng(0)))
+        if clips is not None:  # every frame says where it is from
+            for number, at, mask in zip(*where(clips), clips.mask.numpy(), strict=True):
+                begin, end = int(at[0]), lengths[number[0]]
+                assert mask.tolist() == [t < end for t in range(begin, begin + 6)]
+                assert at[mask].tolist() == list(range(begin, min(begin + 6, end)))
+                assert set(number[mask]) == {number[0]}
+        assert len(store) == 3 or not bytewise
+        assert not bytewise or store.lengths.tolist() == lengths
 
     check()
 
 
 # Recordings
+
+CHECKED = ("memory-maze", "teco-dmlab", "rlds")
+"""Formats whose files have checksums throughout."""
 
 
 def made(name: str, folder: Path) -> None:
@@ -283,8 +225,30 @@ def made(name: str, folder: Path) -> None:
         test_recorded_minari.dataset(folder)
     elif name == "lerobot":
         test_recorded_lerobot.dataset(folder)
+    elif name == "rlds":
+        rlds.dataset(folder, steps, terminal=(True,))
     else:
         recordings.write_video(folder / "a.mp4", recordings.frames_of(recordings.places(steps)))
+
+
+def converted(name: str, folder: Path, to: Path, every: int) -> list[Episode]:
+    """The episodes, of which there are as many as the summary tells, each right and as clips show it."""
+    opened.cache_clear()
+    _storage.cache_clear()
+    shutil.rmtree(to, ignore_errors=True)
+    options = ReadOptions(size=8, every=every, actions="none" if every > 1 else "recorded")
+    summary = tried(lambda: convert(FORMATS[name], folder, to, options, progress=False))
+    if summary is None:
+        return []
+    assert summary.converted + len(summary.broken) == summary.sources
+    assert all("\n" not in broken.reason for broken in summary.broken)
+    if not summary.episodes:
+        return []
+    store = EpisodeStore(to, strict=True)
+    assert (len(store), store.frames) == (summary.episodes, summary.frames)
+    assert store.image_shape == (8, 8)
+    check_parts(store)
+    return [store.read(each) for each in store.names]
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"teco-minecraft"}))
@@ -293,7 +257,8 @@ def test_recordings(tmp_path: Path, name: str) -> None:
     made(name, tmp_path / "from")
     paths = sorted(path for path in (tmp_path / "from").rglob("*") if path.is_file())
     contents = {path: path.read_bytes() for path in paths}
-    to = tmp_path / "to"
+    untouched = {every: converted(name, tmp_path / "from", tmp_path / "to", every) for every in (1, 2)}
+    assert all(untouched.values())
 
     def spoilt(path: Path) -> st.SearchStrategy[Any]:
         if path.suffix == ".json":
@@ -306,21 +271,33 @@ def test_recordings(tmp_path: Path, name: str) -> None:
     def check(spoil: tuple[Path, Any], every: int) -> None:
         path, done = spoil
         path.write_bytes(done.encode() if isinstance(done, str) else changed(contents[path], done))
-        opened.cache_clear()
-        _storage.cache_clear()
-        shutil.rmtree(to, ignore_errors=True)
-        options = ReadOptions(size=8, every=every, actions="none" if every > 1 else "recorded")
         try:
-            refused(lambda: convert(FORMATS[name], tmp_path / "from", to, options, progress=False))
-            if to.is_dir() and any(to.glob("*.episode")):
-                EpisodeStore(to, strict=True)
+            found = converted(name, tmp_path / "from", tmp_path / "to", every)
         finally:
             path.write_bytes(contents[path])
+        if name in CHECKED and found and path.suffix != ".json":
+            (e,), (wanted,) = found, untouched[every]
+            kept = e.arrays().keys() & wanted.arrays().keys()
+            assert all(same_array(e.arrays()[key], wanted.arrays()[key]) for key in kept)
 
     check()
 
 
-def test_the_fuzz_sees_faults() -> None:
-    """Another exception is not taken for a refusal."""
+def test_the_fuzz_sees_faults(tmp_path: Path) -> None:
+    """Another exception is not taken for a refusal, and a wrong episode not for a right one."""
     with pytest.raises(ZeroDivisionError):
-        refused(lambda: 1 // 0)
+        tried(lambda: 1 // 0)
+    e = episode(5)
+    e.reward[0] = 1
+    with pytest.raises(AssertionError):
+        check_right(e)
+
+
+@pytest.mark.parametrize(
+    "e", [replace(episode(5), extras={"a\nb": np.zeros((), "V3")}), replace(episode(5), image=episode(5).image[:, :0])]
+)
+def test_found_by_the_fuzz(e: Episode, tmp_path: Path) -> None:
+    """An error of two lines, and frames without pixels that were written and could not be read."""
+    with pytest.raises(InputError) as told:
+        EpisodeStore(tmp_path, create=True).append(e)
+    assert "\n" not in str(told.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.actions import Discrete, masked
 from agents.actor_critic import ActorCritic, networks_for
+from agents.adapters import for_stable_baselines
 from agents.cloning import Cloner, CloningConfig
 from agents.evaluation import evaluate
 from agents.mixture import Mixture
@@ -20,7 +25,10 @@ from agents.planning import PlanningConfig, PlanningPolicy
 from agents.policies import Exploring, RandomPolicy
 from agents.ppo import PPO, PPOConfig
 from agents.rollouts import replay
+from agents.sb3 import StableBaselines
+from agents.sb3_config import SB3Config
 from agents.world_model_policy import WorldModelPolicy
+from dreams import dream_folder, vec
 from envs.actions import spec_of
 from envs.factory import EnvConfig, make, make_vec
 from envs.masks import MASK_KEY, masks_of
@@ -292,3 +300,60 @@ def test_ppo_goes_on_with_the_masks_where_it_stood_and_plays(tmp_path: Path) -> 
         assert torch.equal(ours, theirs)
     for policy in (second.policy(), second.policy(greedy=True)):
         evaluate("it", FORBIDDING, policy, episodes=8, seed=0, num_envs=3, processes=False, progress=False)
+
+
+SB3 = SB3Config(rows=3, rollout=16, batch=16, epochs=1)
+
+
+def same_step(config: EnvConfig = FORBIDDING) -> VectorEnv[Any, Any, Any]:
+    return make_vec(config, SB3.rows, processes=False, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def bigger(config: EnvConfig = FORBIDDING) -> VectorEnv[Any, Any, Any]:
+    """As large as Stable-Baselines3's network wants frames."""
+    return same_step(replace(config, size=36))
+
+
+def test_stable_baselines_is_told_the_masks_of_the_observations() -> None:
+    plain, adapted = same_step(), VecMonitor(for_stable_baselines(same_step()))
+    _, info = plain.reset(seed=[5, 6, 7])
+    adapted.seed(5)
+    adapted.reset()
+    ends = 0
+    for _ in range(20):
+        allowed = masks_of(info, 3, COUNT)
+        assert allowed is not None
+        assert get_action_masks(adapted).tolist() == allowed.tolist()
+        assert adapted.env_method("action_masks", indices=[2])[0].tolist() == allowed[2].tolist()
+        actions = allowed.argmax(1)
+        *_, terminated, _, info = plain.step(actions)
+        adapted.step(actions)
+        ends += int(terminated.sum())
+    assert ends
+
+
+def test_maskable_ppo_does_nothing_that_is_forbidden(tmp_path: Path) -> None:
+    """Neither while it learns, nor played; the world raises. Plain PPO, which knows no masks, does."""
+    subject = StableBaselines("sb3-maskable-ppo", bigger(), SB3, tmp_path)
+    subject.train(96, progress=False)
+    again = StableBaselines("sb3-maskable-ppo", bigger(), SB3, tmp_path)
+    assert again.logged == 96
+    world = replace(FORBIDDING, size=36)
+    for greedy in (True, False):
+        policy = again.policy(greedy=greedy)
+        evaluate("it", world, policy, episodes=8, seed=0, num_envs=3, processes=False, progress=False)
+    with pytest.raises(AssertionError, match="is forbidden by"):
+        StableBaselines("sb3-ppo", bigger(), SB3, tmp_path / "plain").train(96, progress=False)
+
+
+def test_a_dream_forbids_nothing(tmp_path: Path) -> None:
+    dreams = for_stable_baselines(vec(dream_folder(tmp_path), rows=2, autoreset_mode="SameStep"))
+    dreams.reset()
+    assert get_action_masks(dreams).tolist() == [[True] * 3] * 2
+
+
+def test_other_spaces_have_no_masks() -> None:
+    adapted = for_stable_baselines(same_step())
+    assert is_masking_supported(adapted)
+    adapted.action_space = gym.spaces.MultiBinary(2)
+    assert not is_masking_supported(adapted)

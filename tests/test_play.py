@@ -193,12 +193,16 @@ def test_saved_episodes_hold_what_was_played(checkpoint: Path, tmp_path: Path) -
     with pytest.raises(InputError, match="no policy was loaded"):
         game.step(None)
     frames = dreamt(game, [1, 0, 1])
+    game.dream.world.checkpoint.world["fps"] = 5
+    assert game.real is not None
+    game.real.env.metadata = {**game.real.env.metadata, "render_fps": 3}
     game.save("episode", 8.0)
     past = game.beginning
     (dream,), (real,) = (
         [store.read(name) for name in store.names]
         for store in (EpisodeStore(tmp_path / "out" / name) for name in ("dream", "real"))
     )
+    assert (float(dream.extras["fps"]), float(real.extras["fps"])) == (5, 3), "of the worlds, not of the page"
     assert int(dream.extras["dreamt_from"]) == past.frames
     assert np.array_equal(dream.image, np.concatenate([past.clips.frames[0].numpy(), frames]))
     assert dream.action.tolist() == [*past.clips.actions[0].tolist(), 1, 0, 1] == real.action.tolist()

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, Self
 
+import numpy as np
+
 from worldmodel.errors import InputError, check_fields
 
 NO_ACTION = -1
@@ -23,6 +25,10 @@ Number = Literal[
 
 MOST_NUMBERS = 4096
 """Of an action; a config file that is merely wrong must not fill the memory."""
+_EXACT = 2**24
+"""Whole numbers that float32 tells apart."""
+_LARGEST = 1e38
+"""Bounds whose distance is a number of float32 too."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,14 @@ class ActionPart:
             raise InputError(f"an action of shape {self.shape}: give 1 to {MOST_NUMBERS} numbers")
         if any(other) or any(len(values) != self.size for values in given if values or self.kind != "box"):
             raise InputError(f"{self} describes no part of an action: its numbers are {self.size}")
-        if len(self.low) != len(self.high) or any(low >= high for low, high in zip(self.low, self.high, strict=True)):
-            raise InputError(f"low={self.low}, high={self.high} of an action: give lower bounds below the upper ones")
+        if len(self.low) != len(self.high) or any(
+            not -_LARGEST <= low < high <= _LARGEST or np.float32(low) == np.float32(high)
+            for low, high in zip(self.low, self.high, strict=True)
+        ):
+            raise InputError(
+                f"low={self.low}, high={self.high} of an action: give lower bounds below the upper ones, as float32 "
+                f"tells them apart, from -{_LARGEST:g} to {_LARGEST:g}"
+            )
         if min(self.choices, default=1) < 1:
             raise InputError(f"choices={self.choices} of an action: give at least 1 each")
 
@@ -77,6 +89,8 @@ class ActionSpec:
             raise InputError(f"an action has the parts {keys}: name each part, with a name of its own")
         if self.size > MOST_NUMBERS:
             raise InputError(f"an action of {self.size} numbers: {MOST_NUMBERS} are the most")
+        if self.size and max(self.choices, default=0) > _EXACT:
+            raise InputError(f"an action with {max(self.choices)} choices beside others: {_EXACT} are the most")
 
     @classmethod
     def discrete(cls, count: int) -> Self:

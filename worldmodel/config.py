@@ -333,6 +333,8 @@ OLDER: Mapping[str, Any] = {"mixer": MAMBA2, "forcing": "diffusion"}
 def _check_keys(
     kind: type[WorldModelConfig | SmallAutoencoder | MixerConfig], values: Mapping[str, Any], what: str
 ) -> None:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{what} is {values!r:.80}: give an object of names and values")
     unknown = sorted(set(values) - {f.name for f in fields(kind)})
     if unknown:
         raise InputError(f"{what} has unknown keys {unknown}; it was written by another version")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -34,7 +35,7 @@ class Pessimism:
     over: Over = "masks"
 
     def __post_init__(self) -> None:
-        if not self.deviations >= 0:
+        if not (isinstance(self.deviations, int | float) and 0 <= self.deviations < math.inf):
             raise InputError(f"pessimism={self.deviations}: give a number of standard deviations, at least 0")
         if self.over not in get_args(Over):
             raise InputError(f"pessimism_over={self.over!r}: choose one of {', '.join(get_args(Over))}")

@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.adapters.needs import layers
+from envs.masks import masks_of
 from worldmodel.errors import InputError
+
+_MASKS = "action_masks"
+"""Under which sb3-contrib asks for masks."""
 
 
 class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
@@ -21,6 +27,7 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
         self.metadata = dict(envs.metadata)
         self._actions: Any = None
+        self._info: Mapping[str, Any] = {}
 
     def reset(self) -> Any:
         """Observations of new episodes in all rows; seeds come from `seed()`, options from `set_options()`."""
@@ -29,6 +36,7 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
         if any(other != options for other in self._options):
             raise InputError("rows of one batched environment share their options: give set_options one dictionary")
         observations, info = self.envs.reset(seed=seeds, options=options or None)  # type: ignore[arg-type]
+        self._info = info
         self._reset_seeds()
         self._reset_options()
         self.reset_infos: list[dict[str, Any]] = [_of_row(info, row) for row in range(self.num_envs)]
@@ -41,6 +49,7 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
     def step_wait(self) -> tuple[Any, Any, Any, list[dict[str, Any]]]:
         """Observations, float32 rewards, dones and one info per row, of the step or of the episode that it ended."""
         observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
+        self._info = info  # of rows that ended, that of the episode that has begun
         dones = terminated | truncated
         infos: list[dict[str, Any]] = [
             {"TimeLimit.truncated": False} | ({} if done else _of_row(info, row)) for row, done in enumerate(dones)
@@ -54,6 +63,16 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
         # Stable-Baselines3 adds bootstrapped values to the rewards in place.
         return observations, np.array(rewards, np.float32), dones, infos
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions may follow the observations, (N, n), for sb3-contrib's MaskablePPO: all where nothing forbids.
+
+        Raises InputError as `envs.masks.masks_of` does. Only of Discrete actions masks are known: of others, rows do
+        not have the method.
+        """
+        count = int(self.action_space.n)
+        allowed = masks_of(self._info, self.num_envs, count)
+        return np.ones((self.num_envs, count), np.bool_) if allowed is None else allowed
+
     def close(self) -> None:
         """Close the environments."""
         self.envs.close()
@@ -65,7 +84,8 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """An attribute of the environments, once per row."""
-        return [getattr(self.envs.unwrapped, attr_name) for _ in self._get_indices(indices)]
+        found = self.action_masks if self._masked(attr_name) else getattr(self.envs.unwrapped, attr_name)
+        return [found for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set an attribute of the environments, which is that of all rows."""
@@ -73,7 +93,10 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
         setattr(self.envs.unwrapped, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Call a method of the environments once; every row gets the answer."""
+        """Call a method of the environments once; every row gets the answer, of `action_masks` its own."""
+        if self._masked(method_name):
+            masks = self.action_masks()
+            return [masks[row] for row in self._get_indices(indices)]
         self._all_rows(indices, f"call {method_name}()")
         answer = getattr(self.envs.unwrapped, method_name)(*args, **kwargs)
         return [answer] * self.num_envs
@@ -82,6 +105,9 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
         """Whether all rows together are wrapped; no row has wrappers of its own."""
         found = any(isinstance(layer, wrapper_class) for layer in layers(self.envs))
         return [found for _ in self._get_indices(indices)]
+
+    def _masked(self, name: str) -> bool:
+        return name == _MASKS and isinstance(self.action_space, spaces.Discrete)
 
     def _all_rows(self, indices: Any, wish: str) -> None:
         rows = set(self._get_indices(indices))

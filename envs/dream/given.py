@@ -34,8 +34,8 @@ def check_actions(actions: Any, rows: int, space: ActionSpec, device: torch.devi
 
 
 def _part(actions: Any, rows: int, part: ActionPart, device: torch.device) -> Tensor:
-    chosen = torch.as_tensor(actions)
     name = f"'{part.key}' of actions" if part.key else "actions"
+    chosen = _tensor(actions, name)
     if chosen.shape != (rows, *part.shape) or chosen.is_complex() or (part.choices and chosen.is_floating_point()):
         kind = "whole numbers" if part.choices else "numbers"
         raise InputError(
@@ -45,13 +45,22 @@ def _part(actions: Any, rows: int, part: ActionPart, device: torch.device) -> Te
 
 
 def _numbers(actions: Any, rows: int, count: int, device: torch.device) -> Tensor:
-    chosen = torch.as_tensor(actions)
+    chosen = _tensor(actions, "actions")
     whole = not (chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool)
     if chosen.shape != (rows,) or not whole:
         raise InputError(f"actions must be {rows} whole numbers, got {chosen.dtype} {tuple(chosen.shape)}")
-    if bool(((chosen < 0) | (chosen >= count)).any()):
+    numbers = chosen.to(device, torch.int64, copy=True)  # torch compares no unsigned ones; too large, they are negative
+    if bool(((numbers < 0) | (numbers >= count)).any()):
         raise InputError(f"actions {chosen.tolist()} are outside the action space Discrete({count})")
-    return chosen.to(device, torch.int64, copy=True)
+    return numbers
+
+
+def _tensor(given: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # text, objects, lists of different lengths
+        got = " ".join(repr(given).split())
+        raise InputError(f"{name} must be numbers, got {got:.200}") from error
 
 
 def check_mask(name: str, mask: Any, rows: int, *, some: bool = False) -> NDArray[np.bool_]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, check_fields
 from worldmodel.pessimism import Over, Pessimism
 
 Observation = Literal["frame", "features", "both"]
@@ -51,7 +52,7 @@ class DreamOptions:
             ("uncertainty", Doubt),
         ):
             if getattr(self, name) not in get_args(kind):
-                raise InputError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(get_args(kind))}")
+                raise InputError(f"{name}={getattr(self, name)!r:.80}: choose one of {', '.join(get_args(kind))}")
         check_context_length(self.context_length)
         Pessimism(self.pessimism, self.pessimism_over)
         if self.start not in get_args(Beginning) and not (isinstance(self.start, int | float) and 0 <= self.start <= 1):
@@ -59,6 +60,7 @@ class DreamOptions:
         at_least_one(max_episode_steps=self.max_episode_steps)
         if self.render_mode not in (None, *RENDER_MODES):
             raise InputError(f"render_mode={self.render_mode!r}: choose rgb_array or None")
+        check_fields(self)
         if self.stagger and self.max_episode_steps is None:
             raise InputError("stagger=True spreads clocks over the horizon: give max_episode_steps")
         if self.truncate_above is not None and self.uncertainty == "none":
@@ -97,5 +99,6 @@ def check_context_length(length: ContextLength) -> None:
 def at_least_one(**counts: int | None) -> None:
     """Raise an InputError that names the first count below 1; None is no count."""
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise InputError(f"{name}={count}: give a number of at least 1")
+        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        if count is not None and not (whole and count >= 1):
+            raise InputError(f"{name}={count!r:.80}: give a number of at least 1")

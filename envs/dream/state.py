@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch import Tensor
 from worldmodel.atomic import replace
 from worldmodel.errors import InputError
 
-_KEY, _FORMAT = "lssvwm_dream_state", 1
+_KEY, _FORMAT = "lssvwm_dream_state", 2
+_UNCHECKED = 1
+"""The format without a checksum."""
 _OLDER: Mapping[str, Any] = {"start": "any", "model.action_parts": [], "model.told": []}
 """What a state that was saved before these were known is of."""
 
@@ -39,8 +42,10 @@ class DreamState:
 
     def save(self, path: str | Path) -> None:
         """Write it to a file of the safetensors format; readers see the old file or the new one, never half."""
-        note = {_KEY: json.dumps({"format": _FORMAT, "origin": dict(self.origin)})}
-        replace(Path(path), lambda to: save_file(dict(self.copied().tensors), to, note))
+        copy = self.copied()
+        checksum = _checksum(copy.tensors, self.origin)
+        note = {_KEY: json.dumps({"format": _FORMAT, "crc32": checksum, "origin": dict(self.origin)})}
+        replace(Path(path), lambda to: save_file(dict(copy.tensors), to, note))
 
     @classmethod
     def load(cls, path: str | Path) -> DreamState:
@@ -58,10 +63,12 @@ class DreamState:
         try:
             told = json.loads(note)
             written, origin = told["format"], {**_OLDER, **told["origin"]}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} says nothing that can be read of its origin: save the state again") from error
-        if written != _FORMAT:
+        if written not in (_UNCHECKED, _FORMAT):
             raise InputError(f"{path} has format {written}, this version reads {_FORMAT}: save the state again")
+        if written == _FORMAT and told.get("crc32") != _checksum(tensors, told["origin"]):
+            raise InputError(f"{path} is damaged: its checksum is another one, save the state again")
         return cls(tensors, origin)
 
     def copied(self) -> DreamState:
@@ -118,6 +125,16 @@ class DreamState:
                 raise InputError(f"'{name}' of the state is not finite: it is not one that get_state gave")
         if bool((self.tensors["clock"] < 0).any()):
             raise InputError("'clock' of the state is negative: it is not one that get_state gave")
+
+
+def _checksum(tensors: Mapping[str, Tensor], origin: Mapping[str, Any]) -> int:
+    """CRC-32 of everything: a flipped bit of a memory is a memory too, of another past."""
+    total = zlib.crc32(json.dumps(dict(origin), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, total)
+    return total
 
 
 def _from_bytes(tensors: bytes, origin: Mapping[str, Any]) -> DreamState:

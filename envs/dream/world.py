@@ -40,9 +40,14 @@ class World:
     @property
     def fps(self) -> float:
         """Frames per second of the world that was recorded; 10 where nothing told it."""
+        return 10 if self.told_fps is None else self.told_fps
+
+    @property
+    def told_fps(self) -> float | None:
+        """Frames per second of the world that was recorded, None where nothing told it."""
         fps = self.checkpoint.world.get("fps")
         known = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < float("inf")
-        return fps if known else 10  # type: ignore[return-value]
+        return fps if known else None
 
     @cached_property
     def index(self) -> MemoryIndex:

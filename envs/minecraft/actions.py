@@ -114,15 +114,28 @@ def full_action(action: Action) -> dict[str, Any]:
         raise InputError(f"unknown keys {unknown} in an action: it may have 'camera' and the buttons {BUTTONS}")
     result: dict[str, Any] = {}
     for button in BUTTONS:
-        value = np.asarray(action.get(button, 0))
+        value = _array(action.get(button, 0))
         if value.size != 1 or value.item() not in (0, 1):
-            raise InputError(f"'{button}' of an action is {action[button]!r}: a button is 0 or 1")
+            raise InputError(f"'{button}' of an action is {_line(action[button])}: a button is 0 or 1")
         result[button] = int(value.item())
-    camera = np.asarray(action.get("camera", (0.0, 0.0)))
+    camera = _array(action.get("camera", (0.0, 0.0)))
     if camera.shape != (2,) or camera.dtype.kind not in "iuf" or not np.isfinite(camera).all():
-        raise InputError(f"'camera' of an action is {action['camera']!r}: give pitch and yaw, two numbers of degrees")
+        raise InputError(
+            f"'camera' of an action is {_line(action['camera'])}: give pitch and yaw, two numbers of degrees"
+        )
     result["camera"] = camera.astype(np.float64)
     return result
+
+
+def _array(value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return np.asarray(None)
+
+
+def _line(value: Any) -> str:
+    return f"{' '.join(repr(value).split()):.200}"
 
 
 def dict_action_space() -> spaces.Dict:

@@ -125,7 +125,8 @@ class Game:
         """Write what happened since the past began: "episode" or "video". Returns where, as a sentence."""
         if what == "video":
             return save_video(self._out, self.dreamt, self.happened, fps)
-        return save_episodes(self._out, self.beginning, self.dreamt, self.happened, self.real)
+        rate = self.dream.world.told_fps  # `fps` is the pace of the page
+        return save_episodes(self._out, self.beginning, self.dreamt, self.happened, self.real, rate)
 
     def pictures(self) -> Pictures:
         """The current frames."""

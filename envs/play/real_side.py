@@ -75,6 +75,12 @@ class RealSide:
         self.frame: FrameArray = np.zeros(shape, np.uint8)
         self.notice = ""
 
+    @property
+    def fps(self) -> float | None:
+        """Frames per second of the world, where it tells them."""
+        fps: float | None = self.env.metadata.get("render_fps")
+        return fps
+
     def begin(self, beginning: Beginning) -> bool:
         """Play the recorded past again, and note what is wrong with it. Returns whether the world already ended."""
         self.notice, ended = "", False

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.play.beginning import Beginning
 from envs.play.real_side import RealSide
 from envs.play.record import Record
 from envs.provenance import SEED_KEY, Source, told
 from worldmodel.episodes import EpisodeStore
+from worldmodel.episodes.data import FPS_KEY
 from worldmodel.video import Panel, marked, montage, write_mp4
 
 DREAMT_KEY = "dreamt_from"
@@ -24,17 +27,29 @@ class ByHand:
 
 
 def save_episodes(
-    out: Path, beginning: Beginning, dreamt: Record, happened: Record | None, real: RealSide | None
+    out: Path,
+    beginning: Beginning,
+    dreamt: Record,
+    happened: Record | None,
+    real: RealSide | None,
+    fps: float | None,
 ) -> str:
-    """Append the dream to the store `out/dream`, and what really happened to `out/real`."""
+    """Append the dream to the store `out/dream`, and what really happened to `out/real`.
+
+    `fps`: frames per second of the dreamt world, where it is known; the real one tells its own.
+    """
     where = {"episode": beginning.episode, "frames": beginning.frames}
-    extras = {DREAMT_KEY: np.array(dreamt.given, np.int64), "past": np.array(json.dumps(where))}
+    extras = {DREAMT_KEY: np.array(dreamt.given, np.int64), "past": np.array(json.dumps(where)), **_rate(fps)}
     saved = [EpisodeStore(out / "dream", create=True).append(dreamt.episode(extras))]
     if happened is not None and real is not None and len(happened) > 1:
         seed = beginning.number if beginning.seed is None else beginning.seed
-        episode = happened.episode({SEED_KEY: np.array(seed, np.int64)})
+        episode = happened.episode({SEED_KEY: np.array(seed, np.int64), **_rate(real.fps)})
         saved.append(EpisodeStore(out / "real", create=True).append(told(episode, Source.of(real.config, ByHand()))))
     return f"Saved {' and '.join(map(str, saved))}"
+
+
+def _rate(fps: float | None) -> dict[str, NDArray[Any]]:
+    return {} if fps is None else {FPS_KEY: np.array(float(fps))}
 
 
 def save_video(out: Path, dreamt: Record, happened: Record | None, fps: float) -> str:

@@ -28,7 +28,7 @@ class ConvertOptions:
     """Convert recorded play to episodes. An interrupted conversion goes on when it is started again."""
 
     format: Annotated[
-        Literal["memory-maze", "teco-dmlab", "teco-minecraft", "minerl", "vpt", "minari", "lerobot", "videos"],
+        Literal["memory-maze", "teco-dmlab", "teco-minecraft", "minerl", "vpt", "minari", "lerobot", "rlds", "videos"],
         tyro.conf.Positional,
     ]
     """What was recorded."""

@@ -53,6 +53,16 @@ def whole_numbers(array: NDArray[Any], frames: int, source: str) -> NDArray[np.i
     return array.astype(np.int64)
 
 
+def taken(actions: NDArray[Any], source: str) -> NDArray[Any]:
+    """Actions (T, ...) as numbers (T,), where each is one whole number, or vectors (T, A). Raises InputError."""
+    flat = actions.reshape(len(actions), -1)
+    if actions.dtype.kind in "iu" and flat.shape[1] == 1:
+        if len(flat) and flat.min() < 0:
+            raise InputError(f"{source} has the action {flat.min()}: numbered actions are 0 or more")
+        return flat[:, 0]
+    return flat.astype(np.float32)
+
+
 def per_step(array: NDArray[Any], steps: int, key: str, source: str) -> NDArray[Any]:
     """`array` again. Raises InputError unless it has `steps` entries."""
     if array.shape[:1] != (steps,):

@@ -9,6 +9,7 @@ from envs.recorded.lerobot import LeRobot
 from envs.recorded.memory_maze import MemoryMaze
 from envs.recorded.minari import Minari
 from envs.recorded.minerl import MineRL
+from envs.recorded.rlds import RLDS
 from envs.recorded.teco import TecoDMLab, TecoMinecraft
 from envs.recorded.videos import Videos
 from envs.recorded.vpt import VPT
@@ -22,6 +23,7 @@ _ALL: tuple[Recording, ...] = (
     VPT(),
     Minari(),
     LeRobot(),
+    RLDS(),
     Videos(),
 )
 

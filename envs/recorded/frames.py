@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +65,16 @@ def decoded(path: Path, *, whole: bool = False, fps: float | None = None, begin:
         raise InputError(f"{path} cannot be decoded after {count} frames ({error}): copy it again") from error
     if whole and count < announced:
         raise InputError(f"{path} is cut off: it announces {announced} frames and holds {count}: copy it again")
+
+
+def picture(data: Any, source: str) -> Frame:
+    """The picture that the bytes of a PNG, JPEG or the like show. Raises InputError, naming `source`, where none."""
+    try:
+        with Image.open(io.BytesIO(data)) as shown:
+            return np.asarray(shown.convert("RGB"))
+    except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{source} is no picture ({said:.100}): copy or download the data set again") from error
 
 
 def rate_of(path: Path) -> float | None:

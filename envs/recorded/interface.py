@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from envs.minecraft.actions import ACTION_SETS
 from worldmodel.episodes import Episode
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, check_fields
 
 VIDEOS = "videos"
 """The format without actions."""
@@ -36,7 +36,7 @@ class ReadOptions:
     cursor: bool = True
     """VPT: draw the mouse cursor, which the recorder did not see, while a menu is open."""
     image_key: str | None = None
-    """Minari, LeRobot: which observation holds the frames; only needed where there are several."""
+    """Minari, LeRobot, RLDS: which observation holds the frames; only needed where there are several."""
     every: int = 1
     """Keep every n-th frame only. What was done in between is one action then: buttons that were pressed at any time
     and all turns together, the mean of other vectors; numbered actions have to be the same. Rewards are summed."""
@@ -46,14 +46,15 @@ class ReadOptions:
     """What becomes of frames that are not square: squeezed, or cropped to the square in their middle."""
 
     def __post_init__(self) -> None:
+        if self.fit not in get_args(Fit):
+            raise InputError(f"fit={self.fit!r:.80}: choose one of {', '.join(get_args(Fit))}")
+        check_fields(self)
         if self.size < 1:
             raise InputError(f"size={self.size}: give the side of the frames in pixels, 1 or more")
         if self.every < 1:
             raise InputError(f"every={self.every}: keep every n-th frame, n being 1 or more")
         if self.fps is not None and not 0.001 <= self.fps <= 1000:
             raise InputError(f"fps={self.fps}: give frames per second, from 0.001 to 1000")
-        if self.fit not in get_args(Fit):
-            raise InputError(f"fit={self.fit!r}: choose one of {', '.join(get_args(Fit))}")
         if self.max_frames < 2:
             raise InputError(f"max_frames={self.max_frames}: an episode has at least 2 frames")
         if self.actions not in (RECORDED, NONE, *ACTION_SETS):

@@ -14,7 +14,6 @@ that are one whole number become numbered ones, others vectors. Other columns of
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from envs.recorded.frames import Frame, decoded
+from envs.recorded.arrays import taken
+from envs.recorded.frames import Frame, decoded, picture
 from envs.recorded.interface import ReadOptions, Source
 from envs.recorded.pieces import Track, came_with, cut, led_here
 from worldmodel.episodes import Episode
@@ -92,7 +91,7 @@ class LeRobot:
         if tasks := told.get("tasks"):
             extras["task"] = np.array(str(tasks[0]))
         track = Track(
-            led_here(_taken(rows["action"], where)[:-1]),
+            led_here(taken(rows["action"], where)[:-1]),
             came_with(reward[:-1, 0]),
             np.zeros(length, np.bool_),
             extras,
@@ -160,15 +159,6 @@ def _rows(data: Dataset, told: Mapping[str, Any], columns: list[str], where: str
     return rows
 
 
-def _taken(actions: NDArray[Any], where: str) -> NDArray[Any]:
-    flat = actions.reshape(len(actions), -1)
-    if actions.dtype.kind in "iu" and flat.shape[1] == 1:
-        if len(flat) and flat.min() < 0:
-            raise InputError(f"{where} has the action {flat.min()}: numbered actions are 0 or more")
-        return flat[:, 0]
-    return flat.astype(np.float32)
-
-
 def _frames(data: Dataset, told: Mapping[str, Any], image_key: str | None, where: str) -> Iterator[Frame]:
     cameras = [key for key, feature in data.features.items() if feature["dtype"] in ("video", "image")]
     if image_key is None and len(cameras) == 1:
@@ -191,8 +181,4 @@ def _pictures(data: Dataset, told: Mapping[str, Any], key: str, where: str) -> I
     """Frames that are stored as picture files in the table."""
     path = data.root / "data" / f"{PLACE.format(told['data/chunk_index'], told['data/file_index'])}.parquet"
     for one in _table(path, [key], [("episode_index", "=", told["episode_index"])])[key].to_pylist():
-        try:
-            with Image.open(io.BytesIO(one["bytes"])) as picture:
-                yield np.asarray(picture.convert("RGB"))
-        except (TypeError, KeyError, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise InputError(f"{where} has under '{key}' what is no picture ({error}): {_AGAIN}") from error
+        yield picture(one.get("bytes") if isinstance(one, dict) else None, f"{where}: '{key}'")

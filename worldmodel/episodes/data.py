@@ -108,7 +108,7 @@ def check_episode(episode: Episode, source: str) -> None:
 
     image = episode.image
     want(
-        image.dtype == np.uint8 and image.ndim == 4 and image.shape[3] == 3,
+        image.dtype == np.uint8 and image.ndim == 4 and image.shape[3] == 3 and min(image.shape[1:]) > 0,
         f"'image' must be uint8 (T + 1, h, w, 3), got {image.dtype} {image.shape}",
     )
     frames = len(image)

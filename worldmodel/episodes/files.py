@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from worldmodel.atomic import replace
 from worldmodel.episodes.chunked import ChunkedFile, Stored, write_chunked
 from worldmodel.episodes.data import KEYS, NO_ACTION, Episode, check_episode
-from worldmodel.episodes.npz import NpzFile
+from worldmodel.episodes.npz import NpzFile, packed_archive
 from worldmodel.errors import InputError
 
 SUFFIX = ".episode"
@@ -190,9 +190,9 @@ def _check_extras(extras: Mapping[str, NDArray[np.generic]]) -> None:
     """Every extra must be storable under its key, and readable without pickle."""
     for key, array in extras.items():
         if key in KEYS or key in _RESERVED or "/" in key or not key:
-            raise InputError(f"extra '{key}' of an episode: this name is taken or not allowed, choose another one")
+            raise InputError(f"extra {key!r} of an episode: this name is taken or not allowed, choose another one")
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biufcSUmM":
-            raise InputError(f"extra '{key}' of an episode must be a NumPy array of numbers or text, got {type(array)}")
+            raise InputError(f"extra {key!r} of an episode must be a NumPy array of numbers or text, got {type(array)}")
 
 
 def names_in(path: Path) -> set[str]:
@@ -213,14 +213,19 @@ def opened(path: Path, arrays: Mapping[str, Stored] | None = None) -> Iterator[C
     descriptor = -1
     whole = path.parent if path.parent.suffix == NPZ and path.parent.is_file() else None
     try:
-        descriptor = os.open(whole or path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
+        if whole:
+            found = whole.stat()
+            archive = packed_archive(whole, found.st_size, found.st_mtime_ns, os.getpid())
+            yield NpzFile(path, archive, whole)
+            return
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{path} is not a file: move it out of this folder")
         if chunked(path):
             yield ChunkedFile(path, descriptor, arrays)
         else:
             with os.fdopen(os.dup(descriptor), "rb") as file, zipfile.ZipFile(file) as archive:
-                yield NpzFile(path, archive, whole)
+                yield NpzFile(path, archive)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise InputError(f"{path} {_DAMAGED.format(error)}") from error
     except FileNotFoundError as error:

@@ -6,6 +6,8 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +20,26 @@ _MAPPED = 1 << 16  # bytes from which on reading a part of an array is cheaper t
 _DAMAGED = "is damaged ({}): delete it, or copy it again from where it came"
 
 
+@lru_cache(maxsize=2)
+def packed_archive(path: Path, size: int, changed: int, process: int) -> zipfile.ZipFile:
+    """The packed file `path`, open for all who read its episodes: its directory is as long as they are many.
+
+    `size` and `changed` are those that it has now, `process` is that of the reader, since forks share what is open.
+    """
+    return zipfile.ZipFile(path)
+
+
+@lru_cache(maxsize=2)
+def members(archive: zipfile.ZipFile) -> Mapping[str, Sequence[str]]:
+    """What each episode of a packed file has, by its name."""
+    found: dict[str, list[str]] = {}
+    for name in archive.namelist():
+        if "/" in name:
+            episode, _, member = name.partition("/")
+            found.setdefault(episode, []).append(member)
+    return found
+
+
 class NpzFile:
     """An open `.npz` file: what it holds is known from the zip directory, arrays are read when they are asked for."""
 
@@ -25,7 +47,7 @@ class NpzFile:
         """`whole`: the packed file of which `path` is one episode."""
         self.path, self.file, self._archive = path, whole or path, archive
         self._prefix = f"{path.name}/" if whole else ""
-        names = (name.removeprefix(self._prefix) for name in archive.NameToInfo if name.startswith(self._prefix))
+        names = members(archive).get(path.name, ()) if whole else archive.namelist()
         self.arrays = {
             name.removesuffix(".npy"): self._info(name.removesuffix(".npy")).file_size
             for name in names
@@ -35,7 +57,7 @@ class NpzFile:
 
     def packed(self) -> set[str]:
         """The names of the episodes in a file of several."""
-        return {name.partition("/")[0] for name in self._archive.NameToInfo if "/" in name}
+        return set(members(self._archive))
 
     def _info(self, key: str) -> zipfile.ZipInfo:
         return self._archive.getinfo(f"{self._prefix}{key}.npy")

@@ -128,8 +128,15 @@ class EpisodeStore:
 
     @property
     def fps(self) -> float | None:
-        """Frames per second of the first episode; None where it does not say, and while the store is empty."""
-        told = self.read_array(self.names[0], FPS_KEY) if len(self) else None
+        """Frames per second of the first episode that can be read; None where it does not say, or there is none."""
+        told = None
+        for name in self.names:
+            try:
+                told = self.read_array(name, FPS_KEY)
+                break
+            except InputError:
+                if self.strict:
+                    raise
         fits = told is not None and told.ndim == 0 and told.dtype.kind in "fiu" and 0 < told < np.inf
         return float(told) if told is not None and fits else None
 
