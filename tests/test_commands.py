@@ -78,6 +78,13 @@ def test_every_command_has_a_main_that_takes_arguments(name: str) -> None:
     assert list(parameters) == ["args"]
 
 
+@pytest.mark.parametrize("name", ["push", "pull", "push-episodes", "pull-episodes"])
+def test_help_calls_a_command_what_was_typed(shell: Shell, name: str) -> None:
+    said = shell(name, "--help")
+    assert said.output.startswith(f"usage: lssvwm {name} [-h]")
+    assert "python -m worldmodel.hub" not in said.output
+
+
 def test_help_fits_a_screen_and_loads_nothing() -> None:
     lines = page().splitlines()
     assert len(lines) <= 40
