@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import importlib
 import inspect
 import json
@@ -70,6 +71,24 @@ def test_it_is_what_pip_installs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     module, _, name = project["project"]["scripts"]["lssvwm"].partition(":")
     assert getattr(importlib.import_module(module), name) is commands.main
+
+
+def test_the_image_has_what_its_build_reads_and_no_more() -> None:
+    """No daemon builds it in the tests: that nothing is left out that `make setup` and `make demo` read."""
+    lines = (ROOT / ".dockerignore").read_text().split()
+
+    def left_out(path: str) -> bool:
+        return any(fnmatch.fnmatch(path, line.replace("**/", "*")) for line in lines)
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    read = ["Makefile", "pyproject.toml", "constraints.txt", ".ci/system-packages", project["project"]["readme"]]
+    read += [*project["project"]["license-files"], "train_agent.py", "train_wm.py"]
+    read += [package.replace(".", "/") for package in project["tool"]["setuptools"]["packages"]]
+    for path in read:
+        assert (ROOT / path).exists(), path
+        assert not any(left_out(str(part)) for part in (Path(path), *Path(path).parents)), path
+    made = (".venv", ".venv-rllib", ".git", ".mypy_cache", ".hypothesis", "lssvwm.egg-info", "build", "runs", "wheels")
+    assert all(map(left_out, (*made, "docs/_build", "agents/__pycache__")))
 
 
 @pytest.mark.parametrize("name", ALL)
