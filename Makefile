@@ -20,7 +20,7 @@ MINERL := .venv-minerl/.installed$(if $(MINERL_JAVA),-java)
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system browser minecraft minerl demo test test-gymnasium fuzz test-slow test-integrations lint types results results-minetest memory worlds bench docs kernels cuda wheels gpu clean
+.PHONY: help setup system browser minecraft minerl demo test test-gymnasium fuzz test-slow test-integrations test-loggers lint types results results-minetest memory worlds bench docs kernels cuda wheels gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
@@ -74,13 +74,18 @@ fuzz: setup  ## 10,000 files, episodes, actions and options: each is refused in 
 test-slow: setup kernels system minecraft minerl  ## the tests that take minutes
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m slow
 
-# RLlib and Tianshou pin packages that the rest needs newer, so each has an environment of its own: .venv-NAME.
+# RLlib and Tianshou pin packages that the rest needs newer, and so do Trackio and MLflow: each of the first two, and
+# the loggers together, have an environment of their own, .venv-NAME.
 test-integrations: export OMP_NUM_THREADS = 1
-test-integrations: setup $(addprefix .venv-,$(addsuffix /.installed,rllib tianshou))  ## train with RLlib and Tianshou
+test-integrations: setup test-loggers $(addprefix .venv-,$(addsuffix /.installed,rllib tianshou))  ## train with RLlib and Tianshou, log to Trackio and MLflow
 	test -e $(DREAM)/config.json || $(BIN)/python train_wm.py --preset smoke --out $(dir $(DREAM))
 	set -e; for name in rllib tianshou; do \
 	  .venv-$$name/bin/python -m pytest tests/test_adapters_$$name.py; \
 	  .venv-$$name/bin/python examples/$${name}_*.py --checkpoint $(DREAM); done
+
+test-loggers: export OMP_NUM_THREADS = 1
+test-loggers: .venv-loggers/.installed  ## log to Trackio and MLflow, without network
+	.venv-loggers/bin/python -m pytest tests/test_tracking_offline.py
 
 # The torch of constraints.txt comes first, or the libraries would bring one of their own.
 .venv-%/.installed: pyproject.toml constraints.txt

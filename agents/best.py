@@ -14,6 +14,7 @@ import numpy as np
 from agents.evaluation.files import EVALUATIONS
 from worldmodel.atomic import write_json
 from worldmodel.checkpoint import CONFIG, WEIGHTS, read_json
+from worldmodel.episodes.packed import CONTEXTS
 
 BEST, NOTE = "best", "best.json"
 
@@ -38,7 +39,9 @@ def keep(out: Path, settings: Mapping[str, Any], round_: int, told: Mapping[str,
     write_json(new / "settings.json", settings)
     if (out / "world_model").is_dir():
         (new / "world_model").mkdir()
-        _linked(str(out / "world_model" / WEIGHTS), str(new / "world_model" / WEIGHTS))
+        carried = (out / "world_model" / CONTEXTS).is_file()  # runs of earlier versions have none
+        for name in (WEIGHTS, CONTEXTS) if carried else (WEIGHTS,):
+            _linked(str(out / "world_model" / name), str(new / "world_model" / name))
         meta = read_json(out / "world_model" / CONFIG, "a world model checkpoint")
         if (episodes := meta["world"].get("episodes")) and not Path(episodes).is_absolute():
             meta["world"]["episodes"] = str(Path("..") / episodes)  # from one folder further in

@@ -95,6 +95,9 @@ class Cloner:
     holds all that was remembered. That happens once, before the first batch: F numbers per frame stay in memory.
     """
 
+    alone = True
+    """One process does all of it."""
+
     def __init__(
         self,
         model: WorldModel,
@@ -175,9 +178,9 @@ class Cloner:
         self.whole = True
         return {name: figure.detach() for name, figure in figures.items()}
 
-    def agree(self, flag: bool) -> bool:
+    def agree(self, number: int) -> int:
         """One process does all of it."""
-        return flag
+        return number
 
     def save(self) -> None:
         """Write the policy and all that is needed to continue it; `load_agent` reads it too."""

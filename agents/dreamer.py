@@ -41,6 +41,9 @@ class Dreamer:
     It can be trained in portions, while the store grows and the world model learns: see `use`.
     """
 
+    alone = True
+    """One process does all of it."""
+
     def __init__(
         self,
         model: WorldModel,
@@ -147,9 +150,9 @@ class Dreamer:
         with rewinding(self.data_generator, self.noise_generator), self.contexts.rewinding():
             return self.learn(self.dream())
 
-    def agree(self, flag: bool) -> bool:
+    def agree(self, number: int) -> int:
         """One process does all of it."""
-        return flag
+        return number
 
     def dream(self) -> Dreams:
         """Let the rows read on and follow the current policy from there through the imagination."""

@@ -8,7 +8,8 @@ RUN/best/             policy and world model of the round that earned most for r
 RUN/evaluations.npz   real returns by steps and seconds, as Stable-Baselines3 names them
 RUN/clocks.json       seconds that each stage has taken
 RUN/stages/           figures of every finished stage; one that is here is not done again
-RUN/tensorboard/      learning curves and dreams beside what was, a folder for each part; RUN/wandb/ where asked
+RUN/tensorboard/      learning curves and dreams beside what was, a folder for each part
+RUN/wandb/, /mlflow/  the same, where asked
 RUN/report/           index.html, which grows with the run, and in the end results.json
 """
 

@@ -56,6 +56,7 @@ class Exploring:
     def __init__(self, policy: Policy, other: Policy, share: float) -> None:
         if not 0 <= share <= 1:
             raise InputError(f"explore={share}: give a share of the actions from 0 to 1")
+        self.policy = policy
         self._policies, self._share = (policy, other), share
         self._randoms: dict[int, np.random.Generator] = {}
 

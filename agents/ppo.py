@@ -95,6 +95,9 @@ class PPO:
     but gradients reach its last frames). Raises InputError for environments that it cannot learn in.
     """
 
+    alone = True
+    """One process does all of it."""
+
     def __init__(
         self,
         envs: VectorEnv[Any, Any, Any],
@@ -168,9 +171,9 @@ class PPO:
             self._log({"charts": {**episodes, "SPS": speed}, "losses": {k: float(v) for k, v in losses.items()}})
         return {**losses, **episodes}
 
-    def agree(self, flag: bool) -> bool:
+    def agree(self, number: int) -> int:
         """One process does all of it."""
-        return flag
+        return number
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
         """Several epochs of clipped policy-gradient and critic steps on one rollout (PPO, equations 7 and 9)."""

@@ -19,6 +19,7 @@ from agents.probe import Probe, probe
 from agents.settings import LearnSettings, WorldSettings, to_json
 from agents.tracking import Tracking
 from envs.policy import Policy
+from envs.provenance import listed
 from envs.recording import record
 from worldmodel.actions import ActionSpec
 from worldmodel.atomic import write_json
@@ -175,15 +176,22 @@ class Run:
 
     def collect(self, round_: int, policy: Policy) -> Figures:
         """Record this round's real episodes."""
-        s = self.settings
+        s, store = self.settings, EpisodeStore(self.own_episodes, create=True)
+        first = s.seed * SEEDS_PER_RUN + round_ * s.collect_episodes
+        if isinstance(policy, Exploring):
+            # Earlier versions did not explore in the first round: one that they began ends as it began.
+            plain = type(policy.policy).__name__
+            round_of = [entry for entry in listed(store) if entry.seed in range(first, first + s.collect_episodes)]
+            if any(entry.source is not None and entry.source["policy"] == plain for entry in round_of):
+                policy = policy.policy
         summary = record(
             s.env_config,
-            EpisodeStore(self.own_episodes, create=True),
+            store,
             policy,
             episodes=s.collect_episodes,
             num_envs=s.num_envs,
             processes=s.processes,
-            seed=s.seed * SEEDS_PER_RUN + round_ * s.collect_episodes,
+            seed=first,
             max_frames=s.collect_frames,
             progress=self.progress,
         )

@@ -18,7 +18,7 @@ from agents.planning import PlanningConfig
 from agents.ppo import PPOConfig
 from agents.probe import Probe
 from agents.sb3_config import SB3Config
-from agents.tracking import Log
+from agents.trackers import Log
 from envs.factory import EnvConfig
 from worldmodel.actions import ActionPart, told
 from worldmodel.config import WorldModelConfig
@@ -149,7 +149,7 @@ class WorldSettings:
     seed: int = 0
     """Everything random in the run follows from it."""
     log: tuple[Log, ...] = ("tensorboard",)
-    """Where curves and videos of dreams go: tensorboard, wandb, or both."""
+    """Where settings, curves and videos of dreams go: any of tensorboard, wandb, trackio, mlflow."""
 
     @property
     def all_world_steps(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from dreams import dream_folder
 from envs.contexts import contexts_of
 from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.episodes import EpisodeStore
+from worldmodel.episodes.packed import CONTEXTS, PackConfig, pack
 
 
 def test_the_first_of_the_highest_means_is_the_best() -> None:
@@ -59,6 +61,16 @@ def test_it_stays_as_it_was_when_training_goes_on(run: Path) -> None:
     assert contexts_of(best) == (run / "episodes").resolve()
     assert open_run(run / "best").world_model == run / "best" / "world_model"
     assert json.loads((run / "best" / "best.json").read_text()) == {"round": 0, "return": {"mean": 1.0}}
+
+
+def test_a_copy_of_it_dreams_elsewhere(run: Path, tmp_path: Path) -> None:
+    pack(run / "world_model" / CONTEXTS, EpisodeStore(run / "episodes"), PackConfig(episodes=1))
+    keep(run, to_json(PRESETS["smoke"]), 0, {})
+    copied = shutil.copytree(run / "best", tmp_path / "elsewhere" / "best")
+    shutil.rmtree(run)
+    carried = contexts_of(load_checkpoint(copied / "world_model"))
+    assert carried == copied / "world_model" / CONTEXTS
+    assert len(EpisodeStore(carried)) == 1
 
 
 def test_a_better_round_takes_its_place(run: Path) -> None:

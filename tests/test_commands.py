@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import importlib
 import inspect
 import json
@@ -72,10 +73,35 @@ def test_it_is_what_pip_installs() -> None:
     assert getattr(importlib.import_module(module), name) is commands.main
 
 
+def test_the_image_has_what_its_build_reads_and_no_more() -> None:
+    """No daemon builds it in the tests: that nothing is left out that `make setup` and `make demo` read."""
+    lines = (ROOT / ".dockerignore").read_text().split()
+
+    def left_out(path: str) -> bool:
+        return any(fnmatch.fnmatch(path, line.replace("**/", "*")) for line in lines)
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    read = ["Makefile", "pyproject.toml", "constraints.txt", ".ci/system-packages", project["project"]["readme"]]
+    read += [*project["project"]["license-files"], "train_agent.py", "train_wm.py"]
+    read += [package.replace(".", "/") for package in project["tool"]["setuptools"]["packages"]]
+    for path in read:
+        assert (ROOT / path).exists(), path
+        assert not any(left_out(str(part)) for part in (Path(path), *Path(path).parents)), path
+    made = (".venv", ".venv-rllib", ".git", ".mypy_cache", ".hypothesis", "lssvwm.egg-info", "build", "runs", "wheels")
+    assert all(map(left_out, (*made, "docs/_build", "agents/__pycache__")))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_every_command_has_a_main_that_takes_arguments(name: str) -> None:
     parameters = inspect.signature(importlib.import_module(ALL[name].module).main).parameters
     assert list(parameters) == ["args"]
+
+
+@pytest.mark.parametrize("name", ["push", "pull", "push-episodes", "pull-episodes"])
+def test_help_calls_a_command_what_was_typed(shell: Shell, name: str) -> None:
+    said = shell(name, "--help")
+    assert said.output.startswith(f"usage: lssvwm {name} [-h]")
+    assert "python -m worldmodel.hub" not in said.output
 
 
 def test_help_fits_a_screen_and_loads_nothing() -> None:

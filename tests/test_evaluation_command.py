@@ -23,7 +23,7 @@ from rings import of_places
 from runs import ROOT
 from worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, MissingExtraError
 from worldmodel.evaluation import command, running, trial_for
 from worldmodel.evaluation.clips import read_windows
 from worldmodel.evaluation.command import evaluate
@@ -275,6 +275,38 @@ def test_names_tell_checkpoints_apart() -> None:
 def test_bad_input_is_named(world: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(options(world, tmp_path, **{"shown": 0, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"studies": ("memory", "palindrome")}, "does not say which actions undo which"),
+        ({"studies": ("memory", "recovery"), "recovery": Recovery(frames=50)}, "clips of 61 frames"),
+        ({"studies": ("memory", "revisits"), "revisits": Revisits(last=1000)}, "no frame of 0 episodes looks like one"),
+        ({"studies": ("memory", "actions"), "horizon": 60}, "clips of 66 frames"),
+        ({"protocols": ("reasoning", "retrieval")}, "not told it: train one with --pose"),
+        ({"protocols": ("reasoning", "cold-start"), "clips": 1}, "use 2 --clips or more"),
+        ({"protocols": ("reasoning",), "probe": ("colors", "walls")}, "no extra 'walls' to probe for"),
+        ({"protocols": ("reasoning",), "probe": ("colors",), "probe_given": ("walls",)}, "no extra 'walls'"),
+    ],
+)
+def test_what_is_lacking_is_said_before_anything_is_judged(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    for name in ("study", "run_protocol", "probed"):
+        monkeypatch.setattr(command, name, None)  # a call would be a TypeError
+    with pytest.raises(InputError, match=message):
+        evaluate(options(world, tmp_path / "out", "blind", **{"shown": 0, "protocols": (), **changes}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_videos_want_a_package_before_anything_is_judged(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)  # type: ignore[arg-type]
+    with pytest.raises(MissingExtraError, match=r"--shown 0 writes none\) need the package 'av'.*lssvwm\[evaluation\]"):
+        evaluate(options(world, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_models_of_other_worlds_are_refused(world: Path, tmp_path: Path) -> None:

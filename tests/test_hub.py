@@ -174,6 +174,10 @@ WORLD = {"config.json": b"{}", "model.safetensors": b"", "contexts.npz": b"no zi
         ({**WORLD, "sub/model.pkl": pickle.dumps(1)}, r"holds pickles \(sub/model\.pkl\)"),
         ({**WORLD, "pytorch_model.bin": b""}, r"holds pickles \(pytorch_model\.bin\)"),
         (WORLD, r"contexts\.npz of someone/bad is damaged"),
+        (
+            {"config.json": b'{"world": {"episodes": "/home/me/episodes"}}', "model.safetensors": b""},
+            r"config\.json of someone/bad names the episodes '/home/me/episodes', .* pushes the run with `lssvwm push`",
+        ),
         ({**WORLD, "contexts.npz": bomb()}, r"would take 3,000,000,000 bytes"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+import agents.evaluation.starts as of_evaluations
 from agents.evaluation.command import Options, config_of
 from agents.evaluation.runs import TrainedRun
 from agents.evaluation.starts import Starts, starts
@@ -124,6 +126,38 @@ def test_evaluations_tell_whether_starts_were_recorded(tmp_path: Path) -> None:
     assert str(Starts(16, 0.75)) == "16 distinct starts, 75% of the episodes begin as a recorded one did"
     assert starts(config, seeds, None) == Starts(16, None)
     assert starts(EnvConfig("CartPole-v1"), seeds, None) is None
+
+
+def test_starts_that_are_known_are_not_played_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, store = EnvConfig(MEMORY, max_episode_steps=1), EpisodeStore(tmp_path, create=True)
+
+    def recorded(seed: int) -> None:
+        record(config, store, RandomPolicy(7), episodes=3, num_envs=1, seed=seed, processes=False, progress=False)
+
+    played: list[EnvConfig] = []
+
+    def noted(config: EnvConfig) -> Any:
+        played.append(config)
+        return make(config)
+
+    monkeypatch.setattr(of_evaluations, "make", noted)
+    recorded(0)
+    first = starts(config, range(100, 104), store)
+    assert len(played) == 2, "those of the evaluation, and those of the recording"
+    assert starts(config, range(100, 104), store) == first
+    assert len(played) == 2
+    recorded(100)
+    assert starts(config, range(100, 103), store) == Starts(len({*drawn(config, range(100, 103))}), 1.0)
+    assert len(played) == 2, "an evaluation has played the new ones"
+    recorded(200)
+    starts(config, range(100, 103), store)
+    assert len(played) == 3
+    monkeypatch.setattr(metadata, "version", lambda name: "another")
+    starts(config, range(100, 103), store)
+    assert len(played) == 5, "another version may begin otherwise"
+    (tmp_path / "starts.json").write_text('{"a": {"x": 1}}')
+    with pytest.raises(InputError, match=r"starts.json cannot be read .* delete it"):
+        starts(config, range(2), store)
 
 
 def test_a_recording_that_names_an_unknown_module_runs_none_of_it(

@@ -13,6 +13,9 @@ from agents.loop import Loop
 from agents.mixture import Mixture, parts_of
 from agents.policies import Exploring, RandomPolicy
 from agents.presets import PRESETS
+from envs.provenance import listed
+from envs.recording import record
+from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 
 
@@ -67,6 +70,22 @@ def test_the_first_round_is_recorded_by_a_mixture_and_explores(tmp_path: Path) -
     loop.collect(0, policy)
     plain = Loop(tmp_path / "plain", SMALL, progress=False).collector(0)
     assert isinstance(plain, RandomPolicy)
+
+
+def test_a_first_round_that_began_without_exploring_ends_so(tmp_path: Path) -> None:
+    """As versions that knew no `--explore` there left it."""
+    loop = Loop(tmp_path, replace(SMALL, explore=0.5), progress=False)
+    store = EpisodeStore(tmp_path / "episodes", create=True)
+    plain, config = loop.random(), loop.settings.env_config
+    record(config, store, plain, episodes=2, num_envs=1, seed=0, processes=False, progress=False)
+    assert loop.collect(0, loop.first_collector())["skipped"] == 2
+
+    def players() -> dict[int | None, str]:
+        return {entry.seed: entry.source["policy"] for entry in listed(EpisodeStore(store.root)) if entry.source}
+
+    assert players() == dict.fromkeys(range(3), "RandomPolicy")
+    loop.collect(1, loop.exploring(plain))
+    assert players() == dict.fromkeys(range(3), "RandomPolicy") | dict.fromkeys(range(3, 6), "Exploring")
 
 
 def test_every_part_is_checked_before_anything_is_written(tmp_path: Path) -> None:

@@ -258,6 +258,14 @@ def test_configs_keep_what_is_shown() -> None:
     assert config_of(Options(), [run]) == config
     assert config_of(Options(env="c/D-v0"), [run]) == EnvConfig("c/D-v0", size=(8, 12))
     assert config_of(Options(env="c/D-v0", from_render=True), []) == EnvConfig("c/D-v0", from_render=True)
+    asked: dict[str, Any] = {"env_options": "", "every": 1, "image_key": "c"}
+    told = {"options": "", "every": 1, "image_key": "c"}
+    assert config_of(Options(**asked), [run]) == EnvConfig("a/B-v0", size=(8, 12), from_render=True, **told)
+    asked, told = {**asked, "env_options": '{"d": 1}', "every": 4}, {**told, "options": '{"d": 1}', "every": 4}
+    assert config_of(Options(env="c/D-v0", **asked), []) == EnvConfig("c/D-v0", **told)
+    assert config_of(Options(env="c/D-v0", **asked), [run]) == EnvConfig("c/D-v0", size=(8, 12), **told)
+    with pytest.raises(InputError, match="every is 0"):
+        config_of(Options(env="c/D-v0", every=0), [])
     with pytest.raises(InputError, match=r"size is \(8, 0\)"):
         EnvConfig("a/B-v0", size=(8, 0))
 

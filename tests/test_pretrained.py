@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import json
+import re
 import shutil
 import tomllib
 from dataclasses import replace
@@ -230,8 +232,47 @@ def test_cards_of_other_versions_are_named(packed: Path, tmp_path: Path, change:
     card = {**read_card(packed), **change}
     kept = {key: value for key, value in card.items() if value is not ...}
     (tmp_path / CARD).write_text(json.dumps(kept))
-    with pytest.raises(InputError, match=r"card\.json (is not of format 1|lacks scores): pack the world again"):
+    with pytest.raises(InputError, match=r"card\.json(: it lacks scores;| is not of format 1:) pack the world again"):
         main(["card", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("steps", "many", "steps='many': give a whole number"),
+        ("about", ["a"], "about=['a']: give text"),
+        ("data", 3, "data=3: give an object"),
+        ("data.episodes", 1.5, "data.episodes=1.5: give int | None"),
+        ("env.id", None, "env.id=None: give text"),
+        ("policy.return", "high", "policy.return='high': give float | None"),
+        ("scores.horizon", ..., "it lacks scores.horizon"),
+        ("scores.heads.reward_auroc", {}, "scores.heads.reward_auroc={}: give float | None"),
+        ("scores.continued.model", ..., "it lacks scores.continued.model"),
+        ("scores.continued.last frame held.psnr.mean", True, "scores.continued.last frame held.psnr.mean=True: give"),
+        ("scores.continued.other", 1, "scores.continued.other=1: give an object"),
+        ("scores.continued.model.ssim.by_distance.1", "x", "scores.continued.model.ssim.by_distance.1='x': give"),
+    ],
+)
+def test_a_malformed_card_is_named_with_its_key(tmp_path: Path, key: str, value: object, said: str) -> None:
+    card = json.loads((resolve("minigrid-memory-s7") / CARD).read_text())
+    *above, last = key.split(".")
+    at = functools.reduce(lambda inner, name: inner[name], above, card)
+    at.pop(last, None)
+    if value is not ...:
+        at[last] = value
+    (tmp_path / CARD).write_text(json.dumps(card))
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path / CARD}: {said}")):
+        main(["card", str(tmp_path)])
+
+
+def test_a_card_without_a_page_is_shown_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = read_card(resolve("minigrid-memory-s7"))
+    del card["scores"]["continued"]["last frame held"]["ssim"]["by_distance"]["1"]
+    (tmp_path / CARD).write_text(json.dumps({**card, "data": {**card["data"], "frames": None}}))
+    main(["card", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "# minigrid-memory-s7" in shown
+    assert "episodes not counted" in shown
 
 
 def test_the_whole_card(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worldmodel.stepping import Figures, mean_of, run_steps, settled
+from worldmodel.stepping import SAVE, STOP, Figures, mean_of, run_steps, settled
 
 
 class Count:
-    """Counts to wherever it is told; a step takes a second of `clock`, saving `cost` of them."""
+    """Counts to wherever it is told; a step takes `pace` seconds of `clock`, saving `cost` of them."""
+
+    alone, pace = True, 1.0
 
     def __init__(self, clock: list[float], cost: float = 0.0) -> None:
         self.clock, self.cost = clock, cost
@@ -25,11 +28,11 @@ class Count:
 
     def train_step(self) -> Figures:
         self.step += 1
-        self.clock[0] += 1
+        self.clock[0] += self.pace
         return {"there": torch.full((), float(self.step)), "here": 2.0 * self.step}
 
-    def agree(self, flag: bool) -> bool:
-        return flag
+    def agree(self, number: int) -> int:
+        return number
 
     def save(self) -> None:
         assert [record["here"] for record in self.recent[-3:]] == [2.0 * s for s in range(1, self.step + 1)][-3:]
@@ -84,3 +87,49 @@ def test_saving_takes_a_small_share_of_the_time(
     work = Count([0.0], cost)
     run(work, 1000, save_seconds, monkeypatch)
     assert work.saves == saves + 1  # and one at the end
+
+
+class OneOfTwo(Count):
+    """Is asked together with another process, which says `other`, and notes when; told to stop before step `stop`."""
+
+    alone, pace, other, stop = False, 1 / 64, 0, -1
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__(clock)
+        self.asked: list[int] = []
+
+    def train_step(self) -> Figures:
+        if self.step == self.stop:
+            signal.raise_signal(signal.SIGTERM)
+        return super().train_step()
+
+    def agree(self, number: int) -> int:
+        self.asked.append(self.step)
+        return max(number, self.other)
+
+
+def test_processes_ask_each_other_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = OneOfTwo([0.0])
+    run(work, 210, 0.9, monkeypatch)
+    assert work.asked == [0, *range(1, 210, 32), 210]
+    assert work.saves == 3 + 1, "every second time: 0.9 seconds are over"
+    work = OneOfTwo([0.0])
+    run(work, 10, 0.0, monkeypatch)
+    assert work.asked == [*range(11), 10], "they save after every step"
+
+
+def test_the_slowest_says_when_they_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = OneOfTwo([0.0])
+    work.other = SAVE - 20
+    run(work, 60, 1e9, monkeypatch)
+    assert work.asked == [0, 1, 21, 41, 60]
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_an_interruption_of_any_of_them_is_one_of_all(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = OneOfTwo([0.0])
+    work.stop, work.other = (60, 0) if here else (-1, STOP)
+    with pytest.raises(KeyboardInterrupt):
+        run(work, 200, 1e9, monkeypatch)
+    assert work.asked == ([0, 1, 33, 65, 65] if here else [0, 0])
+    assert work.saves == 1

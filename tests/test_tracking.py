@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,7 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train_agent
 from agents.clips import TAG, dream_beside_truth
 from agents.loop import Loop
-from agents.tracking import Tracking, WandbLogger
+from agents.trackers import Grouped, Log, to_wandb
+from agents.tracking import Tracking
 from runs import TINY_LOOP
 from test_algorithms import SMALL
 from worldmodel.checkpoint import load_checkpoint
@@ -96,7 +97,7 @@ def test_tensorboard_shows_curves_and_moving_images(tmp_path: Path) -> None:
 def test_the_points_of_a_step_come_together_over_the_step_of_their_part() -> None:
     said: list[Any] = []
     run = SimpleNamespace(log=said.append, define_metric=lambda name, step_metric: said.append((name, step_metric)))
-    logger = WandbLogger(SimpleNamespace(Video=lambda data, format: (format, data.read())), run, "policy")
+    logger = Grouped(to_wandb(SimpleNamespace(Video=lambda data, format: (format, data.read())), run, "policy"))
     for step in (20, 40):
         logger.add_scalar("dreamer/loss", step / 2, step)
         logger.add_scalar("dreamer/entropy", step / 4, step)
@@ -170,7 +171,7 @@ def test_the_dream_beside_what_was_goes_to_all(logged: Path) -> None:
 
 
 def test_what_cannot_log_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"--log tensorbored: choose of tensorboard, wandb"):
+    with pytest.raises(InputError, match=r"--log tensorbored: choose of tensorboard, wandb, trackio, mlflow"):
         Loop(tmp_path / "run", replace(SMALL, log=("tensorbored",)), progress=False)  # type: ignore[arg-type]
     errors = SimpleNamespace(Error=ZeroDivisionError)
     broken = SimpleNamespace(init=lambda **_: 1 / 0, Settings=dict, errors=errors)
@@ -183,6 +184,7 @@ def test_what_cannot_log_is_said_before_any_work(tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="--log wandb"):
         train_agent.main([*TINY_LOOP, "--log", "wandb", "--out", str(tmp_path / "run")])
     assert not list((tmp_path / "run").iterdir())
-    monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
-    with pytest.raises(MissingExtraError, match=r"pip install 'lssvwm\[wandb\]'"):
-        Loop(tmp_path / "run", replace(SMALL, log=("wandb",)), progress=False)
+    for name in get_args(Log)[1:]:
+        monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
+        with pytest.raises(MissingExtraError, match=rf"--log {name}\) need .* pip install 'lssvwm\[{name}\]'"):
+            Loop(tmp_path / "run", replace(SMALL, log=("tensorboard", name)), progress=False)

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 import torch
 
 from trainers import TRAINING, trainer
+from worldmodel import stepping
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.training import Trainer, TrainingConfig, processes
@@ -92,6 +93,7 @@ def interrupted(source: EpisodeStore, out: Path) -> None:
             signal.raise_signal(signal.SIGTERM)
 
     trained.update_average = tell  # type: ignore[method-assign]
+    stepping.ASKING = 0.0  # after every step
     try:
         trained.train(6, progress=False)
     except KeyboardInterrupt:

@@ -25,6 +25,11 @@ KEPT = 100
 """Steps whose figures are kept for the mean that a run reports."""
 SAVING = 0.03
 """Largest share of the time that goes into saving at intervals."""
+ASKING = 0.5
+"""Seconds, about, between the steps after which processes that work together ask each other: each has to wait then."""
+SAVE, STOP = 1000, 1001
+"""What processes tell each other; a smaller number is 1000 less the steps until they ask again, and the largest counts:
+it is that of the slowest."""
 
 Figures = Mapping[str, Tensor | float]
 """What a step reports, as scalars; those of a device stay there until they are looked at."""
@@ -38,6 +43,11 @@ class Stepwise(Protocol):
     """False while a step has begun to change what `save` writes, and has not ended."""
     recent: list[dict[str, float]]
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other process does this work together with this one."""
+        ...
+
     def prepare(self) -> None:
         """What comes before the first step; nothing when that has been done."""
         ...
@@ -49,8 +59,8 @@ class Stepwise(Protocol):
         """
         ...
 
-    def agree(self, flag: bool) -> bool:
-        """Whether `flag` is set in any of the processes that do this work together; in one alone it is `flag`."""
+    def agree(self, number: int) -> int:
+        """The largest `number` of the processes that do this work together; in one alone it is `number`."""
         ...
 
     def save(self) -> None:
@@ -73,10 +83,11 @@ def run_steps(
 ) -> dict[str, float]:
     """Bring `work` to step `until` and save it; returns means over the last hundred steps at most.
 
-    An interruption takes effect between two steps, of all processes the same two, and saves before it is passed on;
-    half a step is never saved. Else it is saved every `save_seconds`, or as seldom as makes that 3 % of the time; with
-    0 after every step. `units` of `unit` are done by a step; figures named in `shown` stand beside the bar, all go to
-    `writer` under `name` every `every` steps.
+    An interruption takes effect between two steps, and saves before it is passed on; half a step is never saved. In
+    several processes it is the same two of all, after half a second or so: so seldom do they ask each other. Else it is
+    saved every `save_seconds`, or as seldom as makes that 3 % of the time; with 0 after every step. `units` of `unit`
+    are done by a step; figures named in `shown` stand beside the bar, all go to `writer` under `name` every `every`
+    steps.
     """
     if not work.whole:
         raise RuntimeError("a step was cut off in the middle: make this object anew, it continues from what is saved")
@@ -89,14 +100,13 @@ def run_steps(
 
     bar = Bar(name.replace("_", " "), until, unit, initial=work.step, units=units, show=progress)
     with deferred_interrupts() as interrupts:
-        stop = False
+        told = 0
         try:
             if work.step < until:
                 work.prepare()
-            while work.step < until:
-                stop = work.agree(interrupts.came)
-                if stop:
-                    break
+                told = work.agree(STOP if interrupts.came else 0)
+            asked, at, gap = time.monotonic(), work.step, 1
+            while work.step < until and told < STOP:
                 pending.append(work.train_step())
                 bar.update()
                 if work.step % every == 0:
@@ -106,20 +116,31 @@ def run_steps(
                     for key, value in means.items() if writer else ():
                         assert writer is not None
                         writer.add_scalar(f"{name}/{key}", value, work.step)
-                if work.agree((begin := time.monotonic()) - saved > pause):
+                if work.step < at + gap:
+                    continue
+                now = time.monotonic()
+                own = 1 if work.alone or not save_seconds else steps_in(ASKING, work.step - at, now - asked)
+                told = work.agree(STOP if interrupts.came else SAVE if now - saved > pause else SAVE - own)
+                if told == SAVE:
                     settle()
                     work.save()
                     saved = time.monotonic()
-                    pause = max(save_seconds, (saved - begin) / SAVING) if save_seconds else 0.0
+                    pause = max(save_seconds, (saved - now) / SAVING) if save_seconds else 0.0
+                asked, at, gap = time.monotonic(), work.step, gap if told >= SAVE else SAVE - told
         finally:
             bar.close()
             if work.whole:
                 settle()
                 work.save()
         # Asked once more, so that no process leaves before the one that writes has written.
-        if work.agree(interrupts.came or stop):
+        if work.agree(STOP if interrupts.came or told == STOP else 0) == STOP:
             raise KeyboardInterrupt
     return mean_of(work.recent)
+
+
+def steps_in(seconds: float, steps: int, took: float) -> int:
+    """How many steps fit into `seconds`, 1 to `SAVE`, where `steps` took `took` seconds."""
+    return SAVE if took <= 0 else min(SAVE, max(1, int(seconds * steps / took)))
 
 
 def settled(records: Sequence[Figures]) -> list[dict[str, float]]:

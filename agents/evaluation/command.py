@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tyro
@@ -28,6 +28,8 @@ from worldmodel.checkpoint import device_of
 from worldmodel.command_line import started_as, typed
 from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError, require
+
+Value = TypeVar("Value")
 
 RESULTS, REPORT, CURVES, GAP = "results.json", "report.md", "curves", "imagined"
 
@@ -60,6 +62,12 @@ class Options:
     """Show what the environment renders; runs do as they were told."""
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps; None takes the runs' limit."""
+    env_options: str | None = None
+    """What else the environment is made with, as a JSON object; None takes that of the runs."""
+    every: int | None = None
+    """Act at every n-th frame of the environment only; None takes that of the runs."""
+    image_key: str | None = None
+    """Entry of a dictionary observation that is the image; None takes that of the runs, or finds it."""
     layouts: tuple[int, int] | None = None
     """The first and how many of the layouts to play, of a procedurally made world; None takes those of the runs'
     evaluations."""
@@ -209,6 +217,9 @@ def config_of(options: Options, runs: Sequence[TrainedRun]) -> EnvConfig:
             size=options.size,
             actions=options.actions,
             max_episode_steps=options.max_episode_steps,
+            options=_first(options.env_options, ""),
+            every=_first(options.every, 1),
+            image_key=options.image_key,
             from_render=options.from_render,
             layouts=options.layouts,
         )
@@ -223,9 +234,9 @@ def config_of(options: Options, runs: Sequence[TrainedRun]) -> EnvConfig:
                 size=options.size or told.size,
                 actions=options.actions or told.actions,
                 max_episode_steps=options.max_episode_steps or told.max_episode_steps,
-                options=told.env_options if same else "",
-                every=told.every if same else 1,
-                image_key=told.image_key if same else None,
+                options=_first(options.env_options, told.env_options if same else ""),
+                every=_first(options.every, told.every if same else 1),
+                image_key=options.image_key or (told.image_key if same else None),
                 from_render=options.from_render or (same and told.from_render),
                 layouts=options.layouts or (told.eval_config.layouts if same else None),
             )
@@ -234,7 +245,7 @@ def config_of(options: Options, runs: Sequence[TrainedRun]) -> EnvConfig:
         if config != own[0]:
             raise InputError(
                 f"{runs[0].folder} plays {own[0]}, {run.folder} plays {config}: evaluate them apart, or make them play "
-                "the same with --env, --size, --actions and --max-episode-steps"
+                "the same with --env, --size, --actions, --max-episode-steps, --env-options, --every and --image-key"
             )
     return own[0]
 
@@ -296,6 +307,11 @@ def pairs_of(results: Sequence[Result]) -> list[tuple[float, float]]:
             rounds = [(float(np.mean(result.imagined)), result.evaluation.interval.mean)]
         pairs += rounds
     return pairs
+
+
+def _first(asked: Value | None, own: Value) -> Value:
+    """What was asked for, which may be 0 or empty, else the run's own."""
+    return own if asked is None else asked
 
 
 def _checked(config: EnvConfig | None) -> EnvConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -22,14 +22,14 @@ from worldmodel.evaluation.models import Model, describe, load_models, versions
 from worldmodel.evaluation.options import Options, StudyName
 from worldmodel.evaluation.perceptual import load_lpips
 from worldmodel.evaluation.probe_page import probe_study
-from worldmodel.evaluation.probing import Probed, probe_memory
-from worldmodel.evaluation.running import losses, protocols_of, run_protocol
-from worldmodel.evaluation.studies.memory_use import memory_use
-from worldmodel.evaluation.studies.palindrome import palindrome
-from worldmodel.evaluation.studies.recovery import recovery
-from worldmodel.evaluation.studies.revisits import revisits
+from worldmodel.evaluation.probing import Probed, looked_for, probe_memory
+from worldmodel.evaluation.running import losses, protocols_of, run_protocol, trials, windows_of
+from worldmodel.evaluation.studies.memory_use import ages_of, memory_use
+from worldmodel.evaluation.studies.palindrome import palindrome, walks_of
+from worldmodel.evaluation.studies.recovery import disturbed_windows, recovery
+from worldmodel.evaluation.studies.revisits import looked_at, revisits
 from worldmodel.evaluation.studies.study import Settings, Study, plot_study
-from worldmodel.evaluation.studies.wrong_actions import wrong_actions
+from worldmodel.evaluation.studies.wrong_actions import wrong_actions, wrong_of
 from worldmodel.evaluation.trials import CORRUPTED
 
 RESULTS = "results.json"
@@ -39,12 +39,15 @@ def evaluate(options: Options) -> dict[str, Any]:
     """Run everything that is asked for and write it to `options.out`; returns what results.json holds."""
     for module in ("torchmetrics.functional.image", "torchmetrics.functional.classification", "matplotlib.figure"):
         require(module, "evaluation", "judging world models")  # now, not after minutes
+    if options.shown:
+        require("av", "evaluation", "videos (--shown 0 writes none)")
     device = device_of(options.device)
     models = load_models(options.checkpoints, options.episodes, options.pose, device)
     lpips = None if options.lpips is None else load_lpips(options.lpips).to(device)
     fvd = None if options.fvd is None else VideoFeatures(options.fvd, device)
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file: name a folder")
+    check(options, models)
     options.out.mkdir(parents=True, exist_ok=True)
     studies = [found for name in options.studies if (found := study(name, options, models)) is not None]
     protocols: dict[str, dict[str, Any]] = {}
@@ -80,10 +83,48 @@ def evaluate(options: Options) -> dict[str, Any]:
     return results
 
 
+def check(options: Options, models: Sequence[Model]) -> None:
+    """Raise an InputError for what any study, protocol or probe lacks, before the first of them takes its minutes."""
+    settings, store = settings_of(options), models[0].store
+    checks: Mapping[StudyName, Callable[[], Any]] = {
+        "memory": lambda: ages_of(options.memory, store.lengths),
+        "actions": lambda: [wrong_of(model, settings) for model in models],
+        "palindrome": lambda: walks_of(models, options.palindrome, settings),
+        "recovery": lambda: disturbed_windows(models, options.recovery, settings),
+        "revisits": lambda: looked_at(store, options.revisits, settings),
+    }
+    for name in options.studies:
+        checks[name]()
+    for protocol in protocols_of(options):
+        for model in models:
+            windows = windows_of(options, protocol, model.store)
+            next(trials(options, protocol, model, windows.rows(slice(1)), 1))
+            if protocol == "cold-start" and len(windows.episodes) < 2:
+                raise InputError(f"{model.store.root}: a cold start is judged by other clips: use 2 --clips or more")
+    for model in models if options.probe else ():
+        looked_for(model.checkpoint.model, model.store, options.probe, **probing(options))
+
+
+def settings_of(options: Options) -> Settings:
+    """What studies have in common."""
+    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+
+
+def probing(options: Options) -> dict[str, Any]:
+    """Where probes look."""
+    return {
+        "context": options.context,
+        "clips": options.clips,
+        "reads": options.probe_reads,
+        "whole": options.probe_whole,
+        "given": options.probe_given,
+        "seed": options.seed,
+    }
+
+
 def study(name: StudyName, options: Options, models: Sequence[Model]) -> Study | None:
     """One study of all models."""
-    names = (field.name for field in fields(Settings))
-    settings = Settings(**{name: getattr(options, name) for name in names})
+    settings = settings_of(options)
     if name == "memory":
         found = memory_use(models, options.memory, settings)
         if found is None:
@@ -104,13 +145,8 @@ def probed(options: Options, model: Model) -> list[Probed]:
         model.checkpoint.model,
         model.store,
         options.probe,
-        context=options.context,
-        clips=options.clips,
-        reads=options.probe_reads,
-        whole=options.probe_whole,
-        given=options.probe_given,
+        **probing(options),
         config=options.probing,
-        seed=options.seed,
         rows=options.rows,
         progress=options.progress,
     )

@@ -56,6 +56,16 @@ class Split(NamedTuple):
     test: IntArray
 
 
+class Looked(NamedTuple):
+    """Where probes look and what for, of the episodes that train, validate and judge them."""
+
+    drawn: Sequence[Windows]
+    times: Sequence[int]
+    wanted: Mapping[str, Sequence[Tensor]]
+    beside: Sequence[Tensor]
+    """What they are told besides the reading."""
+
+
 def probe_memory(
     model: WorldModel,
     store: EpisodeStore,
@@ -79,21 +89,13 @@ def probe_memory(
     whole is still that of the second half. Extras `given` are told to the probe beside the reading. An `InputError`
     names extras that are missing or no numbers.
     """
-    generator = np.random.default_rng(seed)
-    split = split_episodes(len(store), generator)
-    times = read_times(context, reads, model.config.chunk, whole=whole)
-    start: Literal["any", "episode"] = "episode" if whole else "any"
-    shares = (0.6, 0.2, 0.2)
-    drawn = [
-        draw_windows(store, max(1, round(share * clips)), context, generator, start=start, among=part)
-        for share, part in zip(shares, split, strict=True)
-    ]
-    wanted = {key: [targets_of(store, each, times, key) for each in drawn] for key in targets}
+    drawn, times, wanted, beside = looked_for(
+        model, store, targets, context=context, clips=clips, reads=reads, whole=whole, given=given, seed=seed
+    )
     sketch = Sketch(seed)
     readings = [
         read_memory(model, read_windows(store, each), times, sketch, rows=rows, progress=progress) for each in drawn
     ]
-    beside = [numbers_of(store, each, times, given) for each in drawn]
     groups = [torch.arange(at, len(beside[2]), len(times)) for at in range(len(times))]
     late = torch.cat([group for group, time in zip(groups, times, strict=True) if 2 * (time + 1) > context])
     ages, results = tuple(time + 1 for time in times), []
@@ -108,6 +110,32 @@ def probe_memory(
                 found = replace(found, score=score, base=base, scores=tuple(scores), bases=tuple(bases))
                 results.append(Probed(key, reading, found, ages))
     return results
+
+
+def looked_for(
+    model: WorldModel,
+    store: EpisodeStore,
+    targets: Sequence[str],
+    *,
+    context: int,
+    clips: int,
+    reads: int,
+    whole: bool,
+    given: Sequence[str],
+    seed: int,
+) -> Looked:
+    """What probes are trained on besides the readings, told as `probe_memory`; an InputError says what is lacking."""
+    generator = np.random.default_rng(seed)
+    split = split_episodes(len(store), generator)
+    times = read_times(context, reads, model.config.chunk, whole=whole)
+    start: Literal["any", "episode"] = "episode" if whole else "any"
+    shares = (0.6, 0.2, 0.2)
+    drawn = [
+        draw_windows(store, max(1, round(share * clips)), context, generator, start=start, among=part)
+        for share, part in zip(shares, split, strict=True)
+    ]
+    wanted = {key: [targets_of(store, each, times, key) for each in drawn] for key in targets}
+    return Looked(drawn, times, wanted, [numbers_of(store, each, times, given) for each in drawn])
 
 
 def numbers_of(store: EpisodeStore, windows: Windows, times: Sequence[int], keys: Sequence[str]) -> Tensor:

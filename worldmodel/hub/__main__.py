@@ -5,6 +5,7 @@ Who writes, or reads what is private, logs in before: `hf auth login`, or HF_TOK
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from worldmodel.command_line import run_main
+from worldmodel.command_line import run_main, started_as
 from worldmodel.hub.fetch import pull, pull_episodes
 from worldmodel.hub.push import push, push_episodes
 from worldmodel.worlds.pack import Packing
@@ -76,9 +77,9 @@ def main(args: Sequence[str] | None = None) -> None:
         "push-episodes": PushEpisodes,
         "pull-episodes": PullEpisodes,
     }
-    asked = tyro.extras.subcommand_cli_from_dict(
-        commands, args=args, prog="python -m worldmodel.hub", description=__doc__
-    )
+    given = list(sys.argv[1:] if args is None else args)
+    prog = started_as("worldmodel.hub").removesuffix(f" {given[0]}" if given else "")  # tyro adds it again
+    asked = tyro.extras.subcommand_cli_from_dict(commands, args=given, prog=prog, description=__doc__)
     if isinstance(asked, Push):
         print(push(asked.run, asked.name, asked.packing, private=asked.private))
     elif isinstance(asked, Pull):

@@ -6,15 +6,17 @@ import re
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from worldmodel.atomic import replace
+from worldmodel.checkpoint import CONFIG, WEIGHTS, read_json
 from worldmodel.episodes.files import NPZ, SUFFIX
 from worldmodel.episodes.packed import CONTEXTS
 from worldmodel.errors import InputError
 from worldmodel.hub.client import Repo, explained, failures, files_of, hub
 
-NEEDED = ("config.json", "model.safetensors")
+NEEDED = (CONFIG, WEIGHTS)
 FILES = (*NEEDED, CONTEXTS, "policy.safetensors", "card.json", "README.md")
 """All that is fetched of a world: no code, and nothing that can run any."""
 EPISODES = "episodes"
@@ -48,6 +50,7 @@ def fetch(text: str) -> Path:
     folder = Path(where)
     if (folder / CONTEXTS).is_file():
         check_size(folder / CONTEXTS, repo)
+    check_carried(folder, repo)
     return folder
 
 
@@ -60,6 +63,16 @@ def check_size(path: Path, repo: Repo) -> None:
         raise InputError(f"{path.name} of {repo.name} is damaged ({error}): ask its owner for a new one") from error
     if size > _MOST:
         raise InputError(f"{path.name} of {repo.name} would take {size:,} bytes: more than {_MOST:,} are not read")
+
+
+def check_carried(folder: Path, repo: Repo) -> None:
+    """Raise an InputError where a world names episodes, which on this machine would be whatever has that path."""
+    world = read_json(folder / CONFIG, "a world of the hub").get("world")
+    if isinstance(world, Mapping) and world.get("episodes") is not None:
+        raise InputError(
+            f"{CONFIG} of {repo.name} names the episodes {world['episodes']!r:.80}, which do not come with it: its "
+            "owner pushes the run with `lssvwm push`, which packs what it needs"
+        )
 
 
 def pull(text: str, to: Path) -> Path:

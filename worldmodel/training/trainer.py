@@ -234,9 +234,14 @@ class Trainer:
         self.average.tokenizer.load_state_dict(self.model.tokenizer.state_dict())
         self.whole = True
 
-    def agree(self, flag: bool) -> bool:
-        """Whether any of the processes says so."""
-        return self.processes.any(flag)
+    @property
+    def alone(self) -> bool:
+        """Whether it trains in one process."""
+        return self.processes.count == 1
+
+    def agree(self, number: int) -> int:
+        """The largest number of all processes'."""
+        return self.processes.largest(number)
 
     def save(self) -> None:
         """Write the averaged weights and the state to resume from, in the main process; all others wait for it."""

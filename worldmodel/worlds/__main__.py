@@ -12,7 +12,7 @@ import tyro
 
 from worldmodel.command_line import run_main, started_as
 from worldmodel.worlds import names, resolve
-from worldmodel.worlds.card import PAGE, read_card, summary
+from worldmodel.worlds.card import PAGE, page, read_card, summary
 from worldmodel.worlds.pack import Packing, pack_world
 
 MOST = 16_000_000
@@ -59,8 +59,8 @@ def main(args: Sequence[str] | None = None) -> None:
         print("\n\n".join(summary(read_card(resolve(name))) for name in names()))
     elif isinstance(command, Card):
         folder = resolve(command.checkpoint)
-        read_card(folder)
-        print((folder / PAGE).read_text(), end="")
+        card, kept = read_card(folder), folder / PAGE
+        print(kept.read_text(encoding="utf-8") if kept.is_file() else page(card), end="")
     elif isinstance(command, Pack):
         folder = pack_world(command.run, command.name, command.out, command.packing)
         size = sum(path.stat().st_size for path in folder.iterdir())

@@ -3,28 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from worldmodel.checkpoint import read_json
-from worldmodel.errors import InputError
+from worldmodel.errors import InputError, check_value
 from worldmodel.evaluation.report import number
 
 CARD, PAGE = "card.json", "README.md"
 FORMAT = 1
-KEYS = (
-    *("format", "name", "about", "env", "data", "licence", "steps", "parameters", "seconds", "machine", "command"),
-    *("scores", "policy", "version"),
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """An object of `keys`, or nothing."""
+
+    keys: Mapping[str, Any]
+
+
+_NUMBER = float | None
+_CURVE = {**dict.fromkeys(("mean", "low", "high"), _NUMBER), "by_distance": {"*": _NUMBER}}
+_JUDGED = {"psnr": _CURVE, "ssim": _CURVE}
+_HEADS = (
+    *("reward_rmse", "reward_rmse_of_mean", "reward_auroc"),
+    *("termination_accuracy", "termination_accuracy_of_constant", "termination_auroc"),
 )
+KEYS: Mapping[str, Any] = {
+    **dict.fromkeys(("name", "about", "licence", "machine", "command", "version"), str),
+    **dict.fromkeys(("steps", "parameters"), int),
+    "seconds": _NUMBER,
+    "env": Maybe({"id": str}),
+    "data": {"episodes": int | None, "frames": int | None, "licence": str},
+    "policy": Maybe({"return": _NUMBER, "success_rate": _NUMBER, "episodes": int | None}),
+    "scores": Maybe(
+        {
+            **dict.fromkeys(("episodes", "frames", "context", "horizon", "clips", "steps"), int),
+            "continued": {"model": _JUDGED, "last frame held": _JUDGED, "*": _JUDGED},
+            "heads": dict.fromkeys(_HEADS, _NUMBER),
+        }
+    ),
+}
+"""What a card holds, besides its format: types by key, `*` for any other key."""
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a packed world. Raises InputError where it has none, or one of another version."""
-    card = read_json(folder / CARD, "a packed world (python -m worldmodel.worlds pack)")
-    if card.get("format") != FORMAT or (missing := [key for key in KEYS if key not in card]):
-        lacking = f"lacks {', '.join(missing)}" if card.get("format") == FORMAT else f"is not of format {FORMAT}"
-        raise InputError(f"{folder / CARD} {lacking}: pack the world again")
+    """The card of a packed world.
+
+    Raises InputError where it has none, one of another version, or one that holds something else, naming the key.
+    """
+    path = folder / CARD
+    card = read_json(path, "a packed world (python -m worldmodel.worlds pack)")
+    if card.get("format") != FORMAT:
+        raise InputError(f"{path} is not of format {FORMAT}: pack the world again")
+    try:
+        _check("", card, KEYS)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; pack the world again") from error
     return card
+
+
+def _check(key: str, value: Any, wanted: Any) -> None:
+    if isinstance(wanted, Maybe):
+        if value is None:
+            return
+        wanted = wanted.keys
+    if not isinstance(wanted, Mapping):
+        check_value(key, value, wanted)
+        return
+    if not isinstance(value, dict):
+        raise InputError(f"{key}={value!r:.80}: give an object")
+    before = f"{key}." if key else ""
+    if missing := [f"{before}{name}" for name in wanted if name != "*" and name not in value]:
+        raise InputError(f"it lacks {', '.join(missing)}")
+    for name in value:
+        if name in wanted or "*" in wanted:
+            _check(f"{before}{name}", value[name], wanted.get(name, wanted.get("*")))
 
 
 def summary(card: Mapping[str, Any]) -> str:
@@ -44,7 +98,9 @@ def summary(card: Mapping[str, Any]) -> str:
 def data_of(card: Mapping[str, Any]) -> str:
     """What it was trained on."""
     data, env = card["data"], card["env"]
-    counts = f"{data['episodes']:,} episodes, {data['frames']:,} frames" if data["episodes"] else "episodes not counted"
+    counts = "episodes not counted"
+    if data["episodes"] is not None and data["frames"] is not None:
+        counts = f"{data['episodes']:,} episodes, {data['frames']:,} frames"
     return f"{'given episodes' if env is None else env['id']}: {counts}"
 
 
@@ -129,7 +185,7 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
         for name, found in scores["continued"].items():
             f = found[metric]
             spread = f"{number(f['low'])} to {number(f['high'])}"
-            lines.append((title, name, number(f["mean"]), spread, *(number(f["by_distance"][at]) for at in labels)))
+            lines.append((title, name, number(f["mean"]), spread, *(number(f["by_distance"].get(at)) for at in labels)))
     heads = scores["heads"]
     about = (
         f"Scores on {scores['episodes']} held-out episodes ({scores['frames']:,} frames): {scores['horizon']} frames "

@@ -57,25 +57,31 @@ class Back:
     reached: Tensor  # int64: the step of the way out that this frame undoes down to (0: its start), or -1
 
 
-def palindrome(models: Sequence[Model], config: Palindrome, settings: Settings) -> Study:
-    """The study: PSNR by steps undone, after a real way out and after a dreamt one."""
+def walks_of(models: Sequence[Model], config: Palindrome, settings: Settings) -> tuple[Inverse, Walks]:
+    """Which actions undo which, and the walks; an InputError says what a study of these models lacks."""
     if config.steps < 1:
         raise InputError(f"--palindrome.steps {config.steps}: give at least 1")
-    table = [("model", "way out", "all steps, dB", *(f"{n} back" for n in shown(config.steps)), "walks", "episodes")]
-    figures: dict[str, Any] = {}
-    lines: list[Line] = []
-    store, drawn = models[0].store, None
     for model in models:
-        world = model.checkpoint.model
-        if not world.config.num_actions or world.config.pose_size or world.config.chunk > 1:
+        world = model.checkpoint.model.config
+        if not world.num_actions or world.pose_size or world.chunk > 1:
             raise InputError(
                 f"{model.name}: a palindrome walk takes a model that is told one action per frame and no pose; "
                 "where a pose is told, --protocols retrieval walks back"
             )
-        inverse = parse_inverse(config.inverse, world.config.num_actions) or inverse_of(store)
-        drawn = drawn or walks(store, inverse, config.steps, settings)
-        windows = drawn.windows
-        found = walk_back(world, model.store, windows, inverse, config.steps, settings, model.name)
+    store, actions = models[0].store, min(model.checkpoint.model.config.num_actions for model in models)
+    inverse = parse_inverse(config.inverse, actions) or inverse_of(store)
+    return inverse, walks(store, inverse, config.steps, settings)
+
+
+def palindrome(models: Sequence[Model], config: Palindrome, settings: Settings) -> Study:
+    """The study: PSNR by steps undone, after a real way out and after a dreamt one."""
+    store, (inverse, drawn) = models[0].store, walks_of(models, config, settings)
+    windows = drawn.windows
+    table = [("model", "way out", "all steps, dB", *(f"{n} back" for n in shown(config.steps)), "walks", "episodes")]
+    figures: dict[str, Any] = {}
+    lines: list[Line] = []
+    for model in models:
+        found = walk_back(model.checkpoint.model, model.store, windows, inverse, config.steps, settings, model.name)
         figures[model.name] = {}
         for way, values in zip(("real", "dreamt", "held"), found, strict=True):
             if way == "held":
@@ -84,7 +90,6 @@ def palindrome(models: Sequence[Model], config: Palindrome, settings: Settings) 
             figures[model.name][way] = plain_band(student_band(by_episode))
             table.append(line_of(model.name, way, values, windows, config.steps))
             lines.append(Line(f"{model.name}, {way} way out", range(1, config.steps + 1), student_band(by_episode)))
-    assert drawn is not None
     table.append(line_of("last frame of the way out, held", "real", found[2], windows, config.steps))
     held = student_band(by_unit(found[2], windows.episodes))
     lines.append(Line("last frame of the way out, held", range(1, config.steps + 1), held, reference=True))

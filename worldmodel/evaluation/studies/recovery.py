@@ -52,8 +52,8 @@ class Recovery:
             raise InputError(f"recovery.noise={self.noise}, recovery.within={self.within}: give numbers above 0")
 
 
-def recovery(models: Sequence[Model], config: Recovery, settings: Settings) -> Study:
-    """The study: every frame after the disturbance is predicted from all true ones between, and from a window."""
+def disturbed_windows(models: Sequence[Model], config: Recovery, settings: Settings) -> Windows:
+    """The clips, the same for all models; an InputError says what a study of these models lacks."""
     if settings.context < 1:
         raise InputError("--context 0: frames go wrong after at least 1 that is right")
     chunk = {model.checkpoint.model.config.chunk for model in models}
@@ -62,14 +62,21 @@ def recovery(models: Sequence[Model], config: Recovery, settings: Settings) -> S
             f"--context {settings.context}, --horizon {settings.horizon} and --recovery.frames {config.frames} must be "
             f"whole chunks of {max(chunk)} frames, which a model denoises jointly"
         )
+    length, store = settings.context + config.frames + settings.horizon, models[0].store
+    windows = draw_windows(store, settings.clips, length, np.random.default_rng(settings.seed))
+    other_places(store, windows, config.frames, settings.context, settings.seed)
+    return windows
+
+
+def recovery(models: Sequence[Model], config: Recovery, settings: Settings) -> Study:
+    """The study: every frame after the disturbance is predicted from all true ones between, and from a window."""
+    windows = disturbed_windows(models, config, settings)
     near = sorted({1, min(4, settings.horizon), settings.horizon})
     titles = ("undisturbed, dB", *(f"lost at frame {n}, dB" for n in near), "frames until recovered", "recovered")
     table = [("model", "disturbance", "memory", *titles, "clips", "episodes")]
     figures: dict[str, Any] = {}
     lines: list[Line] = []
-    length = settings.context + config.frames + settings.horizon
     for model in models:
-        windows = draw_windows(model.store, settings.clips, length, np.random.default_rng(settings.seed))
         found = disturbed(model, windows, config, settings)
         figures[model.name] = {}
         for kind in config.kinds:

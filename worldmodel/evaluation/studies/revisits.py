@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worldmodel.episodes import EpisodeStore
 from worldmodel.errors import InputError
 from worldmodel.evaluation.clips import IntArray
 from worldmodel.evaluation.metrics import MSE_FLOOR, psnr
@@ -44,9 +45,8 @@ class Revisits:
 KINDS = ("returned to", "new")
 
 
-def revisits(models: Sequence[Model], config: Revisits, settings: Settings) -> Study:
-    """The study; an InputError where no episode returns to anything."""
-    store = models[0].store
+def looked_at(store: EpisodeStore, config: Revisits, settings: Settings) -> tuple[IntArray, list[Sights]]:
+    """Episodes, and what is seen again in each; an InputError where none returns to anything."""
     able = np.flatnonzero(store.lengths > config.last + 1)
     drawn = np.random.default_rng(settings.seed).permutation(able)[: config.episodes]
     seen = [sights(store.read(store.names[e]).image, config) for e in drawn]
@@ -55,6 +55,13 @@ def revisits(models: Sequence[Model], config: Revisits, settings: Settings) -> S
             f"{store.root}: no frame of {len(drawn)} episodes looks like one more than {config.last} frames before "
             f"({config.alike} dB) and like none since: lower --revisits.alike, or record longer episodes"
         )
+    return drawn, seen
+
+
+def revisits(models: Sequence[Model], config: Revisits, settings: Settings) -> Study:
+    """The study; an InputError where no episode returns to anything."""
+    store = models[0].store
+    drawn, seen = looked_at(store, config, settings)
     table = [("model", "view", "all history, dB", f"last {config.last}, dB", "difference, dB", "frames", "episodes")]
     figures: dict[str, Any] = {}
     lines: list[Line] = []

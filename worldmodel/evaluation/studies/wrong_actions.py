@@ -28,16 +28,23 @@ from worldmodel.statistics import Band, FloatArray, by_unit, student_band
 KINDS = ("next frame", "dream")
 
 
+def wrong_of(model: Model, settings: Settings) -> tuple[Windows, Tensor]:
+    """The clips, and wrong actions for each; an InputError says what they lack."""
+    length = settings.context + settings.horizon
+    windows = draw_windows(model.store, settings.clips, length, np.random.default_rng(settings.seed))
+    shown, chunk = read_windows(model.store, windows.rows(slice(1))), model.checkpoint.model.config.chunk
+    make_trial("one-step", shown, context=settings.context, horizon=settings.horizon, chunk=chunk)
+    actions = actions_of(model.store, windows)
+    return windows, shuffled(actions, torch.Generator().manual_seed(settings.seed), model.name)
+
+
 def wrong_actions(models: Sequence[Model], settings: Settings) -> Study:
     """The study: next frames after true ones, and dreams, both under right and wrong actions."""
     table = [("model", "frames", "error, right", "error, wrong", "wrong / right", "clips", "episodes")]
     figures: dict[str, Any] = {}
     lines: list[Line] = []
     for model in models:
-        windows = draw_windows(
-            model.store, settings.clips, settings.context + settings.horizon, np.random.default_rng(settings.seed)
-        )
-        wrong = shuffled(actions_of(model.store, windows), torch.Generator().manual_seed(settings.seed), model.name)
+        windows, wrong = wrong_of(model, settings)
         figures[model.name] = {}
         for kind in KINDS:
             right, other = errors(model, windows, wrong, kind == "next frame", settings)
