@@ -64,6 +64,7 @@ def test_commands_exist_hold_out_and_give_controls_as_many_real_steps(name: str,
     module, called, *rest = judging(claim, plan)
     assert (module, called) == ("-m", "agents.evaluation")
     assert [word.split("=")[0] for word in rest[: len(claim.methods)]] == list(told)
+    assert int(rest[rest.index("--num-envs") + 1]) <= (2 if claim.minetest else 64), "an engine for each"
 
 
 def test_a_claim_goes_all_the_way_and_is_not_done_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,8 @@ class Claim:
     """Methods whose imagined return is to be above the real one by less than a quarter of that."""
     curves: bool = False
     """Whether all methods learn from real steps of their own, so that curves over them compare."""
+    at_once: int = 64
+    """Environments that are judged in at once, in one process."""
     minetest: bool = False
     quick: str = ""
     """What `--quick` tells besides, for all methods."""
@@ -122,6 +124,7 @@ def _far(name: str, world: str, options: str, sizes: str, env_steps: int, minute
         "",
         policies=("random", "scripted") if minetest else ("random", "scripted", "oracle"),
         honest=("dreams", "clone-dreams"),
+        at_once=2 if minetest else 8,
         minetest=minetest,
     )
 
@@ -164,7 +167,7 @@ CLAIMS: Mapping[str, Claim] = {
             "crafter",
             "In Crafter, a world that nobody here made, policies trained in dreams earn more than those of "
             "Stable-Baselines3 after equally many real steps.",
-            "--preset default --env lssvwm/Crafter-v0 --rounds 4",
+            "--preset default --env lssvwm/Crafter-v0 --rounds 4 --num-envs 8 --no-processes",
             (
                 Method(
                     "dreams",

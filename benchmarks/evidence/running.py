@@ -87,7 +87,8 @@ def judging(claim: Claim, plan: Plan) -> list[str]:
     ]
     words = ["-m", "agents.evaluation", *runs, "--policies", *claim.policies, "--out", str(plan.judged(claim))]
     words += ["--episodes", str(2 if plan.quick else EPISODES), "--seed", str(JUDGED_SEED)]
-    return [*words, *(["--num-envs", "2"] if plan.quick else []), "--no-processes", "--no-videos", "--no-progress"]
+    words += ["--num-envs", str(2 if plan.quick else claim.at_once)]
+    return [*words, "--no-processes", "--no-videos", "--no-progress"]
 
 
 def finished(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,7 @@ def plots(claim: Claim, made: Sequence[Row], folder: Path, stem: str) -> list[Pa
                 color="black",
                 capsize=4,
             )
-    axis.set_xticks(range(len(made)), [row.title.replace(", ", ",\n").replace(" (", "\n(") for row in made], fontsize=8)
+    axis.set_xticks(range(len(made)), [textwrap.fill(row.title, 16) for row in made], fontsize=8)
     axis.set(ylabel=f"real {claim.metric}", xlim=(-0.5, len(made) - 0.5))
     replace(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     plt.close(figure)
