@@ -20,7 +20,7 @@ MINERL := .venv-minerl/.installed$(if $(MINERL_JAVA),-java)
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system browser minecraft minerl demo test test-gymnasium fuzz test-slow test-integrations test-loggers lint types results results-minetest memory worlds bench docs kernels cuda wheels gpu clean
+.PHONY: help setup system browser minecraft minerl demo test test-gymnasium fuzz test-slow test-integrations test-loggers lint types results results-minetest memory evidence worlds bench docs kernels cuda wheels gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-17s %s\n", $$1, $$2}'
@@ -110,6 +110,11 @@ results-minetest: setup minecraft  ## does it remember a voxel world: docs/resul
 
 memory: setup  ## does the memory solve it, does the dream pay: docs/memory.md, hours on 2 cores
 	$(BIN)/python -m benchmarks.memory
+
+# One claim: make evidence CLAIM=minigrid-s7. None of them: all.
+CLAIM ?=
+evidence: setup system $(if $(CLAIM),,minecraft)  ## the runs behind every claim: docs/evidence.md, some 85 CPU hours; CLAIM=minigrid-s7: 4
+	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.evidence $(CLAIM)
 
 docs: setup  ## build the documentation site without a warning: docs/_build/index.html
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build

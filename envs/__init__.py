@@ -67,7 +67,7 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    for size, steps in {"9x9": 1000, "11x11": 2000, "13x13": 3000, "15x15": 4000}.items():
+    for size, steps in {"7x7": 500, "9x9": 1000, "11x11": 2000, "13x13": 3000, "15x15": 4000}.items():
         gym.register(
             f"lssvwm/MemoryMaze-{size}-v0",
             entry_point="envs.memory_maze:MemoryMaze",

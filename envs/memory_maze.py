@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -36,7 +36,14 @@ class _Size:
     targets: int
 
 
-_SIZES = {"9x9": _Size(9, 3), "11x11": _Size(11, 4), "13x13": _Size(13, 5), "15x15": _Size(15, 6)}
+_SIZES = {
+    "7x7": _Size(7, 2),
+    "9x9": _Size(9, 3),
+    "11x11": _Size(11, 4),
+    "13x13": _Size(13, 5),
+    "15x15": _Size(15, 6),
+}
+_SMALL_SECONDS = 125  # of an episode of 7x7; as 9x9 has half of those of 11x11
 
 
 class MemoryMaze(gym.Env[Any, np.int64]):
@@ -55,11 +62,12 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         maze_layout   (c, c) uint8   [y, x] with row 0 at the bottom, 1 is free and 0 is wall
 
     Actions: 0 wait, 1 forward, 2 left, 3 right, 4 forward and left, 5 forward and right. 4 steps are one second.
-    An episode is never terminated; it is truncated after 1000, 2000, 3000 or 4000 steps, by size. `reset(seed=)`
+    An episode is never terminated; it is truncated after 500, 1000, 2000, 3000 or 4000 steps, by size. `reset(seed=)`
     rebuilds the world, so layout, colors, start and the order of targets follow from the seed alone; further resets
     without a seed continue from there, reproducibly, at about half the time.
 
-    size: "9x9", "11x11", "13x13" or "15x15", with n = 3, 4, 5, 6 balls.
+    size: "7x7", "9x9", "11x11", "13x13" or "15x15", with n = 2, 3, 4, 5, 6 balls. The package publishes all but 7x7,
+        which is the same task with fewer cells, for machines that 9x9 is too much for.
     maze_seed: 0 to 2**32 - 1; walls and their colors follow from it alone, for every episode, whatever the seeds of
         `reset`, from which starts and balls follow: one of each in every room, anywhere in it.
     stock: play through dm_control, ten times slower, with the same frames, rewards and positions to the last bit.
@@ -93,7 +101,7 @@ class MemoryMaze(gym.Env[Any, np.int64]):
             )
         _check_maze_seed(maze_seed)
         self._build = functools.partial(
-            getattr(_tasks(), f"memory_maze_{size}"),
+            _task(size),
             camera_resolution=camera_resolution,
             global_observables=stock and extra_obs,
             image_only_obs=not (stock and extra_obs),
@@ -205,6 +213,15 @@ def _tasks() -> Any:
     logging.getLogger("absl").addFilter(lambda record: "Cannot set velocity on Entity" not in record.getMessage())
     with _gymnasium_as_gym():
         return require("memory_maze.tasks", "memory-maze", "Memory Maze environments")
+
+
+def _task(size: str) -> Callable[..., Any]:
+    """What builds a maze of `size`: the package's function for that, or for 7x7 the one that these all call."""
+    tasks = _tasks()
+    if size == "7x7":
+        return functools.partial(tasks._memory_maze, _SIZES[size].cells, _SIZES[size].targets, _SMALL_SECONDS)
+    found: Callable[..., Any] = getattr(tasks, f"memory_maze_{size}")
+    return found
 
 
 def choose_renderer(world: str) -> None:

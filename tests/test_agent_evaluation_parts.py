@@ -164,6 +164,7 @@ def test_anchors_are_published_for_whole_episodes_of_the_maze() -> None:
     assert published(EnvConfig("lssvwm/MemoryMaze-15x15-v0", max_episode_steps=1000)) == ()
     assert published(EnvConfig("MiniGrid-MemoryS7-v0")) == ()
     assert not has_success(MAZE)
+    assert not has_success(EnvConfig("lssvwm/MemoryMaze-7x7-v0"))  # of which no score is published
     assert has_success(EnvConfig("MiniGrid-MemoryS7-v0"))
 
 

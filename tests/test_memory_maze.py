@@ -190,7 +190,7 @@ def test_ends_by_truncation_at_its_time_limit(maze: MemoryMaze) -> None:
         maze.step(np.int64(0))
 
 
-@pytest.mark.parametrize(("size", "steps", "cells", "balls"), [("11x11", 2000, 11, 4), ("15x15", 4000, 15, 6)])
+@pytest.mark.parametrize(("size", "steps", "cells", "balls"), [("7x7", 500, 7, 2), ("15x15", 4000, 15, 6)])
 def test_sizes(size: str, steps: int, cells: int, balls: int) -> None:
     spec = gym.spec(f"lssvwm/MemoryMaze-{size}-v0")
     assert spec.max_episode_steps == steps
@@ -238,7 +238,7 @@ def test_missing_renderer_names_the_package(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_bad_input_is_named(maze: MemoryMaze) -> None:
-    with pytest.raises(InputError, match="'10x10' does not exist: choose one of 9x9"):
+    with pytest.raises(InputError, match="'10x10' does not exist: choose one of 7x7"):
         MemoryMaze("10x10")
     with pytest.raises(InputError, match="render mode 'human'"):
         MemoryMaze(render_mode="human")

@@ -95,7 +95,7 @@ def normalised(interval: Interval, anchors: Sequence[Anchor]) -> Normalised | No
 
 def has_success(config: EnvConfig) -> bool:
     """Whether an episode can be a success: the Memory Maze goes on until its time is over, whatever is found."""
-    return _maze(config.id) is None
+    return "MemoryMaze-" not in config.id
 
 
 def _maze(env_id: str) -> str | None:

@@ -27,8 +27,8 @@ class Stage:
 
 
 KERNELS = [(128, "float32", 66), (128, "bfloat16", 36), (128, "bfloat16", 66), (128, "bfloat16", 128)]
-"""Chunk, precision and state of the scans that are compared: those of `memory-maze`, `small`, `base` and `paper`. Each is
-compiled for itself."""
+"""Chunk, precision and state of the scans that are compared: those of `memory-maze`, `small`, `base` and `paper`. Each
+is compiled for itself."""
 OTHERS = [(chunk, dtype, 64) for chunk in (16, 64, 256) for dtype in ("float32", "bfloat16")]
 """The same that no preset computes."""
 UNTUNED = {"MAMBA_DETERMINISTIC": "1", "TRITON_CACHE_AUTOTUNING": "0"}

@@ -60,7 +60,7 @@ def folder_of(out: Path, world: str, method: str, seed: int) -> Path:
 def train(folder: Path, world: str, method: str, seed: int) -> None:
     """One run, or the rest of one; a finished one returns at once."""
     told = ["--resume"] if (folder / "settings.json").exists() else []
-    if (folder / "report" / "index.html").exists():
+    if (folder / "report" / "results.json").exists():  # the page is there from the beginning
         return
     command = [sys.executable, "train_agent.py", "--out", str(folder), "--seed", str(seed), *told, "--no-progress"]
     command += [*SHARED, "--env", WORLDS[world].id, "--rounds", str(WORLDS[world].rounds), *METHODS[method]]

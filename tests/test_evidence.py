@@ -1,0 +1,251 @@
+"""`make evidence`: plain data is sound, a claim goes all the way in small, tables and verdicts are right by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train_agent
+from agents.algorithms import check_algorithm
+from agents.cli import LoopOptions, parse
+from agents.evaluation import command
+from agents.evaluation.files import Evaluations
+from benchmarks.evidence import __main__ as evidence
+from benchmarks.evidence import running, table
+from benchmarks.evidence.claims import CLAIMS, SEEDS, Claim, Method
+from benchmarks.evidence.running import Plan, cpu_seconds, judging, learning, show, spawn
+from benchmarks.memory import __main__ as memory
+from benchmarks.shared.page import markers
+from envs.minecraft.minetest import build
+from runs import ROOT
+from worldmodel.errors import InputError
+from worldmodel.statistics import Interval, mean_interval
+
+PAGE = ROOT / "docs" / "evidence.md"
+
+
+def inside(words: Sequence[str]) -> int:
+    """In this process, which has loaded everything already."""
+    if words[0] == "train_agent.py":
+        train_agent.main(words[1:])
+    else:
+        command.main(words[2:])
+    return 0
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_commands_exist_hold_out_and_give_controls_as_many_real_steps(name: str, tmp_path: Path) -> None:
+    claim, plan = CLAIMS[name], Plan(tmp_path, 1)
+    told = {}
+    for method in claim.methods:
+        script, *words = learning(claim, replace(method, world=""), 3, plan)
+        options = told[method.name] = parse(LoopOptions, words)
+        check_algorithm(options)
+        assert (script, options.seed, options.out) == ("train_agent.py", 3, tmp_path / name / f"{method.name}-3")
+        if options.eval_layouts is not None:
+            assert options.layouts is not None
+            assert sum(options.layouts) <= options.eval_layouts[0], "what is evaluated is recorded too"
+    dreams = told[claim.methods[0].name]
+    of_episodes = dreams.collect_episodes * (500 if "7x7" in str(dreams.env) else 1000)
+    for options in told.values():
+        if options.place == "real":
+            assert options.env_steps * options.rounds == (dreams.collect_frames or of_episodes) * dreams.rounds
+    quick = parse(LoopOptions, learning(claim, claim.methods[0], 0, replace(plan, quick=True))[1:])
+    assert (quick.eval_episodes, quick.rounds, quick.world_steps) == (2, 1, 3)
+    module, called, *rest = judging(claim, plan)
+    assert (module, called) == ("-m", "agents.evaluation")
+    assert [word.split("=")[0] for word in rest[: len(claim.methods)]] == list(told)
+    assert int(rest[rest.index("--num-envs") + 1]) <= (2 if claim.minetest else 64), "an engine for each"
+
+
+def test_a_claim_goes_all_the_way_and_is_not_done_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin, end = markers("minigrid-s7")
+    page = tmp_path / "page.md"
+    page.write_text(f"{begin}\nold\n{end}\n")
+    out = tmp_path / "out"
+    asked = ["minigrid-s7", "--quick", "--out", str(out)]
+    evidence.main(asked, start=inside, page=page)
+    folder = out / "minigrid-s7"
+    assert page.read_text() == f"{begin}\nold\n{end}\n", "what --quick made stands in the documentation"
+    made = (folder / "table.md").read_text()
+    assert made.startswith("Made by `--quick`")
+    cells = [line.split(" | ") for line in made.splitlines() if line.startswith("| ")]
+    assert [each[0] for each in cells[1:]] == [
+        "| in dreams alone",
+        "| recurrent PPO (ours), real",
+        "| RecurrentPPO (SB3), real",
+        "| random",
+    ]
+    assert [each[5] for each in cells[2:4]] == ["32", "32"]
+    assert made.count("not shown, one run has no interval") == 4
+    assert {path.name for path in folder.glob("*.png")} == {
+        "evidence-minigrid-s7.png",
+        "evidence-minigrid-s7-curves.png",
+    }
+    assert set(cpu_seconds(folder)) == {"dreams-0", "ppo-0", "sb3-recurrent-ppo-0", "judged"}
+    again: list[str] = []
+
+    def only_judge(words: Sequence[str]) -> int:
+        again.append(words[0])
+        return 0
+
+    evidence.main(asked, start=only_judge, page=page)
+    assert again == ["-m"]
+    capsys.readouterr()
+
+
+SMALL = Claim(
+    "toy", "a", "", (Method("new", "new"), Method("old", "old", world="new")), "return", (("new", "old"),), 1, ""
+)
+
+
+def test_runs_follow_one_another_and_stop_at_the_first_that_fails(tmp_path: Path) -> None:
+    plan, started = Plan(tmp_path, 2), list[str]()
+
+    def start(words: Sequence[str]) -> int:
+        started.append(Path(words[words.index("--out") + 1]).name)
+        return 130 if started[-1] == "new-1" else 0
+
+    with pytest.raises(KeyboardInterrupt):
+        show(SMALL, plan, start, say=lambda _: None)
+    assert started == ["new-0", "old-0", "new-1"]
+    report = plan.run(SMALL, "new", 0) / "report"
+    report.mkdir(parents=True)
+    (report / "index.html").write_text("growing")  # stands there from the beginning
+    with pytest.raises(InputError, match="toy: new-0 failed with status 2"):
+        show(SMALL, plan, lambda words: 2, say=lambda _: None)
+    (report / "results.json").write_text("{}")
+    with pytest.raises(InputError, match="toy: old-0 failed"):
+        show(SMALL, plan, lambda words: 2, say=lambda _: None)
+    words = learning(SMALL, SMALL.methods[1], 1, plan)
+    assert words[words.index("--world-model") + 1] == str(tmp_path / "toy" / "new-1" / "world_model")
+
+
+def test_an_interruption_is_passed_on_once_and_waited_for(tmp_path: Path) -> None:
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import sys, time, pathlib\n"
+        "out = pathlib.Path(sys.argv[1])\n"
+        "try:\n    (out / 'up').touch(); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(0.5); (out / 'saved').touch(); sys.exit(130)\n"
+    )
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "up").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert spawn([str(child), str(tmp_path)]) == 130
+    thread.join()
+    assert (tmp_path / "saved").exists()
+
+
+def test_the_benchmark_of_memory_goes_on_where_only_the_growing_page_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(memory.subprocess, "run", lambda command, **_: started.append(command))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").touch()
+    memory.train(tmp_path, "S7", "ppo", 0)
+    (tmp_path / "report" / "results.json").touch()
+    memory.train(tmp_path, "S7", "ppo", 0)
+    assert len(started) == 1
+
+
+def test_spawn_returns_the_status() -> None:
+    assert spawn(["-c", "raise SystemExit(7)"]) == 7
+
+
+def row(name: str, values: list[float], imagined: list[float] | None = None) -> table.Row:
+    runs = np.array(values)
+    each = tuple(Evaluations(*(np.array([x]) for x in (1000, [value], [5], [True], 120.0, np.nan))) for value in values)
+    dreamt = None if imagined is None else np.array(imagined)
+    return table.Row(name, name, runs, mean_interval(runs), Interval(1.0, 0.5, 1.5, 4), runs, dreamt, each, 300.0)
+
+
+def test_verdicts_by_hand() -> None:
+    claim = replace(SMALL, honest=("new",))
+    apart = table.verdicts(claim, [row("new", [4.0, 4.2], [4.1, 4.3]), row("old", [1.0, 1.0])])
+    assert apart[0].startswith("new above old: 4.10 [2.83, 5.37] against 1.00 [1.00, 1.00], difference 3.10")
+    assert apart[0].endswith("**shown**")
+    # A quarter of 4.1 is 1.02, and imagined returns lie above by 0.1 in both runs.
+    assert (
+        apart[1]
+        == "imagined minus real return of new below 1.02, a quarter of the real one: 0.10 [0.10, 0.10]: **shown**"
+    )
+    wide = table.verdicts(claim, [row("new", [4.0, 1.0], [6.0, 3.0]), row("old", [1.0, 1.0])])
+    assert [verdict.split(": ")[-1] for verdict in wide] == ["not shown", "not shown"]
+    single = table.verdicts(claim, [row("new", [4.0], [4.0]), row("old", [1.0])])
+    assert all(verdict.endswith("not shown, one run has no interval") for verdict in single)
+
+
+def test_rows_from_results(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, 2)
+    claim = replace(SMALL, methods=(Method("new", "new"),), better=(("new", "random"),))
+    run = {"returns": [1.0, 3.0], "successes": [True, False], "imagined_returns": [5.0, 5.0]}
+    flat = {"mean": 1.0, "low": 0.0, "high": 2.0, "count": 2}
+    lone = {**run, "returns": [0.0, 0.5], "imagined_returns": None}
+    methods = {
+        "new": {"iqm": flat, "mean": flat, "runs": {"new-0": run, "new-1": {**run, "returns": [3.0, 5.0]}}},
+        "random": {"iqm": flat, "mean": flat, "success": None, "runs": {"random": lone}},
+    }
+    judged = plan.judged(claim)
+    judged.mkdir(parents=True)
+    (judged / "results.json").write_text(json.dumps({"methods": methods}))
+    for seed in range(2):
+        folder = plan.run(claim, "new", seed)
+        folder.mkdir()
+        ones = {"results": np.ones((1, 2)), "ep_lengths": np.ones((1, 2), int), "seconds": np.array([60.0])}
+        np.savez(folder / "evaluations.npz", timesteps=np.array([700]), **ones)
+    (plan.folder(claim) / running.CPU).write_text(json.dumps({"new-0": 30.0, "new-1": 90.0}))
+    found = table.rows(claim, plan)
+    assert found[0].values.tolist() == [2.0, 4.0]
+    assert found[0].gap is not None
+    assert found[0].gap.mean == 2.0
+    lines = table.section(claim, plan, found, [Path("a.png")])
+    assert (
+        "| new | 2.00, 4.00 | 3.00 [-9.71, 15.71] | 1.00 [0.00, 2.00] | 2.00 [-10.71, 14.71] | 700 | 1.0 | 1.0 |"
+        in lines
+    )
+    assert "| random | – | 1.00 [0.00, 2.00] | 1.00 [0.00, 2.00] | – | – | – | – |" in lines
+    assert lines[-1] == "![a](a.png)"
+
+
+def test_page_has_a_place_for_every_claim_and_its_costs() -> None:
+    text = PAGE.read_text()
+    for name in CLAIMS:
+        assert all(marker in text for marker in markers(name))
+    assert "\n".join(table.overview(CLAIMS, SEEDS)) in text, "put what --list prints into docs/evidence.md"
+
+
+def test_list_and_bad_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence.main(["crafter", "--list"])
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("python train_agent.py") for line in printed) == 3
+    assert printed[-1].startswith("python -m agents.evaluation dreams=runs/evidence/crafter/dreams-0,")
+    with pytest.raises(InputError, match="no claim 'atari': choose of minigrid-s7"):
+        evidence.main(["atari"])
+    with pytest.raises(InputError, match="--quick is one seed"):
+        evidence.main(["--quick", "--seeds", "2"])
+    with pytest.raises(InputError, match="--seeds 0"):
+        evidence.main(["--seeds", "0"])
+    monkeypatch.setattr(build.shutil, "which", lambda name, path: None)
+    with pytest.raises(InputError, match="make minecraft"):
+        evidence.main(["crafter", "treechop"], start=lambda words: pytest.fail("began before all is there"))
+    with pytest.raises(InputError, match=r"\['late'\] learn in a world that is not learned before"):
+        replace(SMALL, methods=(Method("late", "", world="new"), Method("new", "")), better=())
+    with pytest.raises(InputError, match=r"\['old'\] are none of its rows"):
+        replace(SMALL, methods=SMALL.methods[:1])
