@@ -146,9 +146,13 @@ def test_an_interruption_is_passed_on_once_and_waited_for(tmp_path: Path) -> Non
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    assert spawn([str(child), str(tmp_path)]) == 130
-    thread.join()
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
+    try:
+        thread.start()
+        assert spawn([str(child), str(tmp_path)]) == 130
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, ours)
     assert (tmp_path / "saved").exists()
 
 

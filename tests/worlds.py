@@ -127,9 +127,10 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 
 def assert_same(actual: Any, expected: Any) -> None:
-    """Equal bit for bit: tensors, memories, features, gradients by name."""
+    """Equal bit for bit: tensors, memories, features, gradients by name; absent where the other is."""
     for name, tensor in named(expected).items():
-        assert torch.equal(named(actual)[name], tensor), name
+        found = named(actual)[name]
+        assert found is None if tensor is None else torch.equal(found, tensor), name
 
 
 def named(value: Any) -> Mapping[str, Tensor]:
