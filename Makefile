@@ -134,7 +134,7 @@ $(KERNELS): $(STAMP)
 	$(BIN)/pip install -c constraints.txt -e '.[cuda]' 'setuptools>=77' wheel
 	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE \
 	  $(BIN)/pip install -c constraints.txt --no-deps --no-build-isolation mamba-ssm
-	$(BIN)/python -c 'from worldmodel.triton_scan import load_kernel; load_kernel()'
+	$(BIN)/python -c 'from lssvwm.worldmodel.layers.triton_scan import load_kernel; load_kernel()'
 	touch $@
 
 cuda: kernels  ## the same, by the name that error messages give

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agents.cli import INTERRUPTED, LoopOptions, claimed, parse
-from agents.loop import Loop
-from worldmodel.command_line import run_main
+from lssvwm.agents.running.cli import INTERRUPTED, LoopOptions, claimed, parse
+from lssvwm.agents.running.loop import Loop
+from lssvwm.worldmodel.common.command_line import run_main
 
 
 def main(args: Sequence[str] | None = None) -> None:

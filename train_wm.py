@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from agents.cli import INTERRUPTED, LearnOptions, claimed, parse
-from agents.run import Learning
-from worldmodel.command_line import run_main
-from worldmodel.training import processes
+from lssvwm.agents.running.cli import INTERRUPTED, LearnOptions, claimed, parse
+from lssvwm.agents.running.run import Learning
+from lssvwm.worldmodel.common.command_line import run_main
+from lssvwm.worldmodel.training import processes
 
 
 def main(args: Sequence[str] | None = None) -> None:

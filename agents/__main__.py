@@ -1,6 +1,6 @@
-"""`python -m agents COMMAND` does what `lssvwm COMMAND` does."""
+"""`python -m lssvwm.agents COMMAND` does what `lssvwm COMMAND` does."""
 
-from agents.commands import main
+from lssvwm.agents.commands import main
 
 if __name__ == "__main__":
     main()

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-import worldmodel
-from worldmodel.command_line import INTERRUPTED, run_main
+from lssvwm import __version__
+from lssvwm.worldmodel.common.command_line import INTERRUPTED, run_main
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Command:
     """What stands before the arguments, where a module has commands of its own."""
 
 
-HUB = "worldmodel.hub.__main__"
+HUB = "lssvwm.worldmodel.hub.__main__"
 
 COMMANDS: Mapping[str, Mapping[str, Command]] = {
     "learn": {
@@ -31,28 +31,38 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
         "train-wm": Command("train_wm", "record and learn a world, or learn from episodes that are there"),
     },
     "dream": {
-        "play": Command("agents.play", "play a dream by hand in a browser, beside the real world"),
-        "worlds": Command("worldmodel.worlds.__main__", "the worlds that come with the package"),
+        "play": Command("lssvwm.agents.play", "play a dream by hand in a browser, beside the real world"),
+        "worlds": Command("lssvwm.worldmodel.worlds.__main__", "the worlds that come with the package"),
     },
     "judge": {
-        "report": Command("agents.report.__main__", "the report of a run, which may go on, on a local web server"),
-        "evaluate": Command("agents.evaluation.__main__", "play what runs have learned in real episodes, and compare"),
-        "evaluate-wm": Command("worldmodel.evaluation.__main__", "what world models remember, how far dreams drift"),
-        "calibrate": Command("worldmodel.evaluation.uncertainty", "whether a world model knows when it is wrong"),
-        "profile": Command("worldmodel.sampling", "how fast a world model dreams on this machine"),
-        "check": Command("envs.checker.__main__", "check an environment against Gymnasium's contract"),
+        "report": Command(
+            "lssvwm.agents.report.__main__", "the report of a run, which may go on, on a local web server"
+        ),
+        "evaluate": Command(
+            "lssvwm.agents.evaluation.__main__", "play what runs have learned in real episodes, and compare"
+        ),
+        "evaluate-wm": Command(
+            "lssvwm.worldmodel.evaluation.__main__", "what world models remember, how far dreams drift"
+        ),
+        "calibrate": Command(
+            "lssvwm.worldmodel.evaluation.uncertainty", "whether a world model knows when it is wrong"
+        ),
+        "profile": Command("lssvwm.worldmodel.sampling", "how fast a world model dreams on this machine"),
+        "check": Command("lssvwm.envs.checker.__main__", "check an environment against Gymnasium's contract"),
     },
     "share": {
         "push": Command(HUB, "what a run has learned to the Hugging Face hub", ("push",)),
         "pull": Command(HUB, "a world model from the hub", ("pull",)),
     },
     "episodes": {
-        "record": Command("agents.record", "play a policy in a real environment and keep the episodes"),
-        "convert": Command("envs.recorded.__main__", "recorded play of other projects to episodes"),
-        "export": Command("envs.recorded.export", "episodes to a Minari data set"),
+        "record": Command("lssvwm.agents.record", "play a policy in a real environment and keep the episodes"),
+        "convert": Command("lssvwm.envs.recorded.__main__", "recorded play of other projects to episodes"),
+        "export": Command("lssvwm.envs.recorded.export", "episodes to a Minari data set"),
         "push-episodes": Command(HUB, "episodes to the Hugging Face hub, as a data set", ("push-episodes",)),
         "pull-episodes": Command(HUB, "episodes from the hub", ("pull-episodes",)),
-        "repack": Command("worldmodel.episodes.repack", "episodes to a folder that is read faster, or is smaller"),
+        "repack": Command(
+            "lssvwm.worldmodel.episodes.repack", "episodes to a folder that is read faster, or is smaller"
+        ),
     },
 }
 """By what they are for; help shows them in this order."""
@@ -65,7 +75,7 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(page())
     elif name == "--version":
-        print(f"lssvwm {worldmodel.__version__}")
+        print(f"lssvwm {__version__}")
     else:
         command = {key: one for commands in COMMANDS.values() for key, one in commands.items()}.get(name)
         if command is None:

@@ -1,6 +1,6 @@
-"""Play by hand, and hand over to what a run has learned: `python -m agents.play RUN/world_model`.
+"""Play by hand, and hand over to what a run has learned: `python -m lssvwm.agents.play RUN/world_model`.
 
-As `python -m envs.play`, which knows no policies; here `--policy` names a run of train_agent.py, a packed world that
+As `lssvwm.envs.play`, which knows no policies; here `--policy` names a run of train_agent.py, a packed world that
 has one, random, scripted or none.
 """
 
@@ -12,20 +12,20 @@ from pathlib import Path
 
 import tyro
 
-from agents.algorithms import learned
-from agents.cli import SETTINGS
-from agents.evaluation.runs import open_run
-from agents.policies import make_policy, needs_map
-from agents.world_model_policy import WorldModelPolicy, load_agent
-from envs.contexts import contexts_of
-from envs.play.command import PlayOptions, by_name, play
-from envs.policy import Policy
-from worldmodel.checkpoint import CONFIG, Checkpoint, load_checkpoint
-from worldmodel.command_line import run_main
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.worlds import HUB, names, resolve
-from worldmodel.worlds.policy import POLICY
+from lssvwm.agents.evaluation.runs import open_run
+from lssvwm.agents.policies.baselines import make_policy, needs_map
+from lssvwm.agents.policies.world_model import WorldModelPolicy, load_agent
+from lssvwm.agents.running.algorithms import learned
+from lssvwm.agents.running.cli import SETTINGS
+from lssvwm.envs.contexts import contexts_of
+from lssvwm.envs.play.command import PlayOptions, by_name, play
+from lssvwm.envs.policy import Policy
+from lssvwm.worldmodel.checkpoint import CONFIG, Checkpoint, load_checkpoint
+from lssvwm.worldmodel.common.command_line import run_main
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.worlds import HUB, names, resolve
+from lssvwm.worldmodel.worlds.policy import POLICY
 
 NOBODY = "none"
 """For --policy: leave the policy that belongs to the checkpoint alone."""

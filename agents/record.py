@@ -1,4 +1,4 @@
-"""`lssvwm record`, also `python -m agents.record`: play a policy in a real environment and keep the episodes."""
+"""`lssvwm record`, also `python -m lssvwm.agents.record`: play a policy in a real environment and keep the episodes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import tyro
 
-from agents.mixture import named_collector
-from envs.factory import EnvConfig
-from envs.recording import record
-from worldmodel.command_line import run_main, started_as
-from worldmodel.episodes import EpisodeStore
+from lssvwm.agents.policies.mixture import named_collector
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.common.command_line import run_main, started_as
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 INTERRUPTED = "interrupted; whole episodes are kept: the same command goes on"
 
@@ -59,7 +59,7 @@ class Options:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, play, and say what was recorded."""
-    o = tyro.cli(Options, args=args, prog=started_as("agents.record"))
+    o = tyro.cli(Options, args=args, prog=started_as("lssvwm.agents.record"))
     given = {field.name: getattr(o, field.name) for field in fields(EnvConfig) if hasattr(o, field.name)}
     config = EnvConfig(o.env, options=o.env_options, **given)
     policy = named_collector(o.policy, config, "--policy")

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from benchmarks.imagination import make_model, seconds
-from envs.dream import DreamVectorEnv
-from worldmodel import Checkpoint, Episode, EpisodeStore, WorldModel
-from worldmodel.sampling import Sampler, Sampling
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel import Checkpoint, Episode, EpisodeStore, WorldModel
+from lssvwm.worldmodel.sampling import Sampler, Sampling
 
 ROWS, STEPS = (1, 8, 32), (1, 2, 4)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from worldmodel import Memory, WorldModel, WorldModelConfig
+from lssvwm.worldmodel import Memory, WorldModel, WorldModelConfig
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:

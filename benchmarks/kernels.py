@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worldmodel import triton_scan
-from worldmodel.runtime import choose_scan
-from worldmodel.scan import even_chunk, scan_chunked, scan_sequential
-from worldmodel.windows import Window, attend_flex, attend_sdpa
+from lssvwm.worldmodel.layers import triton_scan
+from lssvwm.worldmodel.layers.runtime import choose_scan
+from lssvwm.worldmodel.layers.scan import even_chunk, scan_chunked, scan_sequential
+from lssvwm.worldmodel.layers.windows import Window, attend_flex, attend_sdpa
 
 Work = Callable[[], object]
 

@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldmodel import Clips, Episode, EpisodeStore, Trainer, TrainingConfig, WorldModel
-from worldmodel.episodes.files import NPZ, SUFFIX, write_episode
-from worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
-from worldmodel.episodes.repack import repack
-from worldmodel.presets import SIZES
+from lssvwm.worldmodel import Clips, Episode, EpisodeStore, Trainer, TrainingConfig, WorldModel
+from lssvwm.worldmodel.episodes.files import NPZ, SUFFIX, write_episode
+from lssvwm.worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
+from lssvwm.worldmodel.episodes.repack import repack
+from lssvwm.worldmodel.presets import SIZES
 
 SECONDS = 3.0
 """Time that each loader is measured for."""
@@ -104,7 +104,7 @@ def peak(folder: Path, draws: int) -> float:
     code = f"""
 import re
 import numpy as np
-from worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes import EpisodeStore
 peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024
 before = peak()
 store = EpisodeStore({str(folder)!r}, cache_bytes=32 << 20)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from envs.memory_maze import MemoryMaze
+from lssvwm.envs.memory_maze.environment import MemoryMaze
 
 
 def main(size: str = "9x9", blocks: int = 5, steps: int = 100) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.minecraft.minetest.config import EngineConfig
-from envs.minecraft.minetest.engine import Engine
+from lssvwm.envs.minecraft.minetest.config import EngineConfig
+from lssvwm.envs.minecraft.minetest.engine import Engine
 
 TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -29,14 +29,24 @@ from selenium.webdriver.support.select import Select
 
 from benchmarks.dream import contexts
 from benchmarks.imagination import make_model
-from worldmodel.checkpoint import save_checkpoint
+from lssvwm.worldmodel.checkpoint import save_checkpoint
 
 FLAGS = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
 
 
 def served(args: argparse.Namespace, out: str) -> tuple[subprocess.Popen[str], str]:
     """The command in a process of its own, and its address."""
-    command = [sys.executable, "-m", "envs.play", str(args.checkpoint), "--no-browser", "--port", "0", "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "lssvwm.envs.play",
+        str(args.checkpoint),
+        "--no-browser",
+        "--port",
+        "0",
+        "--out",
+        out,
+    ]
     command += ["--speed", "60", "--past", str(args.past)]
     for name in ("real", "contexts"):
         if getattr(args, name) is not None:

@@ -15,10 +15,10 @@ import numpy as np
 import tyro
 from gymnasium import spaces
 
-from envs.factory import EnvConfig
-from envs.policy import FrameArray, IntArray
-from envs.recording import record
-from worldmodel.episodes import EpisodeStore
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.policy import FrameArray, IntArray
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 STEP, RESET = 0.01, 1.0  # seconds
 SHORTEST, LONGEST = 50, 150  # steps of an episode

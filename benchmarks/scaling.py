@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from worldmodel import Memory, WorldModel, WorldModelConfig
-from worldmodel.episodes import Clips
-from worldmodel.presets import SIZES, parameters, variant
+from lssvwm.worldmodel import Memory, WorldModel, WorldModelConfig
+from lssvwm.worldmodel.episodes import Clips
+from lssvwm.worldmodel.presets import SIZES, parameters, variant
 
 LENGTHS = (100, 200, 400, 800, 1600)
 HISTORIES = (100, 1_000, 10_000)

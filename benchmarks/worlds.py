@@ -32,12 +32,12 @@ import torch
 import tyro
 from gymnasium import spaces, wrappers
 
-from agents.run import Learning
-from agents.settings import LearnSettings, ModelOptions, TrainingOptions
-from envs import check_vector_env, make
-from envs.checker import ConformanceError, from_id
-from worldmodel.errors import InputError, MissingExtraError
-from worldmodel.training import HeadsConfig
+from lssvwm.agents.running.run import Learning
+from lssvwm.agents.running.settings import LearnSettings, ModelOptions, TrainingOptions
+from lssvwm.envs import check_vector_env, make
+from lssvwm.envs.checker import ConformanceError, from_id
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.training import HeadsConfig
 
 DOCS = Path(__file__).parent.parent / "docs" / "worlds.md"
 BEGIN, END = "<!-- begin: make worlds -->", "<!-- end: make worlds -->"
@@ -196,7 +196,7 @@ def tried(world: World, folder: Path) -> Line:
     recorded = run.collect(0, run.first_collector())
     learned = run.learn_world(0)
     dream = functools.partial(
-        from_id, "envs:lssvwm/Dream-v0", checkpoint=str(folder / "world_model"), context_length=2, max_episode_steps=4
+        from_id, "lssvwm:lssvwm/Dream-v0", checkpoint=str(folder / "world_model"), context_length=2, max_episode_steps=4
     )
     try:
         check_vector_env(dream, num_envs=2, steps=10)

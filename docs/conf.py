@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from worldmodel import __version__
+from lssvwm import __version__
 
 project = "lssvwm"
 author = "the authors of lssvwm"

@@ -1,6 +1,6 @@
 """Environments: the real worlds and the learned simulator, all through Gymnasium.
 
-Importing this package registers the ids (`gymnasium.make("envs:lssvwm/MemoryMaze-9x9-v0")`) and nothing else; public
+Importing this package registers the ids (`gymnasium.make("lssvwm:lssvwm/MemoryMaze-9x9-v0")`) and nothing else; public
 names are loaded when they are first used.
 """
 
@@ -11,33 +11,38 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
+if __name__ == "envs":
+    from lssvwm.legacy import rename
+
+    rename(__name__)
+
 if TYPE_CHECKING:
-    from envs.checker import check_vector_env as check_vector_env
-    from envs.dream import DreamEnv as DreamEnv
-    from envs.dream import DreamVectorEnv as DreamVectorEnv
-    from envs.factory import EnvConfig as EnvConfig
-    from envs.factory import make as make
-    from envs.factory import make_vec as make_vec
-    from envs.features import Pair as Pair
-    from envs.features import WorldModelFeatures as WorldModelFeatures
-    from envs.features import make_pair as make_pair
-    from envs.memory_maze import MemoryMaze as MemoryMaze
-    from envs.policy import Policy as Policy
-    from envs.record_video import RecordVideo as RecordVideo
+    from lssvwm.envs.checker import check_vector_env as check_vector_env
+    from lssvwm.envs.dream import DreamEnv as DreamEnv
+    from lssvwm.envs.dream import DreamVectorEnv as DreamVectorEnv
+    from lssvwm.envs.factory import EnvConfig as EnvConfig
+    from lssvwm.envs.factory import make as make
+    from lssvwm.envs.factory import make_vec as make_vec
+    from lssvwm.envs.features import Pair as Pair
+    from lssvwm.envs.features import WorldModelFeatures as WorldModelFeatures
+    from lssvwm.envs.features import make_pair as make_pair
+    from lssvwm.envs.memory_maze.environment import MemoryMaze as MemoryMaze
+    from lssvwm.envs.policy import Policy as Policy
+    from lssvwm.envs.recording.video import RecordVideo as RecordVideo
 
 _EXPORTS = {
-    "DreamEnv": "envs.dream",
-    "DreamVectorEnv": "envs.dream",
-    "EnvConfig": "envs.factory",
-    "make": "envs.factory",
-    "make_vec": "envs.factory",
-    "Pair": "envs.features",
-    "WorldModelFeatures": "envs.features",
-    "make_pair": "envs.features",
-    "MemoryMaze": "envs.memory_maze",
-    "Policy": "envs.policy",
-    "RecordVideo": "envs.record_video",
-    "check_vector_env": "envs.checker",
+    "DreamEnv": "lssvwm.envs.dream",
+    "DreamVectorEnv": "lssvwm.envs.dream",
+    "EnvConfig": "lssvwm.envs.factory",
+    "make": "lssvwm.envs.factory",
+    "make_vec": "lssvwm.envs.factory",
+    "Pair": "lssvwm.envs.features",
+    "WorldModelFeatures": "lssvwm.envs.features",
+    "make_pair": "lssvwm.envs.features",
+    "MemoryMaze": "lssvwm.envs.memory_maze.environment",
+    "Policy": "lssvwm.envs.policy",
+    "RecordVideo": "lssvwm.envs.recording.video",
+    "check_vector_env": "lssvwm.envs.checker",
 }
 
 __all__ = [
@@ -70,27 +75,28 @@ def _register() -> None:
     for size, steps in {"7x7": 500, "9x9": 1000, "11x11": 2000, "13x13": 3000, "15x15": 4000}.items():
         gym.register(
             f"lssvwm/MemoryMaze-{size}-v0",
-            entry_point="envs.memory_maze:MemoryMaze",
+            entry_point="lssvwm.envs.memory_maze.environment:MemoryMaze",
             max_episode_steps=steps,
             kwargs={"size": size},
         )
-    gym.register("lssvwm/MiniGrid-Carpet-v0", entry_point="envs.carpet:Carpet")
-    gym.register("lssvwm/Crafter-v0", entry_point="envs.crafter:Crafter", max_episode_steps=10_000)
-    for domain, tasks in importlib.import_module("envs.control").TASKS.items():
+    gym.register("lssvwm/MiniGrid-Carpet-v0", entry_point="lssvwm.envs.worlds.minigrid_carpet:Carpet")
+    gym.register("lssvwm/Crafter-v0", entry_point="lssvwm.envs.worlds.crafter:Crafter", max_episode_steps=10_000)
+    for domain, tasks in importlib.import_module("lssvwm.envs.worlds.control").TASKS.items():
         for task in tasks:
             gym.register(
                 f"lssvwm/Control-{domain}-{task}-v0",
-                entry_point="envs.control:Control",
+                entry_point="lssvwm.envs.worlds.control:Control",
                 kwargs={"domain": domain, "task": task},
             )
     gym.register(
         "lssvwm/Dream-v0",
-        entry_point="envs.dream:DreamEnv",
-        vector_entry_point="envs.dream:DreamVectorEnv",
+        entry_point="lssvwm.envs.dream:DreamEnv",
+        vector_entry_point="lssvwm.envs.dream:DreamVectorEnv",
         max_episode_steps=64,
     )
-    for worlds in ("envs.minecraft.registration", "envs.minecraft.minerl.registration"):
+    for worlds in ("lssvwm.envs.minecraft.registration", "lssvwm.envs.minecraft.minerl.registration"):
         importlib.import_module(worlds)
 
 
-_register()
+if __name__ != "envs":
+    _register()

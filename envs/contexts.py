@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.actions import actions_of
-from worldmodel.checkpoint import Checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.packed import CONTEXTS
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.actions import actions_of
+from lssvwm.worldmodel.checkpoint import Checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.packed import CONTEXTS
 
 
 def contexts_of(checkpoint: Checkpoint) -> Path:

@@ -1,7 +1,7 @@
 """One `make` for every real environment: frames (h, w, 3) uint8, and actions that can be told to a world model.
 
-Frames come from images of any kind (`envs.observations`), from an entry of a dictionary, or from what is rendered; the
-other numbers travel in `info`. MiniGrid worlds are shown as the partial RGB view in front of the agent.
+Frames come from images of any kind (`envs.spaces.observations`), from an entry of a dictionary, or from what is
+rendered; the other numbers travel in `info`. MiniGrid worlds are shown as the partial RGB view in front of the agent.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from envs.actions import spec_of
-from envs.layouts import Layouts, is_grid
-from envs.masks import MASK_KEY, mask_of
-from envs.minigrid import MiniGridFrames
-from envs.observations import FrameObservation as FrameObservation
-from envs.observations import RenderedFrames, name_of
-from envs.packages import PACKAGES
-from envs.policy import FrameArray
-from envs.repeating import EveryNth
-from envs.rows import FrameVectorEnv as FrameVectorEnv
-from envs.rows import LocalRows, ProcessRows, in_workers
-from worldmodel.errors import InputError, check_value, require
+from lssvwm.envs.layouts import Layouts, is_grid
+from lssvwm.envs.policy import FrameArray
+from lssvwm.envs.repeating import EveryNth
+from lssvwm.envs.spaces.actions import spec_of
+from lssvwm.envs.spaces.masks import MASK_KEY, mask_of
+from lssvwm.envs.spaces.observations import FrameObservation as FrameObservation
+from lssvwm.envs.spaces.observations import RenderedFrames, name_of
+from lssvwm.envs.vector import FrameVectorEnv as FrameVectorEnv
+from lssvwm.envs.vector import LocalRows, ProcessRows, in_workers
+from lssvwm.envs.worlds.minigrid import MiniGridFrames
+from lssvwm.envs.worlds.packages import PACKAGES
+from lssvwm.worldmodel.common.errors import InputError, check_value, require
 
 FrameEnv = gym.Env[FrameArray, Any]
-"""What `make` returns: observations (h, w, 3) uint8, actions as `envs.actions` knows them."""
+"""What `make` returns: observations (h, w, 3) uint8, actions as `envs.spaces.actions` knows them."""
 
 _MINIGRID = ("MiniGrid-", "BabyAI-", "lssvwm/MiniGrid-")
 

@@ -15,18 +15,18 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.actions import shaped, space_of
-from envs.dream import DreamVectorEnv, Observation, Output
-from envs.dream.given import check_actions
-from envs.dream.options import autoreset
-from envs.dream.view import View
-from envs.factory import EnvConfig, make_vec, trusted
-from worldmodel.actions import actions_of
-from worldmodel.checkpoint import Checkpoint, load_checkpoint
-from worldmodel.conditioning import no_actions, withhold
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
-from worldmodel.told import told_now
+from lssvwm.envs.dream import DreamVectorEnv, Observation, Output
+from lssvwm.envs.dream.options import autoreset
+from lssvwm.envs.dream.validation import check_actions
+from lssvwm.envs.dream.view import View
+from lssvwm.envs.factory import EnvConfig, make_vec, trusted
+from lssvwm.envs.spaces.actions import shaped, space_of
+from lssvwm.worldmodel.actions import actions_of
+from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.layers.conditioning import no_actions, withhold
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.told import told_now
 
 if TYPE_CHECKING:
     _Wrapper = VectorWrapper[Any, Any, Any, Any, Any]

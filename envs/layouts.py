@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 _PATIENCE = 1000
 """Seeds of which none brings a layout that is new, before it is said that there are no more."""

@@ -8,9 +8,9 @@ import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from envs.masks import MASK_KEY, mask_of
-from envs.observations import name_of
-from worldmodel.errors import InputError
+from lssvwm.envs.spaces.masks import MASK_KEY, mask_of
+from lssvwm.envs.spaces.observations import name_of
+from lssvwm.worldmodel.common.errors import InputError
 
 
 class EveryNth(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -87,7 +87,7 @@ def main(args: Args) -> None:
     torch.manual_seed(args.seed)
     options = {"contexts": args.contexts, "observation": args.observation, "max_episode_steps": args.horizon}
     envs = gym.make_vec(
-        *("envs:lssvwm/Dream-v0", args.num_envs),
+        *("lssvwm:lssvwm/Dream-v0", args.num_envs),
         checkpoint=args.checkpoint,
         autoreset_mode="SameStep",
         stagger=True,

@@ -18,7 +18,7 @@ import tyro
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.registry import register_env
 
-from agents.adapters import for_rllib
+from lssvwm.agents.adapters import for_rllib
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Args:
 def make(args: Args, num_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
     """Dreams in the mode that RLlib expects without saying so."""
     return gym.make_vec(
-        *("envs:lssvwm/Dream-v0", num_envs),
+        *("lssvwm:lssvwm/Dream-v0", num_envs),
         checkpoint=args.checkpoint.resolve(),
         contexts=args.contexts,
         observation=args.observation,

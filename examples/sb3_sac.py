@@ -13,9 +13,9 @@ import tyro
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.vec_env import VecMonitor
 
-from agents.adapters import for_stable_baselines
-from agents.adapters.judging import Verdict, against_random
-from envs.features import make_pair
+from lssvwm.agents.adapters import for_stable_baselines
+from lssvwm.agents.adapters.judging import Verdict, against_random
+from lssvwm.envs.features import make_pair
 
 
 @dataclass(frozen=True)

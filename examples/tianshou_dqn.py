@@ -20,7 +20,7 @@ from tianshou.env import BaseVectorEnv
 from tianshou.trainer import OffPolicyTrainerParams
 from tianshou.utils.net.common import Net
 
-from agents.adapters import for_tianshou
+from lssvwm.agents.adapters import for_tianshou
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Args:
 def dreams(args: Args) -> BaseVectorEnv:
     """Rows that Tianshou resets."""
     envs = gym.make_vec(
-        *("envs:lssvwm/Dream-v0", args.num_envs),
+        *("lssvwm:lssvwm/Dream-v0", args.num_envs),
         checkpoint=args.checkpoint,
         contexts=args.contexts,
         observation="features",

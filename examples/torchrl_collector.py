@@ -18,7 +18,7 @@ from torchrl.modules import MLP, ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
-from agents.adapters import for_torchrl
+from lssvwm.agents.adapters import for_torchrl
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def main(args: Args) -> None:
     """Train, and print the mean return of the dreams that ended since the last update."""
     torch.manual_seed(args.seed)
     envs = gym.make_vec(
-        *("envs:lssvwm/Dream-v0", args.num_envs),
+        *("lssvwm:lssvwm/Dream-v0", args.num_envs),
         checkpoint=args.checkpoint,
         contexts=args.contexts,
         observation="features",

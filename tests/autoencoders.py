@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldmodel.config import SmallAutoencoder, WorldModelConfig
-from worldmodel.tokenizer import completed
+from lssvwm.worldmodel.config import SmallAutoencoder, WorldModelConfig
+from lssvwm.worldmodel.tokenizer import completed
 from worlds import generator, random_frames, small_config
 
 KINDS = ("patches", "small", "pretrained")

@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.actor_critic import ActorCritic, ActorCriticConfig
-from envs.factory import EnvConfig, make_vec
-from envs.policy import FrameArray, IntArray
-from envs.recording import play
 from exact_worlds import BACKBONE
-from worldmodel.actions import ActionPart
-from worldmodel.episodes import NO_ACTION, Episode
-from worldmodel.memory import Memory
-from worldmodel.model import Features, Imagined
-from worldmodel.told import ToldPart
+from lssvwm.agents.dreamer.actor_critic import ActorCritic, ActorCriticConfig
+from lssvwm.envs.factory import EnvConfig, make_vec
+from lssvwm.envs.policy import FrameArray, IntArray
+from lssvwm.envs.recording.recorder import play
+from lssvwm.worldmodel.actions import ActionPart
+from lssvwm.worldmodel.episodes import NO_ACTION, Episode
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Features, Imagined
+from lssvwm.worldmodel.told import ToldPart
 
 ADVANCE = (1, 0, 0, 1)
 GOAL = len(ADVANCE)

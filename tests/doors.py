@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.factory import EnvConfig
+from lssvwm.envs.factory import EnvConfig
 
 COLORS = ("red", "blue", "green")
 CODES = {color: np.array([number, -number]) for number, color in enumerate(COLORS)}

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
-from envs.dream import DreamVectorEnv
-from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from worlds import random_model, small_config, small_store
 
-ID = "envs:lssvwm/Dream-v0"
+ID = "lssvwm:lssvwm/Dream-v0"
 MODES = list(AutoresetMode)
 ALWAYS, NEVER = 30.0, -30.0  # logits of the termination head
 

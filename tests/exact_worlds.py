@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.actor_critic import ActorCritic
 from doors import COLORS, color_of
-from envs.dream import DreamVectorEnv
-from worldmodel.actions import ActionPart, ActionSpec
-from worldmodel.checkpoint import Checkpoint
-from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
-from worldmodel.memory import Memory
-from worldmodel.model import Features, Imagined
-from worldmodel.runtime import Runtime
-from worldmodel.told import ToldPart, told_apart
+from lssvwm.agents.dreamer.actor_critic import ActorCritic
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel.actions import ActionPart, ActionSpec
+from lssvwm.worldmodel.checkpoint import Checkpoint
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.layers.runtime import Runtime
+from lssvwm.worldmodel.model import Features, Imagined
+from lssvwm.worldmodel.told import ToldPart, told_apart
 
 
 @dataclass(frozen=True)

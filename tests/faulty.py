@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from envs.policy import FrameArray
+from lssvwm.envs.policy import FrameArray
 
 
 class Faulty(gym.Env[FrameArray, np.int64]):

@@ -7,8 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.factory import EnvConfig
-from envs.policy import FrameArray
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.policy import FrameArray
 
 COUNT = 4
 FORBIDDING = EnvConfig("forbidding:Forbidding-v0")

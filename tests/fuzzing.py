@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 
 T = TypeVar("T")
 FUZZ = int(os.environ.get("FUZZ", "10"))

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldmodel.scan import scan, scan_chunked
-from worldmodel.triton_scan import scan_triton
+from lssvwm.worldmodel.layers.scan import scan, scan_chunked
+from lssvwm.worldmodel.layers.triton_scan import scan_triton
 
 
 @dataclass(frozen=True)

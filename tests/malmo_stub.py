@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from envs.minecraft.actions import Action
-from envs.minecraft.malmo.mission import Mission
-from envs.minecraft.malmo.server import MalmoServer
-from envs.minecraft.malmo.world import ItemStack, Observation, Step
-from envs.policy import FrameArray
+from lssvwm.envs.minecraft.actions import Action
+from lssvwm.envs.minecraft.malmo.mission import Mission
+from lssvwm.envs.minecraft.malmo.server import MalmoServer
+from lssvwm.envs.minecraft.malmo.world import ItemStack, Observation, Step
+from lssvwm.envs.policy import FrameArray
 
 LAST_LOG = 64
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from agents.actor_critic import ActorCritic, ActorCriticConfig
 from dreams import dream_folder
-from worldmodel.checkpoint import load_checkpoint
+from lssvwm.agents.dreamer.actor_critic import ActorCritic, ActorCriticConfig
+from lssvwm.worldmodel.checkpoint import load_checkpoint
 
 COMMAND = "python train_agent.py --preset smoke --out '/somewhere/my run' --seed 3"
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.checkpoint import save_checkpoint
-from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
-from worldmodel.memory import Memory
-from worldmodel.model import Features, Imagined, WorldModel
-from worldmodel.told import ToldPart
+from lssvwm.worldmodel.checkpoint import save_checkpoint
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Features, Imagined, WorldModel
+from lssvwm.worldmodel.told import ToldPart
 from worlds import random_frames, small_config
 
 PLACES = 32

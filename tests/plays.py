@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from corridor import CORRIDOR, Script, play_corridor
-from envs.play.command import LoadPolicy, PlayOptions, by_name, hello_of, open_game
-from envs.play.game import Game
-from envs.play.server import Server, bind, hosts_of, kept_token, make_app
-from envs.play.session import Session
-from worldmodel.checkpoint import save_checkpoint
-from worldmodel.episodes import EpisodeStore
+from lssvwm.envs.play.command import LoadPolicy, PlayOptions, by_name, hello_of, open_game
+from lssvwm.envs.play.game import Game
+from lssvwm.envs.play.server import Server, bind, hosts_of, kept_token, make_app
+from lssvwm.envs.play.session import Session
+from lssvwm.worldmodel.checkpoint import save_checkpoint
+from lssvwm.worldmodel.episodes import EpisodeStore
 from worlds import random_model, small_config
 
 

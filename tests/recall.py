@@ -10,8 +10,8 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs.factory import EnvConfig
-from envs.policy import FrameArray
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.policy import FrameArray
 
 DELAY = 3
 RECALL = EnvConfig("Recall-v0")

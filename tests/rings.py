@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lssvwm.worldmodel.actions import ActionPart
+from lssvwm.worldmodel.checkpoint import Checkpoint
+from lssvwm.worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
+from lssvwm.worldmodel.evaluation.models import Model
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Features, Imagined
+from lssvwm.worldmodel.told import ToldPart
 from places import LOOKS, PLACES
-from worldmodel.actions import ActionPart
-from worldmodel.checkpoint import Checkpoint
-from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
-from worldmodel.evaluation.models import Model
-from worldmodel.memory import Memory
-from worldmodel.model import Features, Imagined
-from worldmodel.told import ToldPart
 
 MOVES = torch.tensor([3, 1, -1])
 """Places by which each action moves on."""

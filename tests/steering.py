@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.factory import EnvConfig
+from lssvwm.envs.factory import EnvConfig
 
 STEPS = 10
 TARGET = np.array([0.75, 0.35])

@@ -12,22 +12,22 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from agents.adapters import for_stable_baselines
-from agents.adapters.torchrl import TorchRLEnv
-from agents.policies import RandomPolicy, make_policy
-from agents.probe import probe
 from dreams import ID
-from envs import DreamVectorEnv, check_vector_env, make_pair
-from envs.actions import shaped
-from envs.checker import from_id, single_from_id
-from envs.factory import make
-from envs.play.command import PlayOptions, by_name, open_game
-from envs.recording import record
+from lssvwm.agents.adapters import for_stable_baselines
+from lssvwm.agents.adapters.torchrl import TorchRLEnv
+from lssvwm.agents.policies.baselines import RandomPolicy, make_policy
+from lssvwm.agents.running.probe import probe
+from lssvwm.envs import DreamVectorEnv, check_vector_env, make_pair
+from lssvwm.envs.checker import from_id, single_from_id
+from lssvwm.envs.factory import make
+from lssvwm.envs.play.command import PlayOptions, by_name, open_game
+from lssvwm.envs.recording.recorder import record
+from lssvwm.envs.spaces.actions import shaped
+from lssvwm.worldmodel.actions import told
+from lssvwm.worldmodel.checkpoint import save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 from steering import SPACES, TARGET, moved, steering
-from worldmodel.actions import told
-from worldmodel.checkpoint import save_checkpoint
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
 from worlds import random_model, small_config
 
 VECTORS = [kind for kind in SPACES if kind != "discrete"]

@@ -13,29 +13,29 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.action_head import MAX_STD, MIN_STD, ActionHead
-from agents.actions import Bounded, Factored
-from agents.actor_critic import ActorCriticConfig, networks_for
-from agents.choices import Algo
-from agents.evaluation.runs import open_run
-from agents.loop import Loop
-from agents.planning import PlanningConfig, PlanningPolicy
-from agents.policies import Exploring, RandomPolicy
-from agents.ppo import PPO, PPOConfig
-from agents.presets import PRESETS
-from agents.probe import probe
-from agents.proposals import around
-from agents.sb3 import StableBaselines
-from agents.settings import CloningOptions, DreamerOptions, PPOOptions, SB3Options, TrainingOptions
-from envs.actions import shaped, spec_of
-from envs.factory import make_vec
+from lssvwm.agents.dreamer.action_head import MAX_STD, MIN_STD, ActionHead
+from lssvwm.agents.dreamer.actor_critic import ActorCriticConfig, networks_for
+from lssvwm.agents.dreamer.distributions import Bounded, Factored
+from lssvwm.agents.evaluation.runs import open_run
+from lssvwm.agents.model_free.ppo import PPO, PPOConfig
+from lssvwm.agents.model_free.sb3 import StableBaselines
+from lssvwm.agents.planning.planner import PlanningConfig, PlanningPolicy
+from lssvwm.agents.planning.proposals import around
+from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
+from lssvwm.agents.running.choices import Algo
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.presets import PRESETS
+from lssvwm.agents.running.probe import probe
+from lssvwm.agents.running.settings import CloningOptions, DreamerOptions, PPOOptions, SB3Options, TrainingOptions
+from lssvwm.envs.factory import make_vec
+from lssvwm.envs.spaces.actions import shaped, spec_of
+from lssvwm.worldmodel.actions import ActionPart
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Imagined
+from lssvwm.worldmodel.training import HeadsConfig
 from steering import SPACES, steering
-from worldmodel.actions import ActionPart
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import Imagined
-from worldmodel.training import HeadsConfig
 from worlds import generator, random_model, small_config
 
 MIXED = ActorCriticConfig(4, 0, low=(-1.0, 0.0, 0.0, -2.0), high=(1.0, 2.0, 1.0, 4.0), choices=(0, 3, 2, 0))

@@ -8,17 +8,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agents.policies import RandomPolicy
-from agents.probe import probe
 from dreams import ID
-from envs.actions import shaped, space_of, spec_of
-from envs.factory import EnvConfig
-from envs.minecraft.actions import BUTTONS, dict_action_space, full_action
-from envs.recorded.played import VECTOR
-from envs.recording import record
-from worldmodel.actions import told
-from worldmodel.checkpoint import save_checkpoint
-from worldmodel.episodes import EpisodeStore
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.agents.running.probe import probe
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.minecraft.actions import BUTTONS, dict_action_space, full_action
+from lssvwm.envs.recorded.minerl_actions import VECTOR
+from lssvwm.envs.recording.recorder import record
+from lssvwm.envs.spaces.actions import shaped, space_of, spec_of
+from lssvwm.worldmodel.actions import told
+from lssvwm.worldmodel.checkpoint import save_checkpoint
+from lssvwm.worldmodel.episodes import EpisodeStore
 from worlds import random_model, small_config
 
 

@@ -13,15 +13,15 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
-from envs.actions import as_recorded, flat, no_action, shaped, space_of, spec_of
-from envs.factory import make, make_vec
+from lssvwm.envs.factory import make, make_vec
+from lssvwm.envs.spaces.actions import as_recorded, flat, no_action, shaped, space_of, spec_of
+from lssvwm.worldmodel.actions import ActionPart, ActionSpec, actions_of, told
+from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.diffusion.noise import fourier
+from lssvwm.worldmodel.layers.conditioning import NOISE_BANDS, Condition
 from steering import SPACES, steering
-from worldmodel.actions import ActionPart, ActionSpec, actions_of, told
-from worldmodel.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.conditioning import NOISE_BANDS, Condition
-from worldmodel.config import WorldModelConfig
-from worldmodel.diffusion import fourier
-from worldmodel.errors import InputError
 from worlds import generator, random_model, randomised, small_config
 
 VECTORS = [kind for kind in SPACES if kind != "discrete"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.actions import Bounded, Discrete, Factored
-from worldmodel.conditioning import no_actions
+from lssvwm.agents.dreamer.distributions import Bounded, Discrete, Factored
+from lssvwm.worldmodel.layers.conditioning import no_actions
 from worlds import generator, small_config
 
 LOW, HIGH = torch.tensor([-0.5, 2.0]), torch.tensor([1.5, 2.2])

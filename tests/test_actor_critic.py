@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.actions import Bounded
-from agents.actor_critic import (
+from lssvwm.agents.dreamer.actor_critic import (
     ActorCritic,
     ActorCriticConfig,
     continuation_weights,
     lambda_returns,
     sample_action,
 )
-from worldmodel.errors import InputError
+from lssvwm.agents.dreamer.distributions import Bounded
+from lssvwm.worldmodel.common.errors import InputError
 from worlds import generator
 
 ONE = torch.ones(())

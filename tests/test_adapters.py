@@ -12,12 +12,12 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
-from agents.adapters import for_stable_baselines
-from agents.adapters.judging import Verdict, against_random
 from dreams import certain, dream_folder, vec
-from envs.dream import DreamVectorEnv
-from worldmodel.errors import InputError, MissingExtraError
-from worldmodel.statistics import Interval
+from lssvwm.agents.adapters import for_stable_baselines
+from lssvwm.agents.adapters.judging import Verdict, against_random
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.reporting.statistics import Interval
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from agents.adapters import for_rllib
 from dreams import dream_folder, vec
-from worldmodel.errors import InputError
+from lssvwm.agents.adapters import for_rllib
+from lssvwm.worldmodel.common.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from tianshou.data import Collector, VectorReplayBuffer
 from tianshou.env import BaseVectorEnv
 from tianshou.utils.net.common import Net
 
-from agents.adapters import for_tianshou
-from worldmodel.errors import InputError
+from lssvwm.agents.adapters import for_tianshou
+from lssvwm.worldmodel.common.errors import InputError
 
 
 @pytest.fixture(scope="module")

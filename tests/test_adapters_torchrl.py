@@ -12,9 +12,9 @@ import torch
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase, check_env_specs
 
-from agents.adapters import for_torchrl
 from dreams import dream_folder, vec
-from worldmodel.errors import InputError, MissingExtraError
+from lssvwm.agents.adapters import for_torchrl
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
 
 CAPPED = {"max_episode_steps": 4, "terminate": "never"}
 

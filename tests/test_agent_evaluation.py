@@ -1,4 +1,4 @@
-"""`python -m agents.evaluation` on real MiniGrid runs: what it writes, what it keeps, what it refuses."""
+"""`python -m lssvwm.agents.evaluation` on real MiniGrid runs: what it writes, what it keeps, what it refuses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from agents.cli import LoopOptions, claimed, parse
-from agents.evaluation.command import Options, evaluate, groups_of, named
-from agents.evaluation.files import EVALUATIONS, append_evaluation, read_episodes, read_evaluations
-from agents.evaluation.real import Evaluation
-from agents.evaluation.runs import evaluations_of, names_of
-from agents.evaluation.starts import Starts
-from agents.loop import Loop
-from agents.report import read_curves
-from agents.run import EVALUATION_SEEDS
+from lssvwm.agents.evaluation.command import Options, evaluate, groups_of, named
+from lssvwm.agents.evaluation.files import EVALUATIONS, append_evaluation, read_episodes, read_evaluations
+from lssvwm.agents.evaluation.real import Evaluation
+from lssvwm.agents.evaluation.runs import evaluations_of, names_of
+from lssvwm.agents.evaluation.starts import Starts
+from lssvwm.agents.report import read_curves
+from lssvwm.agents.running.cli import LoopOptions, claimed, parse
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.run import EVALUATION_SEEDS
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.stepping import HEARD
 from runs import ROOT, TINY_LOOP, stop
-from worldmodel.errors import InputError
-from worldmodel.stepping import HEARD
 
 ENV = "MiniGrid-MemoryS7-v0"
 TINY = ("--collect-episodes", "4", "--world-steps", "2", "--dreams", "2", "--eval-episodes", "4", "--no-processes")
@@ -181,7 +181,7 @@ def test_what_was_played_is_not_played_again_unless_it_changed(runs: Path, tmp_p
 
 def test_interrupted_it_says_so_at_once_and_leaves_nothing_half_done(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    args = ("agents.evaluation", "--policies", "random", "--env", ENV, "--episodes", "5000", "--num-envs", "1")
+    args = ("lssvwm.agents.evaluation", "--policies", "random", "--env", ENV, "--episodes", "5000", "--num-envs", "1")
     playing = out / "random"
     stopped = stop(
         *("-m", *args, "--no-progress", "--out", str(out)),

@@ -13,10 +13,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.evaluation import Evaluation, dreamt_returns
-from agents.evaluation.anchors import Anchor, has_success, measured, merged, normalised, published
-from agents.evaluation.curves import Line, Method, band, common_level, compared, lines, reached
-from agents.evaluation.files import (
+from corridor import ADVANCE, CORRIDOR, ExactModel, Script, agent_that_plays, play_corridor
+from lssvwm.agents.evaluation import Evaluation, dreamt_returns
+from lssvwm.agents.evaluation.anchors import Anchor, has_success, measured, merged, normalised, published
+from lssvwm.agents.evaluation.curves import Line, Method, band, common_level, compared, lines, reached
+from lssvwm.agents.evaluation.files import (
     Evaluations,
     append_evaluation,
     log_evaluation,
@@ -25,15 +26,14 @@ from agents.evaluation.files import (
     write_episodes,
     write_monitor,
 )
-from agents.evaluation.judging import Contestant, Result, ranked
-from agents.evaluation.plots import plot_comparison
-from agents.evaluation.scores import correlation, score
-from agents.world_model_policy import WorldModelPolicy
-from corridor import ADVANCE, CORRIDOR, ExactModel, Script, agent_that_plays, play_corridor
-from envs.factory import EnvConfig
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.statistics import Interval, difference_within
+from lssvwm.agents.evaluation.judging import Contestant, Result, ranked
+from lssvwm.agents.evaluation.plots import plot_comparison
+from lssvwm.agents.evaluation.scores import correlation, score
+from lssvwm.agents.policies.world_model import WorldModelPolicy
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.reporting.statistics import Interval, difference_within
 
 MAZE = EnvConfig("lssvwm/MemoryMaze-9x9-v0")
 PLAYED = Evaluation(

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import algorithms
-from agents.algorithms import check_algorithm
-from agents.choices import Algo
-from agents.loop import Loop
-from agents.planning import PlanningConfig
-from agents.policies import Exploring, RandomPolicy
-from agents.presets import PRESETS
-from agents.settings import (
+from lssvwm.agents.planning.planner import PlanningConfig
+from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
+from lssvwm.agents.running import algorithms
+from lssvwm.agents.running.algorithms import check_algorithm
+from lssvwm.agents.running.choices import Algo
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.presets import PRESETS
+from lssvwm.agents.running.settings import (
     CloningOptions,
     DreamerOptions,
     LoopSettings,
@@ -26,9 +26,9 @@ from agents.settings import (
     SB3Options,
     TrainingOptions,
 )
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.training import HeadsConfig
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.training import HeadsConfig
 
 SMALL = replace(
     PRESETS["smoke"],

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.attention import FrameLocalAttention, HistoryMemory, WindowMemory
-from worldmodel.errors import InputError
-from worldmodel.runtime import Runtime
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.layers.attention import FrameLocalAttention, HistoryMemory, WindowMemory
+from lssvwm.worldmodel.layers.runtime import Runtime
 from worlds import assert_close, assert_same, generator, randomised, small_config
 
 CONFIG = small_config()

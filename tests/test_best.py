@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.best import best_round, keep
-from agents.dreamer import Dreamer, DreamerConfig
-from agents.evaluation.runs import open_run
-from agents.presets import PRESETS
-from agents.settings import to_json
 from dreams import dream_folder
-from envs.contexts import contexts_of
-from worldmodel.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.packed import CONTEXTS, PackConfig, pack
+from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
+from lssvwm.agents.evaluation.runs import open_run
+from lssvwm.agents.running.best import best_round, keep
+from lssvwm.agents.running.presets import PRESETS
+from lssvwm.agents.running.settings import to_json
+from lssvwm.envs.contexts import contexts_of
+from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.packed import CONTEXTS, PackConfig, pack
 
 
 def test_the_first_of_the_highest_means_is_the_best() -> None:

@@ -17,13 +17,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from envs.minecraft.malmo.messages import parse_commands
-from envs.minecraft.malmo.minetest_world import LOGS, MinetestWorld
-from envs.minecraft.malmo.mission import ItemAmount, ItemReward, Mission, MissionError
-from envs.minecraft.minerl.client import WorkerConfig
-from envs.minecraft.minerl.env import MineRLError
-from envs.minecraft.minetest.tasks import find_task
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.malmo.messages import parse_commands
+from lssvwm.envs.minecraft.malmo.minetest_world import LOGS, MinetestWorld
+from lssvwm.envs.minecraft.malmo.mission import ItemAmount, ItemReward, Mission, MissionError
+from lssvwm.envs.minecraft.minerl.client import WorkerConfig
+from lssvwm.envs.minecraft.minerl.env import MineRLError
+from lssvwm.envs.minecraft.minetest.tasks import find_task
+from lssvwm.worldmodel.common.errors import InputError
 
 TREECHOP = Mission(
     name="MineRLTreechop-v0",
@@ -39,11 +39,11 @@ TREECHOP = Mission(
 
 
 class Bridge:
-    """`python -m envs.minecraft.malmo` in a process of its own; port 0 takes a free one."""
+    """`python -m lssvwm.envs.minecraft.malmo` in a process of its own; port 0 takes a free one."""
 
     def __init__(self, log: Path, port: int = 0) -> None:
         self.log = log
-        command = [sys.executable, "-m", "envs.minecraft.malmo", "--world", "minetest", "--port", str(port)]
+        command = [sys.executable, "-m", "lssvwm.envs.minecraft.malmo", "--world", "minetest", "--port", str(port)]
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         until(lambda: "\n" in log.read_text() or self.process.poll() is not None, 120)
@@ -99,7 +99,7 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
 
 def make(port: int, task: str = "Treechop", attempts: int = 1) -> gym.Env[Any, Any]:
     worker = WorkerConfig(attempts=attempts, reset_timeout=240, step_timeout=60)
-    return gym.make(f"envs:lssvwm/MineRL-{task}-v0", port=port, actions="dict", worker=worker)
+    return gym.make(f"lssvwm:lssvwm/MineRL-{task}-v0", port=port, actions="dict", worker=worker)
 
 
 def chop(env: gym.Env[Any, Any], steps: int) -> tuple[list[float], list[Any]]:
@@ -149,7 +149,7 @@ def test_what_minetest_cannot_play_is_refused(changes: dict[str, Any], message: 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     def run(port: int, **environment: str) -> str:
-        command = [sys.executable, "-m", "envs.minecraft.malmo", "--port", str(port)]
+        command = [sys.executable, "-m", "lssvwm.envs.minecraft.malmo", "--port", str(port)]
         done = subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120, check=False
         )

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.diffusion.noise import Draw
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.episodes.retrace import Retraced
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Losses, WorldModel
+from lssvwm.worldmodel.training import STATE, Trainer, TrainingConfig
 from trainers import TRAINING, assert_same_state, trainer
-from worldmodel.config import WorldModelConfig
-from worldmodel.diffusion import Draw
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.episodes.retrace import Retraced
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import Losses, WorldModel
-from worldmodel.training import STATE, Trainer, TrainingConfig
 from worlds import (
     assert_close,
     assert_same,

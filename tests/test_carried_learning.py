@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldmodel.config import MAMBA2, WorldModelConfig
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.model import WorldModel, weights_from
-from worldmodel.training import Trainer, TrainingConfig
+from lssvwm.worldmodel.config import MAMBA2, WorldModelConfig
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.model import WorldModel, weights_from
+from lssvwm.worldmodel.training import Trainer, TrainingConfig
 
 WALK, CLIP = 20, 8
 CONFIG = WorldModelConfig(

@@ -14,10 +14,10 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from broken_envs import GALLERY, LIMIT, Broken, SingleWalk, Walk
-from envs import EnvConfig, check_vector_env, make, make_vec
-from envs.checker import CODES, ConformanceError, from_id, single_from_id
-from envs.checker.__main__ import Options, check
-from worldmodel.errors import InputError
+from lssvwm.envs import EnvConfig, check_vector_env, make, make_vec
+from lssvwm.envs.checker import CODES, ConformanceError, from_id, single_from_id
+from lssvwm.envs.checker.__main__ import Options, check
+from lssvwm.worldmodel.common.errors import InputError
 
 MODES = list(AutoresetMode)
 OUTPUTS = ["numpy", "torch"]
@@ -164,7 +164,7 @@ def test_the_command_reports_and_says_how_it_went(capsys: pytest.CaptureFixture[
 
 
 def test_the_command_line() -> None:
-    run = [sys.executable, "-m", "envs.checker", "CartPoole-v1", "--num-envs", "2", "--modes", "NextStep"]
+    run = [sys.executable, "-m", "lssvwm.envs.checker", "CartPoole-v1", "--num-envs", "2", "--modes", "NextStep"]
     result = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")

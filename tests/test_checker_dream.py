@@ -11,8 +11,8 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from dreams import ID, dream_folder
-from envs import DreamVectorEnv, check_vector_env
-from envs.checker import from_id, single_from_id
+from lssvwm.envs import DreamVectorEnv, check_vector_env
+from lssvwm.envs.checker import from_id, single_from_id
 
 MODES = list(AutoresetMode)
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from worldmodel.atomic import replace
-from worldmodel.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
+from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.model import WorldModel
 from worlds import (
     assert_same,
     generator,

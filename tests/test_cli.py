@@ -17,19 +17,19 @@ import pytest
 
 import train_agent
 import train_wm
-from agents.cli import INTERRUPTED, LearnOptions, LoopOptions, claimed, parse
-from agents.loop import Loop
-from agents.presets import PRESETS
-from agents.run import EVALUATION_SEEDS, RUNS, SEEDS_PER_RUN
-from agents.settings import LearnSettings, TrainingOptions, from_json, to_json
+from lssvwm.agents.running.cli import INTERRUPTED, LearnOptions, LoopOptions, claimed, parse
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.presets import PRESETS
+from lssvwm.agents.running.run import EVALUATION_SEEDS, RUNS, SEEDS_PER_RUN
+from lssvwm.agents.running.settings import LearnSettings, TrainingOptions, from_json, to_json
+from lssvwm.worldmodel.checkpoint import load_checkpoint
+from lssvwm.worldmodel.common.command_line import Main, run_main
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.packed import CONTEXTS
+from lssvwm.worldmodel.worlds import resolve
 from runs import TINY_LOOP, TINY_WORLD, start
-from worldmodel.checkpoint import load_checkpoint
-from worldmodel.command_line import Main, run_main
-from worldmodel.config import WorldModelConfig
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.packed import CONTEXTS
-from worldmodel.errors import InputError
-from worldmodel.worlds import resolve
 from worlds import small_store
 
 SCRIPTS: dict[str, Main] = {"train_agent.py": train_agent.main, "train_wm.py": train_wm.main}

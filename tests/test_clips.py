@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Clips, Episode, EpisodeStore
 from test_episodes import episode, where
-from worldmodel.episodes import Clips, Episode, EpisodeStore
-from worldmodel.errors import InputError
 
 
 def continuous(frames: int, number: int = 0, size: int = 2) -> Episode:

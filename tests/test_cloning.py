@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.cloning import STATE, Cloner, CloningConfig, best_episodes, discounted_returns, watch
-from agents.dreamer import Dreamer, DreamerConfig
-from agents.policies import RandomPolicy
-from agents.scripted import MemoryOracle
-from agents.world_model_policy import load_agent
 from corridor import ADVANCE, GOAL, ExactModel, play_corridor
-from envs.factory import EnvConfig, make_vec
-from envs.recording import play
-from worldmodel.config import WorldModelConfig
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
+from lssvwm.agents.dreamer.cloning import STATE, Cloner, CloningConfig, best_episodes, discounted_returns, watch
+from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.agents.policies.minigrid import MemoryOracle
+from lssvwm.agents.policies.world_model import load_agent
+from lssvwm.envs.factory import EnvConfig, make_vec
+from lssvwm.envs.recording.recorder import play
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.model import WorldModel
 from worlds import random_model, randomised, small_config, small_store
 
 SETTINGS: dict[str, Any] = {"batch": 64, "lr": 1e-2, "rows": 1, "discount": 0.9}

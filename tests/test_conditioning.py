@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.config import WorldModelConfig
-from worldmodel.episodes import NO_ACTION, Clips
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import Features, WorldModel
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Features, WorldModel
 from worlds import (
     assert_close,
     assert_same,

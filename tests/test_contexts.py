@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from dreams import actions_of, dream_folder, roll, vec
-from envs.provenance import listed
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.episodes.packed import CONTEXTS, PackConfig, pack
-from worldmodel.errors import InputError
-from worldmodel.worlds import resolve
+from lssvwm.envs.recording.provenance import listed
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.episodes.packed import CONTEXTS, PackConfig, pack
+from lssvwm.worldmodel.worlds import resolve
 from worlds import small_store
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.loop import Loop
-from agents.presets import PRESETS
-from agents.settings import TrainingOptions
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.presets import PRESETS
+from lssvwm.agents.running.settings import TrainingOptions
+from lssvwm.worldmodel.training import HeadsConfig
 from runs import ROOT
-from worldmodel.training import HeadsConfig
 
 WORLD = replace(
     PRESETS["smoke"],

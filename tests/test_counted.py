@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from dreams import actions_of, dream_folder, roll, vec
-from envs.dream import DreamState, chance
-from worldmodel import InputError
-from worldmodel.counted import MULTIPLIERS, ROUNDS, WEYL, WORD, Counted, normals, philox
-from worldmodel.drawing import normal
+from lssvwm.envs.dream import DreamState
+from lssvwm.envs.dream import seeding as chance
+from lssvwm.worldmodel import InputError
+from lssvwm.worldmodel.common.philox import MULTIPLIERS, ROUNDS, WEYL, WORD, Counted, normals, philox
+from lssvwm.worldmodel.common.rng import normal
 
 CPU = torch.device("cpu")
 LIKE = torch.zeros(())

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.config import Target, Weight
-from worldmodel.diffusion import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
-from worldmodel.drawing import row_generators
+from lssvwm.worldmodel.common.rng import row_generators
+from lssvwm.worldmodel.config import Target, Weight
+from lssvwm.worldmodel.diffusion.noise import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
 from worlds import assert_close, assert_same, generator, small_config
 
 

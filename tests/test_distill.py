@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from agents.cli import LearnOptions, parse
+from lssvwm.agents.running.cli import LearnOptions, parse
+from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.diffusion.shortcut import finest
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.training import STATE, Trainer, TrainingConfig, distilled
 from runs import TINY_WORLD
 from test_cli import Refusal, call
 from together import EXACT
 from trainers import assert_same_state, trainer
-from worldmodel.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.config import WorldModelConfig
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
-from worldmodel.shortcut import finest
-from worldmodel.training import STATE, Trainer, TrainingConfig, distilled
 from worlds import assert_close, assert_same, generator, random_model, small_config, small_store
 
 PLAIN = small_config()

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from lssvwm.worldmodel.checkpoint import load_checkpoint
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.training import STATE
 from runs import TINY_WORLD
 from together import BATCH, CARRY, EXACT, carrying, exact, together
 from trainers import assert_same_state, trainer
-from worldmodel.checkpoint import load_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.training import STATE
 from worlds import assert_close, assert_same, small_store
 
 ROOT = Path(__file__).parent.parent

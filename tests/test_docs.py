@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.commands import COMMANDS
-from agents.help import HELP_ALL
+from lssvwm.agents.commands import COMMANDS
+from lssvwm.agents.running.help import HELP_ALL
 from runs import ROOT, TINY_WORLD, finish
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -147,3 +147,13 @@ def test_files_named_exist(page: str) -> None:
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"`make ([a-z-]+)", "".join(TEXT.values())))))
 def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_tour_of_the_code_names_what_is_there() -> None:
+    """Every path of the page exists, and what is named behind a colon is defined in that file."""
+    page = TEXT["docs/architecture.md"]
+    found = re.findall(r"`((?:worldmodel|envs|agents|tests)/[\w/]*(?:\.py)?)(?::(\w+))?`", page)
+    assert len(found) > 40
+    for path, name in found:
+        assert (ROOT / path).exists(), path
+        assert not name or re.search(rf"^(def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE), (path, name)

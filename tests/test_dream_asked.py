@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from dreams import ID, actions_of, dream_folder, exact, vec
-from envs.dream import DreamVectorEnv
-from worldmodel.errors import InputError
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel.common.errors import InputError
 from worlds import assert_close
 
 GIVEN: dict[str, Any] = {"max_episode_steps": 4, "terminate": "never"}

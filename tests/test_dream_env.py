@@ -16,9 +16,9 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from dreams import ID, MODES, actions_of, dream_folder, roll, vec
-from envs.dream import DreamVectorEnv
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 
 
 @pytest.fixture(scope="module")

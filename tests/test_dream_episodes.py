@@ -14,9 +14,9 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from packaging.version import Version
 
 from dreams import ALWAYS, ID, MODES, NEVER, actions_of, certain, dream_folder, roll, vec
-from envs.dream import DreamVectorEnv
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dreams import actions_of, dream_folder, vec
-from envs.dream import DreamState
+from lssvwm.envs.dream import DreamState
 
 pytestmark = pytest.mark.gpu
 

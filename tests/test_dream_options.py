@@ -12,9 +12,9 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from dreams import MODES, NEVER, actions_of, certain, dream_folder, roll, vec
-from envs.dream import DreamVectorEnv
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 FRAME = gym.spaces.Box(0, 255, (16, 8, 3), np.uint8)
 FEATURES = gym.spaces.Box(-np.inf, np.inf, (12,), np.float32)

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-import envs.dream.index
+import lssvwm.envs.dream.index
 from dreams import ID, actions_of, dream_folder, exact, roll, vec
-from envs import check_vector_env
-from envs.checker import from_id
-from envs.dream import DreamVectorEnv
-from envs.dream.index import MemoryIndex
-from envs.dream.options import DreamOptions
-from envs.dream.starts import Begin, draw
-from worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.envs import check_vector_env
+from lssvwm.envs.checker import from_id
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.envs.dream.index import MemoryIndex
+from lssvwm.envs.dream.options import DreamOptions
+from lssvwm.envs.dream.starts import Begin, draw
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 from worlds import assert_close, random_model, small_config, small_store
 
 WHOLE: dict[str, Any] = {"context_length": "all", "terminate": "never", "autoreset_mode": "SameStep"}
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(envs.dream.index, "SHORTEST", 3)
+    monkeypatch.setattr(lssvwm.envs.dream.index, "SHORTEST", 3)
 
 
 def drawn(store: EpisodeStore, count: int, **options: Any) -> list[tuple[int, int]]:
@@ -55,7 +55,7 @@ def drawn(store: EpisodeStore, count: int, **options: Any) -> list[tuple[int, in
 
 @pytest.mark.parametrize("every", [3, 100])
 def test_a_dream_has_the_memory_of_its_whole_past(folder: Path, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(envs.dream.index, "SHORTEST", every)
+    monkeypatch.setattr(lssvwm.envs.dream.index, "SHORTEST", every)
     loaded = exact(folder)
     env = DreamVectorEnv(4, checkpoint=loaded, max_episode_steps=1, context_info=True, **WHOLE)
     for turn in range(4):

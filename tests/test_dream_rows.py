@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreams import MODES, actions_of, dream_folder, exact, vec
-from envs.dream import DreamVectorEnv
-from worldmodel.errors import InputError
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel.common.errors import InputError
 
 ROWS = 3
 OPTIONS: dict[str, Any] = {

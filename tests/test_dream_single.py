@@ -12,9 +12,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from dreams import ID, certain, dream_folder, vec
-from envs.dream import DreamEnv
-from envs.record_video import RecordVideo, capped_cubic
-from worldmodel.errors import InputError
+from lssvwm.envs.dream import DreamEnv
+from lssvwm.envs.recording.video import RecordVideo, capped_cubic
+from lssvwm.worldmodel.common.errors import InputError
 
 KINDS: list[dict[str, Any]] = [
     {"observation": "features"},

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from dreams import MODES, actions_of, dream_folder, vec
-from envs.dream.options import DreamOptions
-from envs.dream.starts import Begin, Start, Starts
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.envs.dream.options import DreamOptions
+from lssvwm.envs.dream.starts import Begin, Start, Starts
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 from worlds import small_store
 
 ROOT = Path(__file__).parent.parent
@@ -196,7 +196,7 @@ def test_environments_leave_no_thread_behind(folder: Path) -> None:
 
 FORGOTTEN = """
 import sys, gymnasium as gym
-env = gym.make_vec("envs:lssvwm/Dream-v0", num_envs=64, checkpoint=sys.argv[1], context_length=3, steps=1)
+env = gym.make_vec("lssvwm:lssvwm/Dream-v0", num_envs=64, checkpoint=sys.argv[1], context_length=3, steps=1)
 env.reset()
 """
 

@@ -18,10 +18,10 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from dreams import ID, MODES, NEVER, actions_of, certain, dream_folder, exact, vec
-from envs.dream import DreamEnv, DreamState, DreamVectorEnv
-from worldmodel.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.envs.dream import DreamEnv, DreamState, DreamVectorEnv
+from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 from worlds import random_model, small_config, small_store
 
 ROOT = Path(__file__).parent.parent
@@ -227,9 +227,9 @@ SCRIPT = """
 import sys, numpy as np, gymnasium as gym, torch
 torch.set_num_threads(1)
 sys.path[:0] = ["tests", "."]
-from envs.dream import DreamState
+from lssvwm.envs.dream import DreamState
 from test_dream_state import continued
-env = gym.make_vec("envs:lssvwm/Dream-v0", num_envs=3, checkpoint=sys.argv[1], context_length=3, max_episode_steps=3,
+env = gym.make_vec("lssvwm:lssvwm/Dream-v0", num_envs=3, checkpoint=sys.argv[1], context_length=3, max_episode_steps=3,
                    observation="both")
 env.set_state(DreamState.load(sys.argv[2]))
 np.savez(sys.argv[3], *(array for said in continued(env) for array in said))

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.actor_critic import ActorCritic, continuation_weights, lambda_returns
-from agents.dreamer import STATE, Dreamer, DreamerConfig
-from agents.imagination import dream, replayed_returns
-from agents.policies import RandomPolicy
-from agents.streaming import Past, StreamingContexts
 from corridor import ADVANCE, GOAL, ExactModel, StaleModel, agent_that_plays, play_corridor
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.sampling import Sampler, Sampling
+from lssvwm.agents.dreamer.actor_critic import ActorCritic, continuation_weights, lambda_returns
+from lssvwm.agents.dreamer.dreamer import STATE, Dreamer, DreamerConfig
+from lssvwm.agents.dreamer.imagination import dream, replayed_returns
+from lssvwm.agents.dreamer.streaming import Past, StreamingContexts
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.sampling import Sampler, Sampling
 from worlds import random_model, small_config
 
 SETTINGS: dict[str, Any] = {

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore, catalogue
-from worldmodel.episodes.files import write_episode
-from worldmodel.episodes.index import INDEX
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore, catalogue
+from lssvwm.worldmodel.episodes.files import write_episode
+from lssvwm.worldmodel.episodes.index import INDEX
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,7 +112,7 @@ WRITER = """
 import sys
 sys.path.insert(0, "tests")
 from test_episodes import episode
-from worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes import EpisodeStore
 store = EpisodeStore(sys.argv[1], create=True)
 print("ready", flush=True)
 for i in range(int(sys.argv[3])):

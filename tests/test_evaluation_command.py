@@ -1,4 +1,4 @@
-"""`python -m worldmodel.evaluation` as a user runs it: files that hold what they should, and one line for bad input."""
+"""`python -m lssvwm.worldmodel.evaluation` as a user runs it: the right files, and one line for bad input."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ import torch
 from PIL import Image
 from torch import nn
 
+from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.evaluation import command, running, trial_for
+from lssvwm.worldmodel.evaluation.clips import read_windows
+from lssvwm.worldmodel.evaluation.command import evaluate
+from lssvwm.worldmodel.evaluation.models import names_of
+from lssvwm.worldmodel.evaluation.options import Options
+from lssvwm.worldmodel.evaluation.rollout import rollout
+from lssvwm.worldmodel.evaluation.running import windows_of
+from lssvwm.worldmodel.evaluation.studies.memory_use import MemoryUse
+from lssvwm.worldmodel.evaluation.studies.recovery import Recovery
+from lssvwm.worldmodel.evaluation.studies.revisits import Revisits
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.video import BAR, MARGIN, REAL
 from places import places_checkpoint, places_store
 from rings import of_places
 from runs import ROOT
-from worldmodel.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError, MissingExtraError
-from worldmodel.evaluation import command, running, trial_for
-from worldmodel.evaluation.clips import read_windows
-from worldmodel.evaluation.command import evaluate
-from worldmodel.evaluation.models import names_of
-from worldmodel.evaluation.options import Options
-from worldmodel.evaluation.rollout import rollout
-from worldmodel.evaluation.running import windows_of
-from worldmodel.evaluation.studies.memory_use import MemoryUse
-from worldmodel.evaluation.studies.recovery import Recovery
-from worldmodel.evaluation.studies.revisits import Revisits
-from worldmodel.model import WorldModel
-from worldmodel.video import BAR, MARGIN, REAL
 from worlds import small_config
 
 CONTEXT, HORIZON = 6, 5
@@ -82,7 +82,7 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "worldmodel.evaluation", *args]
+    command = [sys.executable, "-m", "lssvwm.worldmodel.evaluation", *args]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
@@ -93,7 +93,7 @@ def test_everything_is_written(finished: Path) -> None:
     assert {path.stem for path in finished.iterdir()} == expected
     results = json.loads((finished / "results.json").read_text())
     assert results["options"]["seed"] == 0
-    assert results["command"].startswith("python -m worldmodel.evaluation ours/world_model")
+    assert results["command"].startswith("python -m lssvwm.worldmodel.evaluation ours/world_model")
     assert set(results["versions"]) == {"python", "lssvwm", "torch", "numpy", "torchmetrics"}
     assert set(results["models"]) == {"ours", "window"}
     assert results["models"]["window"]["config"]["scan"] == "none"
@@ -134,7 +134,7 @@ def test_the_table_names_every_model_and_the_base_rates(finished: Path) -> None:
 def test_the_page_says_what_every_table_is_of(finished: Path) -> None:
     page = (finished / "report.md").read_text()
     for words in (
-        "python -m worldmodel.evaluation ours/world_model",
+        "python -m lssvwm.worldmodel.evaluation ours/world_model",
         "ours (step 0), window (step 0); 6 episodes of up to 30 frames",
         f"Context {CONTEXT}, horizon {HORIZON} frames, 1 denoising steps",
         "95 % intervals (Student's t) over the episodes",

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import row_generators
+from lssvwm.worldmodel.episodes import Clips
+from lssvwm.worldmodel.evaluation import evaluate_clips, judge_cold_start, judge_heads, judge_heads_on_real, rollout
+from lssvwm.worldmodel.evaluation.heads import auroc
+from lssvwm.worldmodel.evaluation.trials import Trial, make_trial
 from places import LOOKS, Remembered, walk
 from rings import Ring
-from worldmodel.drawing import row_generators
-from worldmodel.episodes import Clips
-from worldmodel.errors import InputError
-from worldmodel.evaluation import evaluate_clips, judge_cold_start, judge_heads, judge_heads_on_real, rollout
-from worldmodel.evaluation.heads import auroc
-from worldmodel.evaluation.trials import Trial, make_trial
 from worlds import assert_close, assert_same, random_clips, random_model, small_config
 
 CAP = 10 * np.log10(255**2 / 1e-3)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips
+from lssvwm.worldmodel.episodes.retrace import Retraced, there_and_back
+from lssvwm.worldmodel.evaluation.trials import CORRUPTED, Corruption, Protocol, make_trial
 from places import LOOKS, Remembered, walk
-from worldmodel.episodes import NO_ACTION, Clips
-from worldmodel.episodes.retrace import Retraced, there_and_back
-from worldmodel.errors import InputError
-from worldmodel.evaluation.trials import CORRUPTED, Corruption, Protocol, make_trial
 from worlds import assert_same
 
 WALK = walk([3, 4, 5, 6, 7, 6, 8, 9, 10, 11], [20, 21, 22, 21, 20, 19, 18, 17, 16, 15])

@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 
 import train_agent
-from agents.algorithms import check_algorithm
-from agents.cli import LoopOptions, parse
-from agents.evaluation import command
-from agents.evaluation.files import Evaluations
 from benchmarks.evidence import __main__ as evidence
 from benchmarks.evidence import running, table
 from benchmarks.evidence.claims import CLAIMS, SEEDS, Claim, Method
 from benchmarks.evidence.running import Plan, cpu_seconds, judging, learning, show, spawn
 from benchmarks.memory import __main__ as memory
 from benchmarks.shared.page import markers
-from envs.minecraft.minetest import build
+from lssvwm.agents.evaluation import command
+from lssvwm.agents.evaluation.files import Evaluations
+from lssvwm.agents.running.algorithms import check_algorithm
+from lssvwm.agents.running.cli import LoopOptions, parse
+from lssvwm.envs.minecraft.minetest import build
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.reporting.statistics import Interval, mean_interval
 from runs import ROOT
-from worldmodel.errors import InputError
-from worldmodel.statistics import Interval, mean_interval
 
 PAGE = ROOT / "docs" / "evidence.md"
 
@@ -62,7 +62,7 @@ def test_commands_exist_hold_out_and_give_controls_as_many_real_steps(name: str,
     quick = parse(LoopOptions, learning(claim, claim.methods[0], 0, replace(plan, quick=True))[1:])
     assert (quick.eval_episodes, quick.rounds, quick.world_steps) == (2, 1, 3)
     module, called, *rest = judging(claim, plan)
-    assert (module, called) == ("-m", "agents.evaluation")
+    assert (module, called) == ("-m", "lssvwm.agents.evaluation")
     assert [word.split("=")[0] for word in rest[: len(claim.methods)]] == list(told)
     assert int(rest[rest.index("--num-envs") + 1]) <= (2 if claim.minetest else 64), "an engine for each"
 
@@ -239,7 +239,7 @@ def test_list_and_bad_input(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     evidence.main(["crafter", "--list"])
     printed = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("python train_agent.py") for line in printed) == 3
-    assert printed[-1].startswith("python -m agents.evaluation dreams=runs/evidence/crafter/dreams-0,")
+    assert printed[-1].startswith("python -m lssvwm.agents.evaluation dreams=runs/evidence/crafter/dreams-0,")
     with pytest.raises(InputError, match="no claim 'atari': choose of minigrid-s7"):
         evidence.main(["atari"])
     with pytest.raises(InputError, match="--quick is one seed"):

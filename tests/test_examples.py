@@ -12,15 +12,15 @@ import pytest
 import torch
 import tyro
 
-from agents.policies import RandomPolicy
-from agents.probe import probe
-from envs import EnvConfig
-from envs.recording import record
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.agents.running.probe import probe
+from lssvwm.envs import EnvConfig
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.actions import told
+from lssvwm.worldmodel.checkpoint import save_checkpoint
+from lssvwm.worldmodel.episodes import EpisodeStore
 from runs import ROOT
 from steering import steering
-from worldmodel.actions import told
-from worldmodel.checkpoint import save_checkpoint
-from worldmodel.episodes import EpisodeStore
 from worlds import random_model, small_config
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

@@ -15,8 +15,8 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from envs.factory import EnvConfig, make, make_vec
-from worldmodel.errors import InputError, MissingExtraError
+from lssvwm.envs.factory import EnvConfig, make, make_vec
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
 
 MEMORY = EnvConfig("MiniGrid-MemoryS7-v0", actions=(0, 1, 2))
 

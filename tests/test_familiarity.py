@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from agents.dreamer import STATE, Dreamer, DreamerConfig
-from agents.evaluation import evaluate
-from agents.evaluation.real import Evaluation
-from agents.familiarity import Familiarity, by_step
-from agents.policies import RandomPolicy
-from agents.world_model_policy import WorldModelPolicy, load_agent
 from corridor import CORRIDOR, ExactModel, play_corridor
-from worldmodel.episodes import EpisodeStore
+from lssvwm.agents.dreamer.dreamer import STATE, Dreamer, DreamerConfig
+from lssvwm.agents.dreamer.familiarity import Familiarity, by_step
+from lssvwm.agents.evaluation import evaluate
+from lssvwm.agents.evaluation.real import Evaluation
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.agents.policies.world_model import WorldModelPolicy, load_agent
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 
 def test_features_of_training_are_at_distance_one_and_others_by_hand() -> None:

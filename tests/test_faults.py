@@ -15,13 +15,13 @@ import pytest
 from gymnasium import spaces
 
 import recordings
-from envs.factory import DiscreteActions, EnvConfig, FrameObservation, make, make_vec, trusted
-from envs.minecraft.minerl import client
-from envs.policy import FrameArray
-from envs.recorded import FORMATS, ReadOptions, convert
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.files import read_episode, read_header
-from worldmodel.errors import InputError
+from lssvwm.envs.factory import DiscreteActions, EnvConfig, FrameObservation, make, make_vec, trusted
+from lssvwm.envs.minecraft.minerl import client
+from lssvwm.envs.policy import FrameArray
+from lssvwm.envs.recorded import FORMATS, ReadOptions, convert
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.files import read_episode, read_header
 
 KEYS = EnvConfig("MiniGrid-MemoryS7-v0", actions=(0, 1, 2))
 
@@ -116,7 +116,7 @@ def test_a_file_cannot_have_a_module_run(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match=r"checkpoint names .* 'evilmod:Foo-v0', .* run the module 'evilmod'"):
         trusted(EnvConfig("evilmod:Foo-v0"), "checkpoint")
     assert "evilmod" not in sys.modules
-    for known in ("CartPole-v1", "envs:lssvwm/MemoryMaze-9x9-v0", f"{__name__}:Foo-v0"):
+    for known in ("CartPole-v1", "lssvwm:lssvwm/MemoryMaze-9x9-v0", f"{__name__}:Foo-v0"):
         assert trusted(EnvConfig(known), "checkpoint").id == known
 
 
@@ -264,7 +264,7 @@ def test_a_full_disk_is_no_broken_recording(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     recordings.memory_maze(tmp_path / "from" / "whole.npz")
-    monkeypatch.setattr(sys.modules["envs.recorded.convert"], "write_episode", full)
+    monkeypatch.setattr(sys.modules["lssvwm.envs.recorded.convert"], "write_episode", full)
     with pytest.raises(OSError, match="No space left"):
         convert(FORMATS["memory-maze"], tmp_path / "from", tmp_path / "to", ReadOptions(size=16), progress=False)
 

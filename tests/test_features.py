@@ -12,15 +12,15 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from agents.policies import RandomPolicy
-from envs.checker import check_vector_env
-from envs.dream import DreamVectorEnv
-from envs.factory import EnvConfig, make, make_vec
-from envs.features import WorldModelFeatures, make_pair
-from envs.recording import record
-from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.envs.checker import check_vector_env
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.envs.factory import EnvConfig, make, make_vec
+from lssvwm.envs.features import WorldModelFeatures, make_pair
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 from worlds import random_model, small_config
 
 MODES = list(AutoresetMode)

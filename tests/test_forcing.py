@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.config import MAMBA2, WorldModelConfig
-from worldmodel.diffusion import add_noise, clean_from
-from worldmodel.layers.doubled import convolve_doubled, doubled, halves, scan_doubled
-from worldmodel.layers.fused import convolve
-from worldmodel.model import WorldModel, future_rewards
-from worldmodel.scan import scan_sequential
-from worldmodel.streams import Past, streams
-from worldmodel.windows import Own, Window, attend_sdpa, visible
+from lssvwm.worldmodel.config import MAMBA2, WorldModelConfig
+from lssvwm.worldmodel.diffusion.forcing import Past, streams
+from lssvwm.worldmodel.diffusion.noise import add_noise, clean_from
+from lssvwm.worldmodel.layers.doubled import convolve_doubled, doubled, halves, scan_doubled
+from lssvwm.worldmodel.layers.fused import convolve
+from lssvwm.worldmodel.layers.scan import scan_sequential
+from lssvwm.worldmodel.layers.windows import Own, Window, attend_sdpa, visible
+from lssvwm.worldmodel.model import WorldModel, future_rewards
 from worlds import assert_close, generator, random_clips, random_model, small_config
 
 FRAMES = 6

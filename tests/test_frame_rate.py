@@ -17,18 +17,18 @@ from gymnasium import spaces
 
 import recordings
 from dreams import ID, dream_folder, vec
-from envs.factory import EnvConfig, make
-from envs.recorded import FORMATS, ReadOptions, convert
-from envs.recorded.frames import decoded, rate_of, shrunk
-from envs.recorded.pieces import Track, thinned
-from envs.recording import record
+from lssvwm.envs.factory import EnvConfig, make
+from lssvwm.envs.recorded import FORMATS, ReadOptions, convert
+from lssvwm.envs.recorded.frames import decoded, rate_of, shrunk
+from lssvwm.envs.recorded.segments import Track, thinned
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.episodes.files import write_episode
 from recordings import STEPS, frames_of, places, seen, write_video
 from test_episodes import episode
 from test_recording import Uniform
-from worldmodel.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.episodes.files import write_episode
-from worldmodel.errors import InputError
 
 
 def read(name: str, folder: Path, **options: Any) -> list[Episode]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worldmodel.layers.fused import convolve, gated_rms_norm, gelu, rms_norm, rotate
+from lssvwm.worldmodel.layers.fused import convolve, gated_rms_norm, gelu, rms_norm, rotate
 from worlds import generator
 
 

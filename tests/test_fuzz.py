@@ -23,9 +23,6 @@ import recordings
 import rlds
 import test_recorded_lerobot
 import test_recorded_minari
-from envs.recorded import FORMATS, ReadOptions, convert
-from envs.recorded.lerobot import opened
-from envs.recorded.minari import _storage
 from fuzzing import (
     changed,
     changes,
@@ -39,11 +36,14 @@ from fuzzing import (
     some_arrays,
     tried,
 )
+from lssvwm.envs.recorded import FORMATS, ReadOptions, convert
+from lssvwm.envs.recorded.formats.lerobot import opened
+from lssvwm.envs.recorded.formats.minari import _storage
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.episodes.files import header_of, read_arrays, read_episode, read_header, write_episode
+from lssvwm.worldmodel.episodes.index import INDEX
 from test_episodes import episode, store_of, where
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.episodes.files import header_of, read_arrays, read_episode, read_header, write_episode
-from worldmodel.episodes.index import INDEX
-from worldmodel.errors import InputError
 
 # Episodes
 

@@ -24,20 +24,20 @@ from gymnasium.vector.utils import batch_space, iterate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.config_file import overlaid, read_config
-from agents.settings import LoopSettings, from_json, to_json
 from dreams import dream_folder, vec
-from envs.actions import flat, shaped, space_of, spec_of
-from envs.dream import DreamState, DreamVectorEnv
-from envs.dream.given import check_actions
-from envs.dream.options import DreamOptions
-from envs.factory import DiscreteActions, EnvConfig
-from envs.minecraft.actions import BUTTONS, full_action
-from envs.recorded import ReadOptions
-from envs.recorded.__main__ import ConvertOptions
 from fuzzing import JSON, as_json, changed, changes, many, replaced, same_array, some_arrays, tried
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
+from lssvwm.agents.running.config_file import overlaid, read_config
+from lssvwm.agents.running.settings import LoopSettings, from_json, to_json
+from lssvwm.envs.dream import DreamState, DreamVectorEnv
+from lssvwm.envs.dream.options import DreamOptions
+from lssvwm.envs.dream.validation import check_actions
+from lssvwm.envs.factory import DiscreteActions, EnvConfig
+from lssvwm.envs.minecraft.actions import BUTTONS, full_action
+from lssvwm.envs.recorded import ReadOptions
+from lssvwm.envs.recorded.__main__ import ConvertOptions
+from lssvwm.envs.spaces.actions import flat, shaped, space_of, spec_of
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
 from worlds import small_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")  # of strange numbers

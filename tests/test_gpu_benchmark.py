@@ -94,8 +94,8 @@ def test_a_step_waits_at_places_with_a_name_alone(tmp_path: Path) -> None:
     waiting.look(Setting("cpu", True, 100.0, tmp_path, tmp_path), sheet)
     assert [finding.ok for finding in sheet.findings if finding.ok is not None] == [True, True]
     found = {finding.what.split(" (")[0]: finding.value for finding in sheet.findings}
-    assert found["dream step waits in worldmodel/conditioning.py:check"] == 1
-    assert found["dream step waits in envs/dream/given.py:_numbers"] == 1
+    assert found["dream step waits in worldmodel/layers/conditioning.py:check"] == 1
+    assert found["dream step waits in envs/dream/validation.py:_numbers"] == 1
     assert not [what for what in found if what.startswith("dream") and "checks.py" in what]
 
 

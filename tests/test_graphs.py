@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel import InputError, Memory, Sampler, Sampling, WorldModel
-from worldmodel.drawing import Drawn, normal
-from worldmodel.graphs import GraphSampler
+from lssvwm.worldmodel import InputError, Memory, Sampler, Sampling, WorldModel
+from lssvwm.worldmodel.common.rng import Drawn, normal
+from lssvwm.worldmodel.graphs import GraphSampler
 from worlds import assert_close, generator, random_model, small_config
 
 ROWS = 3

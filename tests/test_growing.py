@@ -18,14 +18,14 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from agents.loop import Loop
-from agents.report import growing
-from agents.report.growing import Growing
-from agents.report.now import now, to_come
-from agents.settings import LoopSettings, TrainingOptions
+from lssvwm.agents.report import growing
+from lssvwm.agents.report.growing import Growing
+from lssvwm.agents.report.now import now, to_come
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.settings import LoopSettings, TrainingOptions
+from lssvwm.worldmodel.common.progress import Bar, Place
 from test_algorithms import SMALL
 from test_loop import without_clocks
-from worldmodel.progress import Bar, Place
 
 SETTINGS = replace(
     SMALL,
@@ -201,7 +201,7 @@ def test_a_page_that_cannot_be_written_does_not_end_the_run(
     assert "Real return, random" in learn(tmp_path / "run", IN_REAL)
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["the report so far was not written, the run goes on: OSError: no space left"] * 3
-    monkeypatch.setattr("agents.report.run.report_of", full)
+    monkeypatch.setattr("lssvwm.agents.report.run.report_of", full)
     with pytest.raises(OSError, match="no space"):
         learn(tmp_path / "run", IN_REAL)
 

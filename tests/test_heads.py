@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from worldmodel.heads import Readout, Standardise, TwoHot, mlp
+from lssvwm.worldmodel.heads import Readout, Standardise, TwoHot, mlp
 from worlds import assert_close, assert_same, generator, randomised
 
 LIMIT = float(np.expm1(6.0))

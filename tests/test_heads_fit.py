@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import WorldModel, weights_from
+from lssvwm.worldmodel.training import Trainer
+from lssvwm.worldmodel.training.heads import HeadsConfig, collect, fit_heads, kinds_of
 from trainers import trainer
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import WorldModel, weights_from
-from worldmodel.training import Trainer
-from worldmodel.training.heads import HeadsConfig, collect, fit_heads, kinds_of
 from worlds import small_config, small_store
 
 LENGTH = 6

@@ -19,18 +19,18 @@ pytest.importorskip("huggingface_hub")
 import gymnasium as gym
 from huggingface_hub import constants
 
-from agents.cli import LearnOptions, LoopOptions, parse
 from dreams import ID
 from hub_stub import Hub, serving
+from lssvwm.agents.running.cli import LearnOptions, LoopOptions, parse
+from lssvwm.worldmodel.checkpoint import load_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.files import write_episode
+from lssvwm.worldmodel.hub.__main__ import main
+from lssvwm.worldmodel.hub.client import Repo
+from lssvwm.worldmodel.worlds import resolve
 from packing import finished_run
 from runs import ROOT
-from worldmodel.checkpoint import load_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.files import write_episode
-from worldmodel.errors import InputError
-from worldmodel.hub.__main__ import main
-from worldmodel.hub.client import Repo
-from worldmodel.worlds import resolve
 
 NAME = "someone/corridors"
 
@@ -95,7 +95,7 @@ def test_pull_in_a_process_of_its_own(pushed: Hub, tmp_path: Path) -> None:
     to = tmp_path / "pulled"
     variables = {"HF_ENDPOINT": pushed.address, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     env = {**os.environ, **variables, "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-m", "worldmodel.hub", "pull", NAME, str(to)]
+    command = [sys.executable, "-m", "lssvwm.worldmodel.hub", "pull", NAME, str(to)]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in to.iterdir()) == sorted(
@@ -129,7 +129,7 @@ def test_a_revision_is_pinned(pushed: Hub) -> None:
 def test_episodes_as_a_data_set(
     hub: Hub, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worldmodel.hub.push._AT_ONCE", 4)
+    monkeypatch.setattr("lssvwm.worldmodel.hub.push._AT_ONCE", 4)
     store = EpisodeStore(run / "episodes")
     main(["push-episodes", str(run / "episodes"), NAME])
     files = hub.repos["datasets", NAME]

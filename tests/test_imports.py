@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("worldmodel", "envs", "agents")
+NAME = "lssvwm"
 SCRIPTS = {"train_wm", "train_agent"}
 FORBIDDEN = {
     "worldmodel": {"envs", "agents", "gymnasium"} | SCRIPTS,
@@ -51,14 +52,14 @@ def sources(package: str) -> list[Path]:
 
 
 def imported(source: str) -> set[str]:
-    """Top-level names of everything that `source` imports, inside functions too."""
+    """Top-level names of everything that `source` imports, inside functions too; of ours the package below."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.split(".")[0])
-    return names
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix(f"{NAME}.").split(".")[0] for name in names}
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -75,9 +76,7 @@ def test_imports_run_one_way(package: str) -> None:
 
 
 def test_the_rule_sees_imports_inside_functions() -> None:
-    source = (
-        "import os.path\ndef f():\n    from envs.factory import make\n    if 1:\n        import agents.dreamer as d\n"
-    )
+    source = "import os.path\ndef f():\n    from lssvwm.envs.factory import make\n    import lssvwm.agents.run as d\n"
     assert imported(source) == {"os", "envs", "agents"}
 
 
@@ -86,9 +85,9 @@ def modules() -> dict[str, Path]:
     found = {}
     for file in (file for package in PACKAGES for file in sources(package)):
         parts = file.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        if name not in PACKAGES:
-            found[name] = file
+        inner = parts[:-1] if parts[-1] == "__init__" else parts
+        if len(inner) > 1:
+            found[".".join([NAME, *inner])] = file
     return found
 
 
@@ -111,7 +110,7 @@ def needed(file: Path, known: Collection[str]) -> set[str]:
 def test_imports_run_in_no_circle() -> None:
     known = modules()
     graph = {name: needed(file, known) - {name} for name, file in known.items()}
-    assert graph["agents.algorithms"] > {"agents.settings", "worldmodel.episodes"}
+    assert graph["lssvwm.agents.running.algorithms"] > {"lssvwm.agents.running.settings", "lssvwm.worldmodel.episodes"}
     tuple(TopologicalSorter(graph).static_order())  # a CycleError names the circle
 
 
@@ -124,9 +123,13 @@ def test_a_circle_is_seen(tmp_path: Path) -> None:
 
 
 def test_core_dependencies_are_enough_to_import() -> None:
-    blocked = python(f"import sys\nfor name in {HEAVY}: sys.modules[name] = None\nimport worldmodel, envs, agents")
+    blocked = python(
+        f"import sys\nfor name in {HEAVY}: sys.modules[name] = None\nfrom lssvwm import worldmodel, envs, agents"
+    )
     assert blocked.returncode == 0, blocked.stderr
-    loaded = python(f"import sys, worldmodel, envs, agents\nprint([n for n in {HEAVY} if n in sys.modules])")
+    loaded = python(
+        f"import sys\nfrom lssvwm import worldmodel, envs, agents\nprint([n for n in {HEAVY} if n in sys.modules])"
+    )
     assert loaded.stdout.strip() == "[]", loaded.stdout + loaded.stderr
 
 
@@ -138,13 +141,37 @@ def test_core_dependencies_are_enough_to_import() -> None:
     ],
 )
 def test_missing_extra_says_what_to_install(missing: str, env_id: str, extra: str) -> None:
-    code = f"import sys; sys.modules['{missing}'] = None\nimport envs\nenvs.make(envs.EnvConfig('{env_id}'))"
+    code = (
+        f"import sys; sys.modules['{missing}'] = None\nfrom lssvwm import envs\nenvs.make(envs.EnvConfig('{env_id}'))"
+    )
     result = python(code)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert "MissingExtraError" in last
     assert f"the package '{missing}" in last
     assert f"not installed: pip install 'lssvwm[{extra}]'" in last
+
+
+@pytest.mark.parametrize("old", PACKAGES)
+def test_the_names_of_before_are_the_same_modules(old: str) -> None:
+    """In a checkout, with one line of warning; classes are not there twice."""
+    inner = {"worldmodel": "episodes.store", "envs": "dream.vector", "agents": "running.settings"}[old]
+    code = f"import {old}.{inner} as one, lssvwm.{old}.{inner} as two, {old}\nassert one is two\nprint({old}.__name__)"
+    result = python(code)
+    assert result.stdout == f"lssvwm.{old}\n", result.stderr
+    assert result.stderr.count(f"FutureWarning: import lssvwm.{old} instead of {old}") == 1
+
+
+def test_ids_of_before_are_made_and_modules_of_before_started() -> None:
+    made = python("import gymnasium; print(gymnasium.make('envs:lssvwm/MiniGrid-Carpet-v0').spec.entry_point)")
+    assert made.stdout == "lssvwm.envs.worlds.minigrid_carpet:Carpet\n", made.stderr
+    started = subprocess.run([sys.executable, "-m", "worldmodel.worlds"], cwd=ROOT, capture_output=True, text=True)
+    assert "minigrid-memory-s7" in started.stdout, started.stderr
+
+
+def test_the_package_costs_no_torch() -> None:
+    loaded = python("import sys, lssvwm\nprint('torch' in sys.modules, 'gymnasium' in sys.modules)")
+    assert loaded.stdout == "False True\n", loaded.stderr
 
 
 def test_files_can_be_read_in_one_sitting() -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from lssvwm.worldmodel.common.stepping import HEARD
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.training import Trainer
 from trainers import TRAINING, assert_same_state, everything, trainer
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.stepping import HEARD
-from worldmodel.training import Trainer
 from worlds import small_store
 
 ROOT = Path(__file__).parent.parent
@@ -168,7 +168,7 @@ def test_killed_it_goes_on_as_if_it_had_not_been(
     code = (
         "import os, signal, sys; from dataclasses import replace; from pathlib import Path; import torch;"
         "torch.set_num_threads(1); sys.path.insert(0, 'tests');"
-        "from trainers import TRAINING, trainer; from worldmodel.episodes import EpisodeStore;"
+        "from trainers import TRAINING, trainer; from lssvwm.worldmodel.episodes import EpisodeStore;"
         f"t = trainer(EpisodeStore({str(store.root)!r}), Path({str(tmp_path)!r}),"
         f" replace(TRAINING, workers={workers}, save_seconds=0.0));"
         "t.update_average = lambda do=t.update_average:"

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from worldmodel.errors import InputError
-from worldmodel.statistics import (
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.reporting.statistics import (
     Interval,
     by_unit,
     combined_interval,

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.policies import RandomPolicy
-from envs.factory import EnvConfig, make
-from envs.inverses import inverse_actions
-from envs.recording import SEED_KEY, record
-from worldmodel.episodes import EpisodeStore
-from worldmodel.evaluation.clips import read_windows
-from worldmodel.evaluation.studies.palindrome import inverse_of, walks, way_back
-from worldmodel.evaluation.studies.study import Settings
-from worldmodel.evaluation.trials import window
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.envs.factory import EnvConfig, make
+from lssvwm.envs.recording.recorder import SEED_KEY, record
+from lssvwm.envs.worlds.inverses import inverse_actions
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.evaluation.clips import read_windows
+from lssvwm.worldmodel.evaluation.studies.palindrome import inverse_of, walks, way_back
+from lssvwm.worldmodel.evaluation.studies.study import Settings
+from lssvwm.worldmodel.evaluation.trials import window
 
 
 @pytest.mark.parametrize("actions", [(0, 1, 2), (2, 1, 0), None])

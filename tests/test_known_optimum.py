@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import agents.dreamer
-from agents.actor_critic import ActorCritic
-from agents.dreamer import Dreamer, DreamerConfig
-from agents.imagination import Dreams
-from agents.policies import RandomPolicy
+import lssvwm.agents.dreamer.dreamer
 from corridor import GOAL, ExactModel, play_corridor
 from exact_worlds import CodeWorld, CueWorld, ForgetfulWorld, LongCueWorld, TargetWorld
-from worldmodel.episodes import EpisodeStore
+from lssvwm.agents.dreamer.actor_critic import ActorCritic
+from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
+from lssvwm.agents.dreamer.imagination import Dreams
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 Change = Callable[[Dreams], Dreams]
 DISCOUNT = 0.9
@@ -147,7 +147,7 @@ def test_every_mistake_is_found_out(tmp_path: Path, mistake: str) -> None:
 
 
 def test_steps_after_the_end_that_count_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents.dreamer, "continuation_weights", torch.ones_like)
+    monkeypatch.setattr(lssvwm.agents.dreamer.dreamer, "continuation_weights", torch.ones_like)
     subject = dreamer(CueWorld(), CueWorld(), tmp_path, ended=0.0)
     subject.train(BATCHES, progress=False)
     assert expected_return(subject.agent, CueWorld()) < 0.6

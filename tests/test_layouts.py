@@ -10,17 +10,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import agents.evaluation.starts as of_evaluations
-from agents.evaluation.command import Options, config_of
-from agents.evaluation.runs import TrainedRun
-from agents.evaluation.starts import Starts, starts
-from agents.policies import RandomPolicy
-from agents.settings import LoopSettings, from_json, to_json
-from envs.factory import EnvConfig, make
-from envs.layouts import Layouts, layout_of
-from envs.recording import record
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+import lssvwm.agents.evaluation.starts as of_evaluations
+from lssvwm.agents.evaluation.command import Options, config_of
+from lssvwm.agents.evaluation.runs import TrainedRun
+from lssvwm.agents.evaluation.starts import Starts, starts
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.agents.running.settings import LoopSettings, from_json, to_json
+from lssvwm.envs.factory import EnvConfig, make
+from lssvwm.envs.layouts import Layouts, layout_of
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 MEMORY = "MiniGrid-MemoryS7-v0"
 """Has 16 layouts."""
@@ -93,7 +93,7 @@ def test_other_worlds_take_the_number_as_their_seed_and_mazes_for_their_walls() 
 
 
 def test_memory_maze_changes_its_walls_at_reset() -> None:
-    env = gym.make("envs:lssvwm/MemoryMaze-9x9-v0", extra_obs=True)
+    env = gym.make("lssvwm:lssvwm/MemoryMaze-9x9-v0", extra_obs=True)
 
     def layout(seed: int | None, walls: int) -> Any:
         return env.reset(seed=seed, options={"maze_seed": walls})[0]["maze_layout"]

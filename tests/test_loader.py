@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import row_generators
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.episodes import npz as npz_module
+from lssvwm.worldmodel.episodes.loader import ClipLoader, StepClips
+from lssvwm.worldmodel.episodes.repack import Repacked, repack
 from test_episodes import ROOT, episode, same, store_of
 from test_store import damage
 from trainers import TRAINING, trainer
-from worldmodel.drawing import row_generators
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.episodes import npz as npz_module
-from worldmodel.episodes.loader import ClipLoader, StepClips
-from worldmodel.episodes.repack import Repacked, repack
-from worldmodel.errors import InputError
 from worlds import small_store
 
 
@@ -180,7 +180,7 @@ def test_repacking_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
 
 def test_repack_on_the_command_line(tmp_path: Path) -> None:
     store_of(tmp_path / "a", [5, 6])
-    command = [sys.executable, "-m", "worldmodel.episodes.repack", "--no-progress"]
+    command = [sys.executable, "-m", "lssvwm.worldmodel.episodes.repack", "--no-progress"]
     done = subprocess.run(
         [*command, tmp_path / "a", tmp_path / "b"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -217,7 +217,7 @@ def test_memory_does_not_grow_with_the_store(tmp_path: Path) -> None:
     code = """
 import re, sys
 import numpy as np
-from worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes import EpisodeStore
 def peak():  # kilobytes, of this program alone
     return int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 store = EpisodeStore(sys.argv[1], cache_bytes=int(sys.argv[2]))

@@ -13,14 +13,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.report import read_curves
-from agents.report.run import SHOWN
-from envs.recording import SEED_KEY
+from lssvwm.agents.report import read_curves
+from lssvwm.agents.report.run import SHOWN
+from lssvwm.envs.recording.recorder import SEED_KEY
+from lssvwm.worldmodel.checkpoint import load_checkpoint
+from lssvwm.worldmodel.common.stepping import HEARD
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.evaluation import dream_along
 from runs import TINY_LOOP, finish, kill, stop
-from worldmodel.checkpoint import load_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.evaluation import dream_along
-from worldmodel.stepping import HEARD
 
 EPISODES, WORLD_STEPS, DREAMS = 30, 120, 60
 OPTIONS = (

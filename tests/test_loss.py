@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worldmodel.config import WorldModelConfig
-from worldmodel.diffusion import Draw, add_noise
-from worldmodel.episodes import NO_ACTION, Clips
-from worldmodel.model import Losses, WorldModel, future_rewards, masked_sum
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.diffusion.noise import Draw, add_noise
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips
+from lssvwm.worldmodel.model import Losses, WorldModel, future_rewards, masked_sum
 from worlds import (
     assert_close,
     assert_same,

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs.minecraft.malmo import messages, server
-from envs.minecraft.malmo.messages import ProtocolError
-from envs.minecraft.malmo.mission import Mission, MissionError, Possessions, parse_mission
-from envs.minecraft.malmo.server import MAX_CONNECTIONS, MalmoServer
-from envs.minecraft.malmo.world import ItemStack, Observation, Step, WorldError
-from envs.minecraft.minerl.client import find_python
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.malmo import messages, server
+from lssvwm.envs.minecraft.malmo.messages import ProtocolError
+from lssvwm.envs.minecraft.malmo.mission import Mission, MissionError, Possessions, parse_mission
+from lssvwm.envs.minecraft.malmo.server import MAX_CONNECTIONS, MalmoServer
+from lssvwm.envs.minecraft.malmo.world import ItemStack, Observation, Step, WorldError
+from lssvwm.envs.minecraft.minerl.client import find_python
+from lssvwm.worldmodel.common.errors import InputError
 
 REWARD = '<Item amount="1" reward="1.5" type="log"/><Item amount="2" reward="4" type="stick"/>'
 XML = """<MissionInit xmlns="http://ProjectMalmo.microsoft.com" PlatformVersion="0.37.0"><Mission>
@@ -537,7 +537,7 @@ def test_the_unmodified_client_plays(served: Served, name: str, rewards: list[fl
 
 
 def test_what_begins_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "envs.minecraft.malmo.server"):
+    with caplog.at_level(logging.INFO, "lssvwm.envs.minecraft.malmo.server"):
         running = Served()
         running.client().begin()
         running.end()

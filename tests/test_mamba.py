@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worldmodel.config import MAMBA2, MixerConfig, WorldModelConfig
-from worldmodel.layers.fused import convolve
-from worldmodel.mamba import BlockwiseMamba, Quadratic, ScanMemory, Scanned
-from worldmodel.scan import scan_sequential
+from lssvwm.worldmodel.config import MAMBA2, MixerConfig, WorldModelConfig
+from lssvwm.worldmodel.layers.fused import convolve
+from lssvwm.worldmodel.layers.mamba import BlockwiseMamba, Quadratic, ScanMemory, Scanned
+from lssvwm.worldmodel.layers.scan import scan_sequential
 from worlds import assert_close, assert_same, generator, randomised, small_config
 
 TILES = [(1, 1), (2, 2), (4, 4), (1, 2), (4, 1)]

@@ -15,31 +15,31 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.vec_env import VecMonitor
 
-from agents.actions import Discrete, masked
-from agents.actor_critic import ActorCritic, networks_for
-from agents.adapters import for_stable_baselines
-from agents.cloning import Cloner, CloningConfig
-from agents.evaluation import evaluate
-from agents.mixture import Mixture
-from agents.planning import PlanningConfig, PlanningPolicy
-from agents.policies import Exploring, RandomPolicy
-from agents.ppo import PPO, PPOConfig
-from agents.rollouts import replay
-from agents.sb3 import StableBaselines
-from agents.sb3_config import SB3Config
-from agents.world_model_policy import WorldModelPolicy
 from dreams import dream_folder, vec
-from envs.actions import spec_of
-from envs.factory import EnvConfig, make, make_vec
-from envs.masks import MASK_KEY, masks_of
-from envs.policy import Policy
-from envs.provenance import FIRST_KEY, SEED_KEY
-from envs.recording import record
 from forbidding import COUNT, FORBIDDING, OBSERVED, forbidding
+from lssvwm.agents.adapters import for_stable_baselines
+from lssvwm.agents.dreamer.actor_critic import ActorCritic, networks_for
+from lssvwm.agents.dreamer.cloning import Cloner, CloningConfig
+from lssvwm.agents.dreamer.distributions import Discrete, masked
+from lssvwm.agents.evaluation import evaluate
+from lssvwm.agents.model_free.ppo import PPO, PPOConfig
+from lssvwm.agents.model_free.rollouts import replay
+from lssvwm.agents.model_free.sb3 import StableBaselines
+from lssvwm.agents.model_free.sb3_config import SB3Config
+from lssvwm.agents.planning.planner import PlanningConfig, PlanningPolicy
+from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
+from lssvwm.agents.policies.mixture import Mixture
+from lssvwm.agents.policies.world_model import WorldModelPolicy
+from lssvwm.envs.factory import EnvConfig, make, make_vec
+from lssvwm.envs.policy import Policy
+from lssvwm.envs.recording.provenance import FIRST_KEY, SEED_KEY
+from lssvwm.envs.recording.recorder import record
+from lssvwm.envs.spaces.actions import spec_of
+from lssvwm.envs.spaces.masks import MASK_KEY, masks_of
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.model import WorldModel
 from steering import SPACES
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
 from worlds import random_model, small_config
 
 PPO_CONFIG = PPOConfig(rows=3, steps=12, epochs=2, minibatches=2, hidden=8, lr=1e-2)

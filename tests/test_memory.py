@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldmodel.attention import HistoryMemory
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import WorldModel
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.layers.attention import HistoryMemory
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import WorldModel
 from worlds import (
     assert_close,
     assert_same,

@@ -16,10 +16,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from agents.policies import MazeOracle
-from envs.factory import EnvConfig, make_vec
-from envs.memory_maze import MemoryMaze, choose_renderer
-from worldmodel.errors import InputError
+from lssvwm.agents.policies.baselines import MazeOracle
+from lssvwm.envs.factory import EnvConfig, make_vec
+from lssvwm.envs.memory_maze.environment import MemoryMaze, choose_renderer
+from lssvwm.worldmodel.common.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def test_passes_the_checker_of_gymnasium() -> None:
-    env = gym.make("envs:lssvwm/MemoryMaze-9x9-v0", extra_obs=True, render_mode="rgb_array")
+    env = gym.make("lssvwm:lssvwm/MemoryMaze-9x9-v0", extra_obs=True, render_mode="rgb_array")
     check_env(env.unwrapped, skip_render_check=True)
     frame = env.unwrapped.render()
     assert isinstance(frame, np.ndarray)
@@ -147,7 +147,7 @@ def test_threads_may_take_turns(maze: MemoryMaze) -> None:
 
 @pytest.mark.parametrize("ending", ["", "del env", "env = None; import gc; gc.collect()"])
 def test_forgetting_to_close_is_silent(ending: str) -> None:
-    program = f"import envs\nenv = envs.MemoryMaze('9x9')\nenv.reset(seed=0)\nenv.step(1)\n{ending}"
+    program = f"from lssvwm import envs\nenv = envs.MemoryMaze('9x9')\nenv.reset(seed=0)\nenv.step(1)\n{ending}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

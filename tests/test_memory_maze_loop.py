@@ -9,9 +9,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agents.loop import Loop
-from agents.settings import DreamerOptions, LoopSettings, ModelOptions, TrainingOptions
-from worldmodel.episodes import EpisodeStore
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.settings import DreamerOptions, LoopSettings, ModelOptions, TrainingOptions
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 STEPS = 30
 
@@ -50,7 +50,7 @@ def test_the_loop_runs_on_the_real_maze(tmp_path: Path) -> None:
     moved = np.abs(np.diff(episode.extras["agent_pos"], axis=0)).sum()
     assert moved > 1, "the oracle stands still"
 
-    dream = gym.make("envs:lssvwm/Dream-v0", checkpoint=str(tmp_path / "world_model"), context_length=4)
+    dream = gym.make("lssvwm:lssvwm/Dream-v0", checkpoint=str(tmp_path / "world_model"), context_length=4)
     frame, _ = dream.reset(seed=0)
     real = {image.tobytes() for name in store.names for image in store.read(name).image}
     assert frame.tobytes() in real, "a dream begins with a real frame"

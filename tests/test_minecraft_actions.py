@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs.minecraft.actions import (
+from lssvwm.envs.minecraft.actions import (
     ACTION_SETS,
     BUTTONS,
     ActionSet,
@@ -16,7 +16,7 @@ from envs.minecraft.actions import (
     full_action,
     mu_law_bins,
 )
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 
 @pytest.mark.parametrize("name", [name for name in ACTION_SETS if name != "craft"])

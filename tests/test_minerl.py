@@ -19,15 +19,15 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import envs.minecraft.minerl.registration
-from envs.factory import EnvConfig, make
-from envs.minecraft.minerl.client import WorkerConfig, find_python
-from envs.minecraft.minerl.env import MineRLEnv, MineRLError
-from envs.minecraft.minerl.guard import descendants
+import lssvwm.envs.minecraft.minerl.registration
+from lssvwm.envs.factory import EnvConfig, make
+from lssvwm.envs.minecraft.minerl.client import WorkerConfig, find_python
+from lssvwm.envs.minecraft.minerl.env import MineRLEnv, MineRLError
+from lssvwm.envs.minecraft.minerl.guard import descendants
+from lssvwm.worldmodel.common.errors import InputError
 from malmo_stub import LAST_LOG, Served, frame_of, served
-from worldmodel.errors import InputError
 
-assert envs.minecraft.minerl.registration
+assert lssvwm.envs.minecraft.minerl.registration
 QUICK = WorkerConfig(step_timeout=5, attempts=2, retry_pause=0.1)
 
 
@@ -242,8 +242,8 @@ def test_passes_the_checker_and_the_factory(malmo: Served, monkeypatch: pytest.M
 SCRIPT = """
 import sys, time
 sys.path.insert(0, {root!r})
-from envs.minecraft.minerl.env import MineRLEnv
-from envs.minecraft.minerl.guard import descendants
+from lssvwm.envs.minecraft.minerl.env import MineRLEnv
+from lssvwm.envs.minecraft.minerl.guard import descendants
 env = MineRLEnv()
 guard = env._worker._process.pid
 print(guard, *descendants(guard), env._worker._folder, flush=True)
@@ -271,7 +271,7 @@ def test_leaves_nothing_behind() -> None:
 
 def test_minecraft_is_killed_in_its_own_session(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
-    guard = Path(envs.minecraft.minerl.registration.__file__).with_name("guard.py")
+    guard = Path(lssvwm.envs.minecraft.minerl.registration.__file__).with_name("guard.py")
     # As MineRL starts Minecraft: in a session of its own, and here as an orphan too.
     game = "import os,time; os.fork() and os._exit(0); os.setsid(); print(os.getpid(), flush=True); time.sleep(600)"
     worker = f"import subprocess,sys; subprocess.run([sys.executable, '-c', {game!r}]); {{end}}"

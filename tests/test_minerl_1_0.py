@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from envs.minecraft.minerl import protocol
-from envs.minecraft.minerl.client import find_python
-from envs.minecraft.minerl.env import MineRLEnv
+from lssvwm.envs.minecraft.minerl import protocol
+from lssvwm.envs.minecraft.minerl.client import find_python
+from lssvwm.envs.minecraft.minerl.env import MineRLEnv
+from lssvwm.worldmodel.common.errors import InputError
 from minerl_1_0 import BUTTONS, ITEMS, LIMIT, install
-from worldmodel.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.minecraft.minetest.build import build_shim
-from envs.minecraft.minetest.config import EngineConfig
-from envs.minecraft.minetest.display import Display
-from envs.minecraft.minetest.engine import Engine, EngineError, Tick
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.minetest.build import build_shim
+from lssvwm.envs.minecraft.minetest.config import EngineConfig
+from lssvwm.envs.minecraft.minetest.display import Display
+from lssvwm.envs.minecraft.minetest.engine import Engine, EngineError, Tick
+from lssvwm.worldmodel.common.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 20.0
@@ -210,8 +210,8 @@ def listening(pid: int) -> Iterator[str]:
 
 SCRIPT = """
 import sys, time
-from envs.minecraft.minetest.config import EngineConfig
-from envs.minecraft.minetest.engine import Engine
+from lssvwm.envs.minecraft.minetest.config import EngineConfig
+from lssvwm.envs.minecraft.minetest.engine import Engine
 print("starting", flush=True)
 engine = Engine(EngineConfig(mapgen="flat"))
 engine.step({})

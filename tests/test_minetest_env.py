@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import envs.minecraft.registration  # noqa: F401 (registers the ids)
-from agents.minetest_policies import NEED_EXTRAS, SCRIPTED
-from agents.policies import RandomPolicy
-from envs.factory import EnvConfig, make_vec
-from envs.minecraft.actions import action_set
-from envs.minecraft.minetest.env import MinetestEnv
-from envs.recording import play
-from worldmodel.episodes import Episode
-from worldmodel.errors import InputError
+import lssvwm.envs.minecraft.registration  # noqa: F401 (registers the ids)
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.agents.policies.minetest import NEED_EXTRAS, SCRIPTED
+from lssvwm.envs.factory import EnvConfig, make_vec
+from lssvwm.envs.minecraft.actions import action_set
+from lssvwm.envs.minecraft.minetest.env import MinetestEnv
+from lssvwm.envs.recording.recorder import play
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode
 
 pytestmark = pytest.mark.filterwarnings("error:Minetest is restarted")
 

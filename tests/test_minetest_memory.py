@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.minetest_policies import retrace_plan
 from benchmarks.minetest_memory.judging import Result, Scores, last_sights, mean_frame, score
 from benchmarks.minetest_memory.report import write_section
 from benchmarks.minetest_memory.sights import bands, gaps, turning_points, windows_of_return
 from benchmarks.minetest_memory.tasks import OUT, POSE, STEPS, TASKS
-from envs.minecraft.actions import action_set
-from worldmodel import EpisodeStore
-from worldmodel.episodes import Episode
-from worldmodel.errors import InputError
+from lssvwm.agents.policies.minetest import retrace_plan
+from lssvwm.envs.minecraft.actions import action_set
+from lssvwm.worldmodel import EpisodeStore
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode
 
 TURN = np.deg2rad(15)
 

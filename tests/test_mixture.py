@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.loop import Loop
-from agents.mixture import Mixture, parts_of
-from agents.policies import Exploring, RandomPolicy
-from agents.presets import PRESETS
-from envs.provenance import listed
-from envs.recording import record
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
+from lssvwm.agents.policies.mixture import Mixture, parts_of
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.presets import PRESETS
+from lssvwm.envs.recording.provenance import listed
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 
 class Always:

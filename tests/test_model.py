@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.memory import Memory
-from worldmodel.model import Imagined, WorldModel
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Imagined, WorldModel
 from worlds import (
     assert_close,
     assert_same,

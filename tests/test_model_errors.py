@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.model import WorldModel
 from worlds import generator, random_clips, random_frames, random_model, small_config
 
 CONFIG = small_config()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs.factory import EnvConfig, make
-from worldmodel.errors import InputError
+from lssvwm.envs.factory import EnvConfig, make
+from lssvwm.worldmodel.common.errors import InputError
 
 WRAPPED = {"lssvwm/Crafter-v0": "crafter", "lssvwm/Control-cartpole-swingup-v0": "dm_control"}
 OPTIONS: dict[str, dict[str, Any]] = {"lssvwm/Crafter-v0": {"area": 24}, "lssvwm/Control-cartpole-swingup-v0": {}}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worldmodel.training.muon import Muon, gram_factor, iterate, normalised, orthogonalised
+from lssvwm.worldmodel.training.muon import Muon, gram_factor, iterate, normalised, orthogonalised
 
 SHAPES = [(12, 40), (40, 12), (12, 12), (12, 40), (7, 5), (1, 9), (9, 1)]
 

@@ -16,18 +16,18 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 import train_wm
-from agents.evaluation.command import Options, config_of
-from agents.evaluation.runs import TrainedRun
-from agents.policies import RandomPolicy
-from agents.settings import LoopSettings, from_json, to_json
-from envs import observations
-from envs.factory import EnvConfig, make
-from envs.observations import conversion
-from envs.provenance import LIST
-from envs.recording import record
+from lssvwm.agents.evaluation.command import Options, config_of
+from lssvwm.agents.evaluation.runs import TrainedRun
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.agents.running.settings import LoopSettings, from_json, to_json
+from lssvwm.envs.factory import EnvConfig, make
+from lssvwm.envs.recording.provenance import LIST
+from lssvwm.envs.recording.recorder import record
+from lssvwm.envs.spaces import observations
+from lssvwm.envs.spaces.observations import conversion
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 from runs import TINY_WORLD
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
 
 HEIGHT, WIDTH = 16, 32
 COLORS: NDArray[np.uint8] = np.random.default_rng(0).integers(256, size=(HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -308,6 +308,6 @@ def test_a_state_world_is_recorded_learned_and_dreamt_from_what_it_renders(
     episode = EpisodeStore(tmp_path / "episodes").read(EpisodeStore(tmp_path / "episodes").names[0])
     assert episode.image.shape == (4, 8, 16, 3)
     np.testing.assert_array_equal(episode.extras["state"], [STATE] * 4)
-    dream = gym.make("envs:lssvwm/Dream-v0", checkpoint=str(tmp_path / "world_model"), context_length=2)
+    dream = gym.make("lssvwm:lssvwm/Dream-v0", checkpoint=str(tmp_path / "world_model"), context_length=2)
     frame, _ = dream.reset(seed=0)
     assert frame.shape == dream.step(1)[0].shape == (8, 16, 3)

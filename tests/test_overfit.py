@@ -14,13 +14,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from agents.policies import RandomPolicy
-from envs.factory import EnvConfig
-from envs.recording import record
-from worldmodel.config import WorldModelConfig
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.model import WorldModel
-from worldmodel.training import Trainer, TrainingConfig
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.training import Trainer, TrainingConfig
 from worlds import generator
 
 SEEDS = (2, 3, 41, 55)  # 15 to 18 frames each; the first two end at the wrong object, the last two at the right one

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.actor_critic import ActorCritic
-from agents.dreamer import Dreamer, DreamerConfig
 from dreams import actions_of, dream_folder, roll, vec
 from exact_worlds import LongCueWorld
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import Imagined, WorldModel
-from worldmodel.pessimism import DRAWS, LEFT_OUT, MASKS, Pessimism, _kept
-from worldmodel.sampling import Sampler, Sampling
-from worldmodel.uncertainty import derived
+from lssvwm.agents.dreamer.actor_critic import ActorCritic
+from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Imagined, WorldModel
+from lssvwm.worldmodel.pessimism import DRAWS, LEFT_OUT, MASKS, Pessimism, _kept
+from lssvwm.worldmodel.sampling import Sampler, Sampling
+from lssvwm.worldmodel.uncertainty import derived
 from worlds import TOLERANCE, generator, random_model, small_config
 
 ACTIONS = torch.tensor([0, 2, 1])

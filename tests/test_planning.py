@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.actor_critic import ActorCritic, ActorCriticConfig
-from agents.planning import Planner, PlanningConfig, PlanningPolicy, dream_values
-from agents.proposals import Categorical, Gaussian
 from corridor import ADVANCE, GOAL, ExactModel, play_corridor, show
-from envs.policy import FrameArray
-from worldmodel.actions import ActionPart, ActionSpec
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import Imagined, WorldModel
+from lssvwm.agents.dreamer.actor_critic import ActorCritic, ActorCriticConfig
+from lssvwm.agents.planning.planner import Planner, PlanningConfig, PlanningPolicy, dream_values
+from lssvwm.agents.planning.proposals import Categorical, Gaussian
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.actions import ActionPart, ActionSpec
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Imagined, WorldModel
 from worlds import generator, random_frames, random_model, small_config
 
 SMALL: dict[str, Any] = {"candidates": 48, "iterations": 3, "elites": 6, "horizon": 6, "discount": 0.9, "steps": 1}

@@ -11,24 +11,24 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agents.policies import RandomPolicy
-from agents.probe import probe
 from corridor import CORRIDOR, Script
-from envs.factory import EnvConfig, make
-from envs.keys import MEMORY_MAZE, MINIGRID, keys_of, to_gymnasium
-from envs.play.beginning import choose
-from envs.play.command import by_name
-from envs.play.game import Game
-from envs.play.messages import parse, picture
-from envs.play.real_side import real_config
-from envs.provenance import SEED_KEY
-from envs.recording import record
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.agents.running.probe import probe
+from lssvwm.envs.factory import EnvConfig, make
+from lssvwm.envs.keys import MEMORY_MAZE, MINIGRID, keys_of, to_gymnasium
+from lssvwm.envs.play.beginning import choose
+from lssvwm.envs.play.command import by_name
+from lssvwm.envs.play.game import Game
+from lssvwm.envs.play.messages import parse, picture
+from lssvwm.envs.play.real_side import real_config
+from lssvwm.envs.recording.provenance import SEED_KEY
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.actions import told
+from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 from plays import corridor_run, game_of, options_of
 from steering import steering
-from worldmodel.actions import told
-from worldmodel.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
 from worlds import random_model, small_config
 
 
@@ -239,7 +239,7 @@ def test_another_world_is_shown_at_the_size_of_the_model(checkpoint: Path) -> No
 def test_keys_come_from_the_environment_else_are_digits() -> None:
     assert [one.chords for one in keys_of("", 3).bindings] == [(("0",),), (("1",),), (("2",),)]
     assert len(keys_of("", 40).bindings) == 40
-    maze = keys_of("envs:lssvwm/MemoryMaze-9x9-v0", 6)
+    maze = keys_of("lssvwm:lssvwm/MemoryMaze-9x9-v0", 6)
     assert maze == MEMORY_MAZE
     assert maze.idle == 0
     assert maze.bindings[4].chords[0] == ("w", "a")
@@ -260,7 +260,7 @@ def test_real_worlds_tell_gymnasium_their_keys() -> None:
     pytest.importorskip("pygame")
     from gymnasium.utils.play import PlayableGame
 
-    from envs.memory_maze import MemoryMaze
+    from lssvwm.envs.memory_maze.environment import MemoryMaze
 
     env = make(EnvConfig("MiniGrid-MemoryS7-v0"), render_mode="rgb_array")
     env.reset()
@@ -324,7 +324,7 @@ def test_policies_that_are_not_there(text: str, checkpoint: Path) -> None:
 
 
 def test_options_that_cannot_be(checkpoint: Path, tmp_path: Path) -> None:
-    from envs.play.command import play
+    from lssvwm.envs.play.command import play
 
     for changes in ({"speed": 0.0}, {"past": 0}, {"seed": -1}):
         with pytest.raises(InputError, match="give a speed"):

@@ -1,4 +1,4 @@
-"""Handing over to what a run has learned: `python -m agents.play`."""
+"""Handing over to what a run has learned: `python -m lssvwm.agents.play`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from agents import play as agents_play
-from agents.actor_critic import ActorCritic, ActorCriticConfig
-from agents.algorithms import LEARNERS
-from agents.cli import LoopOptions, claimed, parse
-from agents.play import policy_of
-from envs.play.command import PlayOptions, open_game
+from lssvwm.agents import play as agents_play
+from lssvwm.agents.dreamer.actor_critic import ActorCritic, ActorCriticConfig
+from lssvwm.agents.play import policy_of
+from lssvwm.agents.running.algorithms import LEARNERS
+from lssvwm.agents.running.cli import LoopOptions, claimed, parse
+from lssvwm.envs.play.command import PlayOptions, open_game
+from lssvwm.worldmodel.checkpoint import load_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
 from plays import corridor_run, options_of
-from worldmodel.checkpoint import load_checkpoint
-from worldmodel.errors import InputError
 
 
 @pytest.fixture(scope="module")

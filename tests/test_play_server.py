@@ -17,11 +17,11 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from envs.play import session as session_module
-from envs.play.command import by_name, play
-from envs.play.server import address_of, hosts_of, kept_token
+from lssvwm.envs.play import session as session_module
+from lssvwm.envs.play.command import by_name, play
+from lssvwm.envs.play.server import address_of, hosts_of, kept_token
+from lssvwm.worldmodel.common.errors import InputError
 from plays import Client, Served, corridor_run, options_of, served
-from worldmodel.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -249,9 +249,9 @@ class Elsewhere:
 
 
 def test_nothing_comes_from_elsewhere() -> None:
-    import envs.play.server
+    import lssvwm.envs.play.server
 
-    for file in envs.play.server.PAGE.iterdir():
+    for file in lssvwm.envs.play.server.PAGE.iterdir():
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in text
         assert "https://" not in text

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.minetest_policies import Chopper, Onlooker
-from agents.policies import (
+from lssvwm.agents.policies.baselines import (
     MazeOracle,
     RandomPolicy,
     ScriptedMazePolicy,
@@ -14,9 +13,10 @@ from agents.policies import (
     needs_map,
     shortest_path,
 )
-from envs.factory import EnvConfig, FrameVectorEnv, make_vec
-from envs.policy import IntArray, Policy
-from worldmodel.errors import InputError
+from lssvwm.agents.policies.minetest import Chopper, Onlooker
+from lssvwm.envs.factory import EnvConfig, FrameVectorEnv, make_vec
+from lssvwm.envs.policy import IntArray, Policy
+from lssvwm.worldmodel.common.errors import InputError
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (40, 3, 64, 64, 3), np.uint8)
 
@@ -77,7 +77,7 @@ def test_what_cannot_be_played_is_named() -> None:
 
 def test_the_scripted_policy_is_that_of_the_world() -> None:
     assert isinstance(make_policy("scripted", 10, "lssvwm/Minetest-Treechop-v0"), Chopper)
-    assert isinstance(make_policy("scripted", 5, "envs:lssvwm/Minetest-LookAway-v0"), Onlooker)
+    assert isinstance(make_policy("scripted", 5, "lssvwm:lssvwm/Minetest-LookAway-v0"), Onlooker)
     assert needs_map("scripted", "lssvwm/Minetest-Treechop-v0")
     assert not needs_map("scripted", "lssvwm/Minetest-LookAway-v0")
     assert not needs_map("random", "lssvwm/Minetest-Treechop-v0")

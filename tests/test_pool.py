@@ -17,17 +17,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import envs.pool
-from agents.loop import Loop
-from agents.run import Run
-from agents.settings import WorldSettings
-from envs.factory import EnvConfig
-from envs.provenance import LIST
-from envs.recording import RecordSummary, record
+import lssvwm.envs.recording.pool
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.run import Run
+from lssvwm.agents.running.settings import WorldSettings
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.recording.provenance import LIST
+from lssvwm.envs.recording.recorder import RecordSummary, record
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.progress import Bar
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 from test_recording import ROOT, Uniform, assert_same, by_seed
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.progress import Bar
 
 
 def faulty(**options: Any) -> EnvConfig:
@@ -81,7 +81,7 @@ def test_a_seed_that_always_fails_is_skipped(tmp_path: Path, processes: bool, ca
 def test_a_single_seed_cannot_kill_the_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("envs.recording.LocalPool", None)  # it would kill the tests
+    monkeypatch.setattr("lssvwm.envs.recording.recorder.LocalPool", None)  # it would kill the tests
     config = faulty(fault="kill", seeds=[1])
     for _ in range(2):  # the second call has one seed to play
         summary, _ = recorded(tmp_path, config, attempts=1, episodes=2)
@@ -100,7 +100,9 @@ def test_where_an_environment_failed_is_logged_once(
 
 def test_workers_close_their_environment_when_they_are_ended(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
-    pool = envs.pool.ProcessPool(envs.factory.maker(faulty(reset_seconds=1000, closed=str(closed))), 1, timeout=60)
+    pool = lssvwm.envs.recording.pool.ProcessPool(
+        lssvwm.envs.factory.maker(faulty(reset_seconds=1000, closed=str(closed))), 1, timeout=60
+    )
     pool.reset(0, 0)
     pool.close(orderly=False)
     assert closed.exists()
@@ -112,7 +114,9 @@ def test_interrupts_are_heard_while_environments_are_made() -> None:
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        envs.pool.ProcessPool(envs.factory.maker(faulty(make_seconds=1000)), 1, timeout=1000, between=interrupt)
+        lssvwm.envs.recording.pool.ProcessPool(
+            lssvwm.envs.factory.maker(faulty(make_seconds=1000)), 1, timeout=1000, between=interrupt
+        )
     assert time.monotonic() - began < 60
 
 
@@ -123,7 +127,7 @@ def test_a_world_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
 
 def test_resets_block_nobody(tmp_path: Path) -> None:
     # One row resets all the time, for a second each; the others play their episodes meanwhile.
-    pool = envs.pool.ProcessPool(envs.factory.maker(faulty(reset_seconds=1.0)), 2, timeout=60)
+    pool = lssvwm.envs.recording.pool.ProcessPool(lssvwm.envs.factory.maker(faulty(reset_seconds=1.0)), 2, timeout=60)
     try:
         for row in (0, 1):
             pool.reset(row, row)
@@ -204,7 +208,7 @@ def test_the_bar_of_a_resumed_recording_ends_at_its_end(tmp_path: Path, monkeypa
             bars.append((self.done, self.total))
             super().__exit__(*error)
 
-    monkeypatch.setattr("envs.recording.Bar", Watched)
+    monkeypatch.setattr("lssvwm.envs.recording.recorder.Bar", Watched)
     for budget in (30, 60):
         recorded(tmp_path, config, piece_frames=8, max_frames=budget, processes=False)
     assert bars == [(30, 30), (60, 60)]
@@ -263,7 +267,7 @@ def test_a_folder_of_continuous_actions_is_refused_before_playing(tmp_path: Path
 
 
 def test_a_stage_without_an_ended_episode_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("envs.recording.PIECE_BYTES", 10 * 8 * 8 * 3)
+    monkeypatch.setattr("lssvwm.envs.recording.recorder.PIECE_BYTES", 10 * 8 * 8 * 3)
     settings = WorldSettings("faulty:Faulty-v0", env_options=json.dumps({"length": 10**9}), collect_frames=40)
     run = Run(tmp_path, replace(settings, processes=False), progress=False)
     figures = run.stage("0-collect", lambda: run.collect(0, Uniform(5)))
@@ -311,7 +315,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*args: object, **options: object) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("envs.writing.write_episode", full)
+    monkeypatch.setattr("lssvwm.envs.recording.writing.write_episode", full)
     with pytest.raises(OSError, match="No space left"):
         recorded(tmp_path, faulty(), processes=False)
 
@@ -326,5 +330,5 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_workers_do_not_load_torch() -> None:
-    code = "import sys, envs.factory, envs.pool; sys.exit('torch' in sys.modules)"
+    code = "import sys, lssvwm.envs.factory, lssvwm.envs.recording.pool; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -15,21 +15,21 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-import agents.rollouts
-from agents.ppo import PPO, STATE, PPOConfig
-from agents.recurrent import RecurrentPolicy, load_net
-from agents.replayed import SEEDS, episode_seed, resumable
-from agents.rollouts import Rollout, generalised_advantages, replay
+import lssvwm.agents.model_free.rollouts
 from corridor import ADVANCE, CORRIDOR, GOAL, follow, outcomes, play_corridor, read, show
 from dreams import dream_folder, vec
-from envs.dream import DreamVectorEnv
-from envs.factory import EnvConfig, make_vec
-from envs.recording import play
 from exact_worlds import LongCueWorld
+from lssvwm.agents.model_free.ppo import PPO, STATE, PPOConfig
+from lssvwm.agents.model_free.recurrent import RecurrentPolicy, load_net
+from lssvwm.agents.model_free.resuming import SEEDS, episode_seed, resumable
+from lssvwm.agents.model_free.rollouts import Rollout, generalised_advantages, replay
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.envs.factory import EnvConfig, make_vec
+from lssvwm.envs.recording.recorder import play
+from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import NO_ACTION, EpisodeStore
 from recall import DELAY, RECALL, Hinted
-from worldmodel.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.episodes import NO_ACTION, EpisodeStore
-from worldmodel.errors import InputError
 from worlds import generator
 
 SMALL: dict[str, Any] = {"rows": 4, "steps": 16, "epochs": 2, "minibatches": 2, "hidden": 16, "lr": 3e-3}
@@ -220,7 +220,7 @@ def test_a_dream_begins_with_what_the_network_makes_of_its_whole_past(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever part of it gradients reach, and in whatever pieces the rest is watched."""
-    monkeypatch.setattr(agents.rollouts, "WATCHED", 2)
+    monkeypatch.setattr(lssvwm.agents.model_free.rollouts, "WATCHED", 2)
     subject = dreaming(folder, tmp_path, options={"context_length": "all"}, burn_in=2)
     collector, net = subject.collector, subject.net
     collector._begin(0, torch.ones(3, dtype=torch.bool))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from worldmodel import WorldModel, mamba
-from worldmodel.checkpoint import device_of
-from worldmodel.layers import doubled
-from worldmodel.precision import Full, use_policy
+from lssvwm.worldmodel import WorldModel
+from lssvwm.worldmodel.checkpoint import device_of
+from lssvwm.worldmodel.common.precision import Full, use_policy
+from lssvwm.worldmodel.layers import doubled, mamba
 from worlds import generator, random_clips, random_model, small_config
 
 ROOT = Path(__file__).parent.parent

@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from worldmodel.config import MAMBA2, WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
-from worldmodel.presets import SIZES, VARIANTS, matched, parameters, variant
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import MAMBA2, WorldModelConfig
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.presets import SIZES, VARIANTS, matched, parameters, variant
 from worlds import generator, random_actions, random_frames, random_model, small_config
 
 

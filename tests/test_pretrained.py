@@ -18,20 +18,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from agents.world_model_policy import WorldModelPolicy, load_agent
 from dreams import ID
+from lssvwm.agents.policies.world_model import WorldModelPolicy, load_agent
+from lssvwm.worldmodel.checkpoint import load_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.packed import CONTEXTS, PackConfig
+from lssvwm.worldmodel.worlds import names, resolve
+from lssvwm.worldmodel.worlds.__main__ import MOST, main
+from lssvwm.worldmodel.worlds.card import CARD, read_card
+from lssvwm.worldmodel.worlds.pack import Packing, pack_world
+from lssvwm.worldmodel.worlds.policy import POLICY
+from lssvwm.worldmodel.worlds.scores import ScoreConfig
 from packing import finished_run
 from runs import ROOT
-from worldmodel.checkpoint import load_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.packed import CONTEXTS, PackConfig
-from worldmodel.errors import InputError
-from worldmodel.worlds import names, resolve
-from worldmodel.worlds.__main__ import MOST, main
-from worldmodel.worlds.card import CARD, read_card
-from worldmodel.worlds.pack import Packing, pack_world
-from worldmodel.worlds.policy import POLICY
-from worldmodel.worlds.scores import ScoreConfig
 from worlds import small_store
 
 SCORES = ScoreConfig(context=3, horizon=2, clips=4)
@@ -53,13 +53,13 @@ def packed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_shipped_worlds_fit_the_package_and_are_in_it() -> None:
     assert "minigrid-memory-s7" in names()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert {"worldmodel.worlds", "worldmodel.hub"} <= set(settings["packages"])
+    assert {"lssvwm.worldmodel.worlds", "lssvwm.worldmodel.hub"} <= set(settings["packages"])
     home, sizes = ROOT / "worldmodel" / "worlds", []
     for name in names():
         files = [path for path in (home / name).rglob("*") if path.is_file()]
         for path in files:
             at = str(path.relative_to(home))
-            assert any(fnmatch.fnmatch(at, glob) for glob in settings["package-data"]["worldmodel.worlds"]), at
+            assert any(fnmatch.fnmatch(at, glob) for glob in settings["package-data"]["lssvwm.worldmodel.worlds"]), at
         sizes.append(sum(path.stat().st_size for path in files))
         assert sizes[-1] <= MOST, name
     assert sum(sizes) <= 40_000_000
@@ -147,8 +147,8 @@ def test_its_card_says_how_it_came_about(packed: Path, run: Path) -> None:
 
 def test_its_scores_are_those_of_the_evaluation(packed: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchmetrics")
-    from worldmodel.evaluation.command import evaluate
-    from worldmodel.evaluation.options import Options
+    from lssvwm.worldmodel.evaluation.command import evaluate
+    from lssvwm.worldmodel.evaluation.options import Options
 
     scores = read_card(packed)["scores"]
     held_out = packed.parent / "held-out"

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.actor_critic import ActorCritic
-from agents.dreamer import Dreamer, DreamerConfig
-from agents.policies import RandomPolicy
-from agents.streaming import Past
 from corridor import ADVANCE, GOAL, ExactModel, play_corridor
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.model import weights_from
+from lssvwm.agents.dreamer.actor_critic import ActorCritic
+from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
+from lssvwm.agents.dreamer.streaming import Past
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.model import weights_from
 
 SETTINGS = DreamerConfig(rows=16, horizon=6, context=4, discount=0.9, entropy=3e-3, lr=5e-3, hidden=32)
 

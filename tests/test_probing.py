@@ -11,12 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.evaluation.clips import draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.probes import Examples, ProbeConfig, ProbeKind, classes_of, fit_basis, fit_probe
+from lssvwm.worldmodel.evaluation.probing import (
+    Sketch,
+    probe_memory,
+    read_memory,
+    read_times,
+    split_episodes,
+    targets_of,
+)
 from places import places_checkpoint, places_store
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.evaluation.clips import draw_windows, read_windows
-from worldmodel.evaluation.probes import Examples, ProbeConfig, ProbeKind, classes_of, fit_basis, fit_probe
-from worldmodel.evaluation.probing import Sketch, probe_memory, read_memory, read_times, split_episodes, targets_of
 from worlds import random_clips, random_model, small_config
 
 KINDS = get_args(ProbeKind)
@@ -256,8 +263,8 @@ def test_what_is_known_later_shows_by_age(store: EpisodeStore, monkeypatch: pyte
         noise = torch.randn(len(home), 3, generator=generator(1))
         return {"features": torch.cat([noise, (known * (2 * home - 1))[:, None].float() * 3], 1)}
 
-    monkeypatch.setattr("worldmodel.evaluation.probing.read_windows", noted)
-    monkeypatch.setattr("worldmodel.evaluation.probing.read_memory", knowing)
+    monkeypatch.setattr("lssvwm.worldmodel.evaluation.probing.read_windows", noted)
+    monkeypatch.setattr("lssvwm.worldmodel.evaluation.probing.read_memory", knowing)
     model = random_model(small_config(), 0)
     asked = {"context": 20, "clips": 300, "reads": 4, "whole": True, "config": QUICK}
     linear, mlp = probe_memory(model, store, ["home"], **asked)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from worldmodel.progress import Bar, Place, counted, listening
+from lssvwm.worldmodel.common.progress import Bar, Place, counted, listening
 
 
 @pytest.mark.parametrize("show", [False, True])

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import recordings
-from envs.recorded import FORMATS, Broken, ReadOptions, Source, Summary, convert, recording
-from envs.recorded.__main__ import main
-from envs.recorded.journal import JOURNAL, opened
-from envs.recorded.pieces import Track, cut, led_here
+from lssvwm.envs.recorded import FORMATS, Broken, ReadOptions, Source, Summary, convert, recording
+from lssvwm.envs.recorded.__main__ import main
+from lssvwm.envs.recorded.journal import JOURNAL, opened
+from lssvwm.envs.recorded.segments import Track, cut, led_here
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 from recordings import STEPS, frames_of, places, seen
 from runs import start
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
 
 DMLAB = FORMATS["teco-dmlab"]
 SMALL = ReadOptions(size=16)
@@ -142,7 +142,18 @@ def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:
     folder, store = tmp_path / "from", tmp_path / "to"
     for i in range(12):
         recordings.write_video(folder / f"{i:02d}.mp4", frames_of(np.arange(40) % 40, 64, 64))
-    command = ("-m", "envs.recorded", "videos", str(folder), "--to", str(store), "--size", "32", "--max-frames", "10")
+    command = (
+        "-m",
+        "lssvwm.envs.recorded",
+        "videos",
+        str(folder),
+        "--to",
+        str(store),
+        "--size",
+        "32",
+        "--max-frames",
+        "10",
+    )
     process = start(*command, "--no-progress")
     journal = store / JOURNAL
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 4):
@@ -234,7 +245,7 @@ def test_what_cannot_be_converted(tmp_path: Path) -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["envs.recorded", *map(str, args), "--no-progress"])
+    monkeypatch.setattr(sys, "argv", ["lssvwm.envs.recorded", *map(str, args), "--no-progress"])
     return main()
 
 
@@ -252,7 +263,7 @@ def test_command_tells_skipped_recordings_by_its_status(
 
 
 def test_command_names_every_format(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["envs.recorded", "--help"])
+    monkeypatch.setattr(sys, "argv", ["lssvwm.envs.recorded", "--help"])
     with pytest.raises(SystemExit):
         main()
     usage = capsys.readouterr().out

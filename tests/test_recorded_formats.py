@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import recordings
-from envs.minecraft.actions import BUTTONS, action_set
-from envs.recorded import FORMATS, ReadOptions
-from envs.recorded.played import VECTOR
+from lssvwm.envs.minecraft.actions import BUTTONS, action_set
+from lssvwm.envs.recorded import FORMATS, ReadOptions
+from lssvwm.envs.recorded.minerl_actions import VECTOR
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import NO_ACTION, Episode
+from lssvwm.worldmodel.episodes.data import check_episode
 from recordings import STEPS, frames_of, places, seen, vpt_line
-from worldmodel.episodes import NO_ACTION, Episode
-from worldmodel.episodes.data import check_episode
-from worldmodel.errors import InputError
 
 SMALL = ReadOptions(size=16)
 FORWARD, ATTACK, YAW = VECTOR.index("forward"), VECTOR.index("attack"), VECTOR.index("yaw")

@@ -17,12 +17,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from envs.recorded import FORMATS, ReadOptions, convert
-from envs.recorded.export_lerobot import ExportOptions, export
-from envs.recorded.lerobot import opened
+from lssvwm.envs.recorded import FORMATS, ReadOptions, convert
+from lssvwm.envs.recorded.export_lerobot import ExportOptions, export
+from lssvwm.envs.recorded.formats.lerobot import opened
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
 from recordings import STEPS, frames_of, places, seen, write_video
-from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
-from worldmodel.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 LEROBOT = FORMATS["lerobot"]
@@ -236,7 +236,7 @@ def test_there_and_back(tmp_path: Path, size: int, lossless: bool) -> None:
 
 
 def test_episodes_lie_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("envs.recorded.export_lerobot.EPISODES_PER_FILE", 1)
+    monkeypatch.setattr("lssvwm.envs.recorded.export_lerobot.EPISODES_PER_FILE", 1)
     made(tmp_path / "a", np.array([-1, *STEPS]))
     root = export(ExportOptions(tmp_path / "a", tmp_path / "b", fps=10, progress=False))
     assert len(list(root.rglob("*.mp4"))) == 2
@@ -258,7 +258,7 @@ def test_what_cannot_be_exported_leaves_nothing(tmp_path: Path) -> None:
 
 def test_on_the_command_line(tmp_path: Path) -> None:
     made(tmp_path / "a", np.array([-1, *STEPS]))
-    command = [sys.executable, "-m", "envs.recorded.export_lerobot", tmp_path / "a", "--to", tmp_path / "b"]
+    command = [sys.executable, "-m", "lssvwm.envs.recorded.export_lerobot", tmp_path / "a", "--to", tmp_path / "b"]
     done = subprocess.run(
         [*command, "--fps", "4", "--no-progress"], cwd=ROOT, capture_output=True, text=True, check=False
     )

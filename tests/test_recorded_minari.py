@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs.recorded import FORMATS, ReadOptions, convert
-from envs.recorded.export import ExportOptions, export
+from lssvwm.envs.recorded import FORMATS, ReadOptions, convert
+from lssvwm.envs.recorded.export import ExportOptions, export
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 from recordings import STEPS, frames_of, places, seen
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
 
 MINARI = FORMATS["minari"]
 SMALL = ReadOptions(size=16)

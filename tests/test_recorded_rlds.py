@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs.recorded import FORMATS, ReadOptions, convert
-from envs.recorded.__main__ import main
-from envs.recorded.tfrecord import crc32c, read_record
+from lssvwm.envs.recorded import FORMATS, ReadOptions, convert
+from lssvwm.envs.recorded.__main__ import main
+from lssvwm.envs.recorded.tfrecord import crc32c, read_record
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
 from recordings import STEPS, frames_of, places, seen
 from rlds import (
     PICTURE,
@@ -29,8 +31,6 @@ from rlds import (
     tree,
     write,
 )
-from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
-from worldmodel.errors import InputError
 
 RLDS = FORMATS["rlds"]
 SMALL = ReadOptions(size=8)

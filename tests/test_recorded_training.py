@@ -13,14 +13,14 @@ import torch
 
 import recordings
 import train_wm
-from agents.cli import INTERRUPTED
-from envs.recorded.__main__ import main
+from lssvwm.agents.running.cli import INTERRUPTED
+from lssvwm.envs.recorded.__main__ import main
+from lssvwm.worldmodel.checkpoint import load_checkpoint
+from lssvwm.worldmodel.common.command_line import run_main
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
+from lssvwm.worldmodel.model import WorldModel
 from recordings import frames_of, places
-from worldmodel.checkpoint import load_checkpoint
-from worldmodel.command_line import run_main
-from worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
 
 MODEL = (
     *("--preset", "tiny", "--no-progress", "--model.patch", "4", "--model.dim", "32", "--model.layers", "1"),
@@ -41,7 +41,7 @@ def learned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *command: object) -
     """Convert `tmp_path / "from"` and train a model on it, both by their commands."""
     store, run = tmp_path / "store", tmp_path / "run"
     arguments = [*map(str, command), str(tmp_path / "from"), "--to", str(store), "--size", "48", "--no-progress"]
-    monkeypatch.setattr(sys, "argv", ["envs.recorded", *arguments])
+    monkeypatch.setattr(sys, "argv", ["lssvwm.envs.recorded", *arguments])
     assert main() == 0
     monkeypatch.setattr(sys, "argv", ["train_wm.py", "--episodes", str(store), "--out", str(run), *MODEL])
     run_main(train_wm.main, INTERRUPTED)

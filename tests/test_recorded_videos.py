@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.recorded import FORMATS, ReadOptions
-from envs.recorded.frames import decoded, shrunk
+from lssvwm.envs.recorded import FORMATS, ReadOptions
+from lssvwm.envs.recorded.frames import decoded, shrunk
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import NO_ACTION
+from lssvwm.worldmodel.reporting.video import write_mp4
 from recordings import frames_of, places, seen, write_video
-from worldmodel.episodes import NO_ACTION
-from worldmodel.errors import InputError
-from worldmodel.video import write_mp4
 
 QUARTERS = np.array([[(250, 20, 20), (20, 240, 20)], [(30, 30, 230), (240, 240, 30)]], np.uint8)
 
@@ -91,7 +91,7 @@ def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", frames_of(places()))
     code = "import sys, runpy; sys.modules['av'] = None; "
     code += "sys.argv = ['', 'videos', '{0}', '--to', '{0}/out', '--no-progress']; "
-    code += "runpy.run_module('envs.recorded', run_name='__main__', alter_sys=True)"
+    code += "runpy.run_module('lssvwm.envs.recorded', run_name='__main__', alter_sys=True)"
     run = subprocess.run([sys.executable, "-c", code.format(tmp_path)], capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert run.stderr.startswith("error: ")

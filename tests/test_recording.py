@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from envs.factory import EnvConfig, make, make_vec
-from envs.policy import FrameArray, IntArray
-from envs.recording import play, record
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.episodes.index import INDEX
-from worldmodel.errors import InputError
+from lssvwm.envs.factory import EnvConfig, make, make_vec
+from lssvwm.envs.policy import FrameArray, IntArray
+from lssvwm.envs.recording.recorder import play, record
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.episodes.index import INDEX
 
 ROOT = Path(__file__).parent.parent
 MEMORY = EnvConfig("MiniGrid-MemoryS7-v0", actions=(0, 1, 2))
@@ -135,7 +135,7 @@ def test_max_frames_stops_once_reached(tmp_path: Path) -> None:
 
 
 def test_memory_maze_with_positions(tmp_path: Path) -> None:
-    config = EnvConfig("envs:lssvwm/MemoryMaze-9x9-v0", extra_obs=True, max_episode_steps=6)
+    config = EnvConfig("lssvwm:lssvwm/MemoryMaze-9x9-v0", extra_obs=True, max_episode_steps=6)
     store = EpisodeStore(tmp_path, create=True)
     summary = record(config, store, Uniform(6), episodes=2, num_envs=2, seed=1, progress=False)
     assert (summary.frames, store.image_shape) == (14, (64, 64))
@@ -152,8 +152,8 @@ RECORD = """
 import sys
 sys.path.insert(0, "tests")
 from test_recording import MEMORY, Uniform
-from envs.recording import record
-from worldmodel.episodes import EpisodeStore
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.episodes import EpisodeStore
 record(MEMORY, EpisodeStore(sys.argv[1], create=True), Uniform(3), episodes=int(sys.argv[2]), num_envs=2, seed=0)
 """
 

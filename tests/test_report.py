@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.report import (
+from lssvwm.agents.report import (
     Clip,
     Curve,
     Evaluated,
@@ -36,9 +36,9 @@ from agents.report import (
     write_mp4,
     write_report,
 )
-from worldmodel.errors import InputError
-from worldmodel.statistics import within
-from worldmodel.video import BACKGROUND, BAR, MARGIN
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.reporting.statistics import within
+from lssvwm.worldmodel.reporting.video import BACKGROUND, BAR, MARGIN
 
 Pixels = npt.NDArray[np.uint8]
 RETURNS = [0.0, 0.5, 1.0, 0.9]
@@ -413,7 +413,7 @@ def test_evaluations_have_one_entry_per_episode() -> None:
 def test_missing_extra_says_what_to_install(missing: str, call: str, tmp_path: Path) -> None:
     code = (
         f"import sys; sys.modules['{missing}'] = None\nimport numpy as np\nfrom pathlib import Path\n"
-        f"from agents import report\npath = Path('clip.mp4').absolute()\n{call}"
+        f"from lssvwm.agents import report\npath = Path('clip.mp4').absolute()\n{call}"
     )
     env_path = str(Path(__file__).parent.parent)
     result = subprocess.run(

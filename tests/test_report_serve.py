@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.report.__main__ import main
-from agents.report.serve import HOST, server
-from worldmodel.errors import InputError
+from lssvwm.agents.report.__main__ import main
+from lssvwm.agents.report.serve import HOST, server
+from lssvwm.worldmodel.common.errors import InputError
 
 
 @pytest.fixture(scope="module")

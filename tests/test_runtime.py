@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from worldmodel.errors import InputError
-from worldmodel.mamba import BlockwiseMamba
-from worldmodel.runtime import Chosen, Runtime, choose_attention, choose_scan
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.layers.mamba import BlockwiseMamba
+from lssvwm.worldmodel.layers.runtime import Chosen, Runtime, choose_attention, choose_scan
 from worlds import (
     assert_close,
     assert_same,
@@ -87,7 +87,7 @@ def test_auto_on_cuda_without_the_kernel_says_so() -> None:
         "import importlib.util as u, logging, torch; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'mamba_ssm' else find(name, *a)\n"
         "logging.basicConfig(level=logging.INFO)\n"
-        "from worldmodel.runtime import choose_scan\n"
+        "from lssvwm.worldmodel.layers.runtime import choose_scan\n"
         "print(choose_scan('auto', 'cuda', torch.float32))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
@@ -97,7 +97,7 @@ def test_auto_on_cuda_without_the_kernel_says_so() -> None:
 
 
 def test_what_was_chosen_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "worldmodel.runtime"):
+    with caplog.at_level(logging.INFO, "lssvwm.worldmodel.layers.runtime"):
         for _ in range(3):
             choose_scan("torch", "cpu", torch.float16)
     assert [record.getMessage() for record in caplog.records] == [

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from dreams import dream_folder, vec
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
-from worldmodel.runtime import Runtime
-from worldmodel.sampling import PROFILES, Sampler, Sampling, choose, fastest_enough, main, measure, named
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.layers.runtime import Runtime
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.sampling import PROFILES, Sampler, Sampling, choose, fastest_enough, main, measure, named
 from worlds import assert_close, assert_same, generator, random_actions, random_frames, random_model, small_config
 
 
@@ -89,7 +89,7 @@ def test_choose(model: WorldModel, caplog: pytest.LogCaptureFixture) -> None:
     assert choose(model, 1) == Sampling(steps=2)
     assert choose(model, 1, steps=5) == Sampling(steps=5)
     assert choose(model, 1, profile="realtime") == named("realtime", model)
-    with caplog.at_level(logging.INFO, "worldmodel.sampling"):
+    with caplog.at_level(logging.INFO, "lssvwm.worldmodel.sampling"):
         assert choose(model, 1, target_fps=1e-3).steps == 8
     assert "sampling profile quality" in caplog.text
     with pytest.raises(InputError, match="give one of them"):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from worldmodel.scan import Scanned, even_chunk, scan, scan_chunked, scan_sequential, scan_step
+from lssvwm.worldmodel.layers.scan import Scanned, even_chunk, scan, scan_chunked, scan_sequential, scan_step
 from worlds import assert_close, assert_same, generator
 
 

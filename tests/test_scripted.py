@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.scripted import MemoryOracle, in_view
-from envs.factory import EnvConfig, make, make_vec
-from envs.policy import FrameArray, IntArray
-from envs.recording import play
-from worldmodel.episodes import Episode
-from worldmodel.errors import InputError
+from lssvwm.agents.policies.minigrid import MemoryOracle, in_view
+from lssvwm.envs.factory import EnvConfig, make, make_vec
+from lssvwm.envs.policy import FrameArray, IntArray
+from lssvwm.envs.recording.recorder import play
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode
 
 pytest.importorskip("minigrid")
 

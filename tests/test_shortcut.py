@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.config import WorldModelConfig
-from worldmodel.diffusion import Draw, add_noise, clean_from, euler_levels, euler_step
-from worldmodel.drawing import row_generators
-from worldmodel.episodes import Clips
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
-from worldmodel.sampling import Sampler, Sampling, choose, named
-from worldmodel.shortcut import Denoise, finest, halvings_of, two_half_steps, with_steps
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import row_generators
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.diffusion.noise import Draw, add_noise, clean_from, euler_levels, euler_step
+from lssvwm.worldmodel.diffusion.shortcut import Denoise, finest, halvings_of, two_half_steps, with_steps
+from lssvwm.worldmodel.episodes import Clips
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.sampling import Sampler, Sampling, choose, named
 from worlds import (
     assert_close,
     assert_same,
@@ -241,10 +241,10 @@ def test_gradients_flow_through_the_large_step_alone(monkeypatch: pytest.MonkeyP
             kept.append(two_half_steps(denoise, *args).clone())
         return kept[-1]
 
-    monkeypatch.setattr("worldmodel.model.two_half_steps", constants)
+    monkeypatch.setattr("lssvwm.worldmodel.model.two_half_steps", constants)
     assert_close(gradients(model, model(clips(), told).total), found)
     assert not kept[0].requires_grad
-    monkeypatch.setattr("worldmodel.model.two_half_steps", lambda *args: kept[0] + 1)
+    monkeypatch.setattr("lssvwm.worldmodel.model.two_half_steps", lambda *args: kept[0] + 1)
     assert not torch.allclose(gradients(model, model(clips(), told).total)["denoise.1.bias"], found["denoise.1.bias"])
     assert bool(found[STEP].any(1).all())
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldmodel.diffusion import add_noise
-from worldmodel.drawing import row_generators
-from worldmodel.model import WorldModel
+from lssvwm.worldmodel.common.rng import row_generators
+from lssvwm.worldmodel.diffusion.noise import add_noise
+from lssvwm.worldmodel.model import WorldModel
 from worlds import assert_close, assert_same, generator, random_actions, random_frames, random_model, small_config
 
 ROWS, FRAMES = 3, 5

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldmodel import resampling
-from worldmodel.errors import InputError
-from worldmodel.resampling import Correlation, improvement, iqm, pearson, spearman, stratified_interval
-from worldmodel.statistics import Interval, separated, within
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.reporting import resampling
+from lssvwm.worldmodel.reporting.resampling import Correlation, improvement, iqm, pearson, spearman, stratified_interval
+from lssvwm.worldmodel.reporting.statistics import Interval, separated, within
 
 
 def bootstrap_interval(values: Sequence[float], **options: Any) -> Interval:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worldmodel.stepping import SAVE, STOP, Figures, mean_of, run_steps, settled
+from lssvwm.worldmodel.common.stepping import SAVE, STOP, Figures, mean_of, run_steps, settled
 
 
 class Count:

@@ -19,13 +19,13 @@ import pytest
 import torch
 import zstandard
 
-from envs.writing import Writers
+from lssvwm.envs.recording.writing import Writers
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore, catalogue
+from lssvwm.worldmodel.episodes.chunked import ROWS, ChunkedFile
+from lssvwm.worldmodel.episodes.files import read_episode, read_header, write_episode
+from lssvwm.worldmodel.episodes.index import INDEX, Index
 from test_episodes import episode, same, store_of, where
-from worldmodel.episodes import EpisodeStore, catalogue
-from worldmodel.episodes.chunked import ROWS, ChunkedFile
-from worldmodel.episodes.files import read_episode, read_header, write_episode
-from worldmodel.episodes.index import INDEX, Index
-from worldmodel.errors import InputError
 
 
 def damage(path: Path) -> None:

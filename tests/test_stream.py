@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.episodes.loader import ClipLoader, StepClips
+from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.episodes.stream import Place, StreamClips
 from test_episodes import episode, store_of
 from test_loader import assert_same_clips
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.episodes.loader import ClipLoader, StepClips
-from worldmodel.episodes.retrace import led_here
-from worldmodel.episodes.stream import Place, StreamClips
 
 LENGTHS = [9, 20, 14, 33]
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-import agents.streaming
-from agents.dreamer import STATE, Dreamer, DreamerConfig
-from agents.streaming import StreamingContexts, WindowContexts
+import lssvwm.agents.dreamer.streaming
 from exact_worlds import LongCueWorld
+from lssvwm.agents.dreamer.dreamer import STATE, Dreamer, DreamerConfig
+from lssvwm.agents.dreamer.streaming import StreamingContexts, WindowContexts
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.model import WorldModel
 from test_dreamer import state_of
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.model import WorldModel
 from worlds import assert_close, assert_same, random_model, small_config, small_store
 
 ROWS = 5
@@ -61,7 +61,7 @@ def assert_remembers_all(model: WorldModel, store: EpisodeStore, subject: Stream
 def test_every_row_remembers_its_whole_past(
     tmp_path: Path, longest: int, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents.streaming, "SEGMENT", 2)
+    monkeypatch.setattr(lssvwm.agents.dreamer.streaming, "SEGMENT", 2)
     model, store = random_model(small_config(window=window), 0), small_store(tmp_path)
     subject, generator = StreamingContexts(store, ROWS, longest, 0.4), numbers()
     for _ in range(12):
@@ -204,7 +204,7 @@ def test_an_episode_that_is_gone_is_left(model: WorldModel, store: EpisodeStore)
 
 
 def test_memory_too_large_for_a_snapshot_is_made_again(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents.streaming, "LARGEST_SAVED", 1000)
+    monkeypatch.setattr(lssvwm.agents.dreamer.streaming, "LARGEST_SAVED", 1000)
     double = random_model(small_config(), 0)
     subject, generator = StreamingContexts(store, ROWS, 3, 0.4), numbers()
     subject.enter(double)

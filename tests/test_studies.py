@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import NO_ACTION
+from lssvwm.worldmodel.episodes.data import INVERSE_KEY
+from lssvwm.worldmodel.evaluation.clips import Windows
+from lssvwm.worldmodel.evaluation.metrics import psnr
+from lssvwm.worldmodel.evaluation.models import Model
+from lssvwm.worldmodel.evaluation.studies.memory_use import MemoryUse, ages_of, memory_use, next_frames
+from lssvwm.worldmodel.evaluation.studies.palindrome import Palindrome, inverse_of, palindrome, parse_inverse
+from lssvwm.worldmodel.evaluation.studies.recovery import Recovery, frames_until, other_places, recovery
+from lssvwm.worldmodel.evaluation.studies.revisits import Revisits, revisits, sights
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, generators_of, plot_study
+from lssvwm.worldmodel.evaluation.studies.wrong_actions import shuffled, wrong_actions
 from places import LOOKS, PLACES, Remembered, places_store
 from rings import CAP, Careful, Ring, Still, as_model, decibels, error, of_places, ring_episode, ring_store
-from worldmodel.episodes import NO_ACTION
-from worldmodel.episodes.data import INVERSE_KEY
-from worldmodel.errors import InputError
-from worldmodel.evaluation.clips import Windows
-from worldmodel.evaluation.metrics import psnr
-from worldmodel.evaluation.models import Model
-from worldmodel.evaluation.studies.memory_use import MemoryUse, ages_of, memory_use, next_frames
-from worldmodel.evaluation.studies.palindrome import Palindrome, inverse_of, palindrome, parse_inverse
-from worldmodel.evaluation.studies.recovery import Recovery, frames_until, other_places, recovery
-from worldmodel.evaluation.studies.revisits import Revisits, revisits, sights
-from worldmodel.evaluation.studies.study import Settings, Study, generators_of, plot_study
-from worldmodel.evaluation.studies.wrong_actions import shuffled, wrong_actions
 from worlds import random_model, small_config
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.actor_critic import continuation_weights, lambda_returns
-from agents.dreamer import Dreamer, DreamerConfig
 from corridor import GOAL, ExactModel, Script, agent_that_plays, follow, outcomes, play_corridor, read, show
-from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
+from lssvwm.agents.dreamer.actor_critic import continuation_weights, lambda_returns
+from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
 
 DETOUR = (1, 0, 1, 0, 0, 1)
 DETOUR_CELLS = [0, 1, 2, 1, 2, 3, 4]

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.errors import InputError
-from worldmodel.tokenizer import PatchTokenizer
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.tokenizer import PatchTokenizer
 from worlds import assert_close, assert_same, generator, random_frames, small_config
 
 PATCH, ROWS, COLUMNS, PIXELS = 4, 4, 2, 48  # frames of 16 x 8

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from autoencoders import KINDS, PRETRAINED, QUICK, coloured, config_of, save_pretrained, scenes
+from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import SmallAutoencoder, WorldModelConfig
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.tokenizer import AutoencoderTokenizer, PatchTokenizer, autoencoder, completed, make_tokenizer
 from trainers import trainer
-from worldmodel.checkpoint import load_checkpoint, save_checkpoint
-from worldmodel.config import SmallAutoencoder, WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
-from worldmodel.tokenizer import AutoencoderTokenizer, PatchTokenizer, autoencoder, completed, make_tokenizer
 from worlds import assert_same, generator, random_actions, small_config, small_store
 
 
@@ -273,8 +273,8 @@ def test_without_diffusers() -> None:
     """Patches need none of it, and an autoencoder says what brings it."""
     code = (
         "import sys; sys.modules['diffusers'] = None\n"
-        "from worldmodel.config import WorldModelConfig\n"
-        "from worldmodel.tokenizer import make_tokenizer\n"
+        "from lssvwm.worldmodel.config import WorldModelConfig\n"
+        "from lssvwm.worldmodel.tokenizer import make_tokenizer\n"
         "make_tokenizer(WorldModelConfig())\n"
         "make_tokenizer(WorldModelConfig(tokenizer='autoencoder', patch=8, tiles=((1, 1),)))"
     )

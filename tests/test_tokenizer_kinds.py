@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from autoencoders import KINDS, coloured, config_of, scenes
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.tokenizer import AutoencoderTokenizer, PatchTokenizer, completed, make_tokenizer
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.tokenizer import AutoencoderTokenizer, PatchTokenizer, completed, make_tokenizer
 from worlds import assert_same
 
 PROMISES = pytest.mark.parametrize("kind", KINDS)

@@ -13,24 +13,24 @@ import numpy as np
 import pytest
 import torch
 
-from agents.dreamer import Dreamer, DreamerConfig
-from agents.policies import RandomPolicy
-from agents.ppo import PPO, PPOConfig
-from agents.recurrent import RecurrentPolicy, load_net
 from doors import CODES, COLORS, doors
-from envs.dream import DreamVectorEnv
-from envs.factory import make_vec
-from envs.features import WorldModelFeatures
-from envs.playing import play
-from envs.policy import Policy
-from envs.recording import record
 from exact_worlds import GoalWorld
-from worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from worldmodel.config import WorldModelConfig
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.packed import pack
-from worldmodel.errors import InputError
-from worldmodel.told import MOST, ToldPart, told_apart, told_in, told_now, told_parts, words_of
+from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
+from lssvwm.agents.model_free.ppo import PPO, PPOConfig
+from lssvwm.agents.model_free.recurrent import RecurrentPolicy, load_net
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.envs.factory import make_vec
+from lssvwm.envs.features import WorldModelFeatures
+from lssvwm.envs.policy import Policy
+from lssvwm.envs.recording.playing import play
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.packed import pack
+from lssvwm.worldmodel.told import MOST, ToldPart, told_apart, told_in, told_now, told_parts, words_of
 from worlds import assert_close, generator, random_clips, random_model, small_config
 
 WORDS = ToldPart("mission", (4,), ("ball", "box", "near", "the"))
@@ -340,7 +340,7 @@ def test_options_that_tell_nonsense_are_refused(dream: DreamVectorEnv, options: 
 
 
 def test_a_single_dream_is_told_a_plain_text(folder: Path) -> None:
-    env = gym.make("envs:lssvwm/Dream-v0", checkpoint=str(folder / "model"), context_length=1)
+    env = gym.make("lssvwm:lssvwm/Dream-v0", checkpoint=str(folder / "model"), context_length=1)
     _, info = env.reset(seed=0, options={"told": {"mission": "open the red door"}})
     assert info == {"mission": "open the red door"}
     assert env.step(0)[-1]["mission"] == "open the red door"

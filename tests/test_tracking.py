@@ -19,17 +19,17 @@ from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_agent
-from agents.clips import TAG, dream_beside_truth
-from agents.loop import Loop
-from agents.trackers import Grouped, Log, to_wandb
-from agents.tracking import Tracking
+from lssvwm.agents.report.clips import TAG, dream_beside_truth
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.trackers import Grouped, Log, to_wandb
+from lssvwm.agents.running.tracking import Tracking
+from lssvwm.worldmodel.checkpoint import load_checkpoint
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.common.loggers import TensorBoardLogger
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.reporting.video import Pixels
 from runs import TINY_LOOP
 from test_algorithms import SMALL
-from worldmodel.checkpoint import load_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError, MissingExtraError
-from worldmodel.loggers import TensorBoardLogger
-from worldmodel.video import Pixels
 
 BLOCK = 32_768
 """Of wandb's files, which are LevelDB's logs: records, each in fragments that do not cross blocks."""

@@ -18,10 +18,10 @@ os.environ |= {"TRACKIO_DIR": tempfile.mkdtemp(), "MLFLOW_DISABLE_TELEMETRY": "t
 trackio: Any = pytest.importorskip("trackio", reason="needs an environment with the extra `loggers`")
 mlflow: Any = pytest.importorskip("mlflow", reason="needs an environment with the extra `loggers`")
 
-from agents.clips import TAG  # noqa: E402
-from agents.tracking import Tracking  # noqa: E402
+from lssvwm.agents.report.clips import TAG  # noqa: E402
+from lssvwm.agents.running.tracking import Tracking  # noqa: E402
+from lssvwm.worldmodel.common.errors import InputError  # noqa: E402
 from runs import TINY_WORLD, finish, stop  # noqa: E402
-from worldmodel.errors import InputError  # noqa: E402
 from worlds import small_store  # noqa: E402
 
 LOSS = "world_model/loss"

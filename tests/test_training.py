@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 
+from lssvwm.worldmodel.checkpoint import load_checkpoint, read_state
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import MAMBA2, SmallAutoencoder
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.layers.backbone import Layer
+from lssvwm.worldmodel.model import Losses, WorldModel
+from lssvwm.worldmodel.training import MAY_CHANGE, STATE, Curriculum, Trainer, TrainingConfig, make_optimizers, rate
+from lssvwm.worldmodel.training.muon import Muon
+from lssvwm.worldmodel.training.trainer import Part
 from together import EXACT, exact
 from trainers import TRAINING, WORLD, assert_same_state, trainer
-from worldmodel.backbone import Layer
-from worldmodel.checkpoint import load_checkpoint, read_state
-from worldmodel.config import MAMBA2, SmallAutoencoder
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.model import Losses, WorldModel
-from worldmodel.training import MAY_CHANGE, STATE, Curriculum, Trainer, TrainingConfig, make_optimizers, rate
-from worldmodel.training.muon import Muon
-from worldmodel.training.trainer import Part
 from worlds import assert_close, assert_same, random_model, small_config, small_store
 
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from kernel_cases import CASES, compare, relative
-from worldmodel.errors import InputError
-from worldmodel.mamba import BlockwiseMamba
-from worldmodel.scan import scan
-from worldmodel.triton_scan import INDEX_LIMIT, load_kernel, scan_triton
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.layers.mamba import BlockwiseMamba
+from lssvwm.worldmodel.layers.scan import scan
+from lssvwm.worldmodel.layers.triton_scan import INDEX_LIMIT, load_kernel, scan_triton
 from worlds import generator, randomised, small_config
 
 ROOT = Path(__file__).parent.parent
@@ -122,7 +122,7 @@ def test_without_the_package_the_error_names_it_and_the_fix() -> None:
     program = (
         "import importlib.util as u, sys; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name in ('mamba_ssm', 'einops') else find(name, *a)\n"
-        "from worldmodel.triton_scan import load_kernel\n"
+        "from lssvwm.worldmodel.layers.triton_scan import load_kernel\n"
         "load_kernel()"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

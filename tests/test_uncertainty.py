@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical
 
 from dreams import actions_of, dream_folder, roll, vec
-from worldmodel.errors import InputError
-from worldmodel.evaluation.calibration import (
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.evaluation.calibration import (
     Watched,
     at_fixed_step,
     banded,
@@ -27,14 +27,14 @@ from worldmodel.evaluation.calibration import (
     threshold,
     watch,
 )
-from worldmodel.evaluation.metrics import compare
-from worldmodel.evaluation.rollout import rollout
-from worldmodel.evaluation.trials import Trial, window
-from worldmodel.evaluation.uncertainty import Options, evaluate, table
-from worldmodel.memory import Memory
-from worldmodel.model import Imagined, WorldModel
-from worldmodel.sampling import Sampler, Sampling
-from worldmodel.uncertainty import derived, distance, head_entropy, other_draws, uncertainty
+from lssvwm.worldmodel.evaluation.metrics import compare
+from lssvwm.worldmodel.evaluation.rollout import rollout
+from lssvwm.worldmodel.evaluation.trials import Trial, window
+from lssvwm.worldmodel.evaluation.uncertainty import Options, evaluate, table
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Imagined, WorldModel
+from lssvwm.worldmodel.sampling import Sampler, Sampling
+from lssvwm.worldmodel.uncertainty import derived, distance, head_entropy, other_draws, uncertainty
 from worlds import assert_same, generator, random_actions, random_clips, random_frames, random_model, small_config
 
 ROWS = 3

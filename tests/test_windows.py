@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from worldmodel import windows
-from worldmodel.errors import InputError
-from worldmodel.windows import BLOCK, Own, Window, attend_flex, attend_sdpa, block_mask, visible
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.layers import windows
+from lssvwm.worldmodel.layers.windows import BLOCK, Own, Window, attend_flex, attend_sdpa, block_mask, visible
 from worlds import assert_close, generator
 
 RULES = {

@@ -11,11 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import agents.world_model_policy
-from agents.actor_critic import ActorCritic, ActorCriticConfig, networks_for
-from agents.dreamer import STATE, Dreamer, DreamerConfig
-from agents.evaluation import Evaluation, evaluate, imagined_returns
-from agents.world_model_policy import WorldModelPolicy, load_agent
+import lssvwm.agents.policies.world_model
 from corridor import (
     ADVANCE,
     CORRIDOR,
@@ -25,13 +21,17 @@ from corridor import (
     agent_that_plays,
     play_corridor,
 )
-from envs.factory import EnvConfig
-from envs.policy import FrameArray, IntArray
-from worldmodel.actions import ActionSpec, told
-from worldmodel.checkpoint import read_state
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
+from lssvwm.agents.dreamer.actor_critic import ActorCritic, ActorCriticConfig, networks_for
+from lssvwm.agents.dreamer.dreamer import STATE, Dreamer, DreamerConfig
+from lssvwm.agents.evaluation import Evaluation, evaluate, imagined_returns
+from lssvwm.agents.policies.world_model import WorldModelPolicy, load_agent
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.policy import FrameArray, IntArray
+from lssvwm.worldmodel.actions import ActionSpec, told
+from lssvwm.worldmodel.checkpoint import read_state
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.model import WorldModel
 from worlds import assert_same, generator, random_frames, random_model, small_config
 
 OPTIMAL = (*ADVANCE, 0)
@@ -246,7 +246,7 @@ def test_what_else_a_policy_file_holds_stays_off_the_device_of_the_model(
         asked.append(device)
         return read_state(path, device)
 
-    monkeypatch.setattr(agents.world_model_policy, "read_state", noting)
+    monkeypatch.setattr(lssvwm.agents.policies.world_model, "read_state", noting)
     model = ExactModel()
     model.device = torch.device("meta")
     agent = load_agent(tmp_path / STATE, model)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import worlds
 from benchmarks.worlds import BEGIN, END, Line, World, apart, rows_of, tried, written
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 
 def test_a_world_is_recorded_learned_and_dreamt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,12 @@ if __name__ == "__main__":
 
 import torch
 
+from lssvwm.worldmodel.common import stepping
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.training import Trainer, TrainingConfig, processes
+from lssvwm.worldmodel.training import trainer as trainer_module
 from trainers import TRAINING, trainer
-from worldmodel import stepping
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.training import Trainer, TrainingConfig, processes
-from worldmodel.training import trainer as trainer_module
 from worlds import random_model, small_config
 
 BATCH = replace(TRAINING, batch=4)

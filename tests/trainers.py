@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from worldmodel.config import WorldModelConfig
-from worldmodel.model import WorldModel
-from worldmodel.training import Trainer, TrainingConfig
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.training import Trainer, TrainingConfig
 from worlds import small_config
 
 TRAINING = TrainingConfig(batch=3, length=5, warmup=4, fit_frames=40, save_seconds=1e9, seed=3)

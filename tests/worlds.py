@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from worldmodel.config import WorldModelConfig
-from worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
-from worldmodel.memory import Memory
-from worldmodel.model import Features, WorldModel
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Features, WorldModel
 
 M = TypeVar("M", bound=torch.nn.Module)
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}

@@ -9,55 +9,58 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from worldmodel.checkpoint import Checkpoint as Checkpoint
-    from worldmodel.checkpoint import load_checkpoint as load_checkpoint
-    from worldmodel.checkpoint import save_checkpoint as save_checkpoint
-    from worldmodel.config import WorldModelConfig as WorldModelConfig
-    from worldmodel.episodes import NO_ACTION as NO_ACTION
-    from worldmodel.episodes import Clips as Clips
-    from worldmodel.episodes import Episode as Episode
-    from worldmodel.episodes import EpisodeStore as EpisodeStore
-    from worldmodel.errors import InputError as InputError
-    from worldmodel.errors import MissingExtraError as MissingExtraError
-    from worldmodel.memory import Memory as Memory
-    from worldmodel.model import Features as Features
-    from worldmodel.model import Imagined as Imagined
-    from worldmodel.model import Losses as Losses
-    from worldmodel.model import WorldModel as WorldModel
-    from worldmodel.presets import SIZES as SIZES
-    from worldmodel.presets import variant as variant
-    from worldmodel.runtime import Runtime as Runtime
-    from worldmodel.sampling import Sampler as Sampler
-    from worldmodel.sampling import Sampling as Sampling
-    from worldmodel.training import Trainer as Trainer
-    from worldmodel.training import TrainingConfig as TrainingConfig
+if __name__ == "worldmodel":
+    from lssvwm.legacy import rename
 
-__version__ = "0.1.0"
+    rename(__name__)
+
+if TYPE_CHECKING:
+    from lssvwm.worldmodel.checkpoint import Checkpoint as Checkpoint
+    from lssvwm.worldmodel.checkpoint import load_checkpoint as load_checkpoint
+    from lssvwm.worldmodel.checkpoint import save_checkpoint as save_checkpoint
+    from lssvwm.worldmodel.common.errors import InputError as InputError
+    from lssvwm.worldmodel.common.errors import MissingExtraError as MissingExtraError
+    from lssvwm.worldmodel.config import WorldModelConfig as WorldModelConfig
+    from lssvwm.worldmodel.episodes import NO_ACTION as NO_ACTION
+    from lssvwm.worldmodel.episodes import Clips as Clips
+    from lssvwm.worldmodel.episodes import Episode as Episode
+    from lssvwm.worldmodel.episodes import EpisodeStore as EpisodeStore
+    from lssvwm.worldmodel.layers.memory import Memory as Memory
+    from lssvwm.worldmodel.layers.runtime import Runtime as Runtime
+    from lssvwm.worldmodel.model import Features as Features
+    from lssvwm.worldmodel.model import Imagined as Imagined
+    from lssvwm.worldmodel.model import Losses as Losses
+    from lssvwm.worldmodel.model import WorldModel as WorldModel
+    from lssvwm.worldmodel.presets import SIZES as SIZES
+    from lssvwm.worldmodel.presets import variant as variant
+    from lssvwm.worldmodel.sampling import Sampler as Sampler
+    from lssvwm.worldmodel.sampling import Sampling as Sampling
+    from lssvwm.worldmodel.training import Trainer as Trainer
+    from lssvwm.worldmodel.training import TrainingConfig as TrainingConfig
 
 _EXPORTS = {
-    "Checkpoint": "worldmodel.checkpoint",
-    "load_checkpoint": "worldmodel.checkpoint",
-    "save_checkpoint": "worldmodel.checkpoint",
-    "WorldModelConfig": "worldmodel.config",
-    "NO_ACTION": "worldmodel.episodes",
-    "Clips": "worldmodel.episodes",
-    "Episode": "worldmodel.episodes",
-    "EpisodeStore": "worldmodel.episodes",
-    "InputError": "worldmodel.errors",
-    "MissingExtraError": "worldmodel.errors",
-    "Memory": "worldmodel.memory",
-    "Features": "worldmodel.model",
-    "Imagined": "worldmodel.model",
-    "Losses": "worldmodel.model",
-    "WorldModel": "worldmodel.model",
-    "SIZES": "worldmodel.presets",
-    "variant": "worldmodel.presets",
-    "Runtime": "worldmodel.runtime",
-    "Sampler": "worldmodel.sampling",
-    "Sampling": "worldmodel.sampling",
-    "Trainer": "worldmodel.training",
-    "TrainingConfig": "worldmodel.training",
+    "Checkpoint": "lssvwm.worldmodel.checkpoint",
+    "load_checkpoint": "lssvwm.worldmodel.checkpoint",
+    "save_checkpoint": "lssvwm.worldmodel.checkpoint",
+    "WorldModelConfig": "lssvwm.worldmodel.config",
+    "NO_ACTION": "lssvwm.worldmodel.episodes",
+    "Clips": "lssvwm.worldmodel.episodes",
+    "Episode": "lssvwm.worldmodel.episodes",
+    "EpisodeStore": "lssvwm.worldmodel.episodes",
+    "InputError": "lssvwm.worldmodel.common.errors",
+    "MissingExtraError": "lssvwm.worldmodel.common.errors",
+    "Memory": "lssvwm.worldmodel.layers.memory",
+    "Features": "lssvwm.worldmodel.model",
+    "Imagined": "lssvwm.worldmodel.model",
+    "Losses": "lssvwm.worldmodel.model",
+    "WorldModel": "lssvwm.worldmodel.model",
+    "SIZES": "lssvwm.worldmodel.presets",
+    "variant": "lssvwm.worldmodel.presets",
+    "Runtime": "lssvwm.worldmodel.layers.runtime",
+    "Sampler": "lssvwm.worldmodel.sampling",
+    "Sampling": "lssvwm.worldmodel.sampling",
+    "Trainer": "lssvwm.worldmodel.training",
+    "TrainingConfig": "lssvwm.worldmodel.training",
 }
 
 __all__ = [

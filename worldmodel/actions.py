@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
-from worldmodel.errors import InputError, check_fields
+from lssvwm.worldmodel.common.errors import InputError, check_fields
 
 NO_ACTION = -1
 """The action of frame 0: nothing led to it. The action of every frame, where none is known."""

@@ -13,12 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from worldmodel.atomic import replace
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError, MissingExtraError
-from worldmodel.model import WorldModel
-from worldmodel.precision import use_policy
-from worldmodel.worlds import resolve
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.common.precision import use_policy
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.worlds import resolve
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
-from worldmodel.actions import ActionPart, ActionSpec, read_parts
-from worldmodel.errors import InputError, check_fields
-from worldmodel.told import ToldPart, read_told
+from lssvwm.worldmodel.actions import ActionPart, ActionSpec, read_parts
+from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.told import ToldPart, read_told
 
 Scan = Literal["blockwise", "whole-frame", "none"]
 Target = Literal["x", "v", "eps"]

@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from worldmodel.attention import HistoryMemory
-from worldmodel.drawing import Drawn, Generators, normal
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import Imagined
-from worldmodel.sampling import Sampler
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import Drawn, Generators, normal
+from lssvwm.worldmodel.layers.attention import HistoryMemory
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Imagined
+from lssvwm.worldmodel.sampling import Sampler
 
 WARM = 3
 """Steps before the recording: kernels are compiled and tuned in them, which cannot be recorded."""

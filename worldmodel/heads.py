@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldmodel.layers.fused import rms_norm
-from worldmodel.precision import Full
+from lssvwm.worldmodel.common.precision import Full
+from lssvwm.worldmodel.layers.fused import rms_norm
 
 LIMIT = 10.0
 """Deviations from the mean at which standardised values end: what never moved in training would else be multiplied by a

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldmodel.backbone import Backbone
-from worldmodel.conditioning import check_told, withhold
-from worldmodel.config import WorldModelConfig
-from worldmodel.diffusion import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
-from worldmodel.drawing import Generators, Noise, normal
-from worldmodel.episodes import Clips
-from worldmodel.episodes.retrace import led_here
-from worldmodel.heads import Readout, TwoHot, future_rewards, mlp
-from worldmodel.memory import Memory
-from worldmodel.precision import Full
-from worldmodel.results import Counts, Features, Imagined, Losses
-from worldmodel.shortcut import finest, halvings_of, two_half_steps, with_steps
-from worldmodel.streams import Past, remembered, streams
-from worldmodel.tokenizer import completed, make_tokenizer
+from lssvwm.worldmodel.common.precision import Full
+from lssvwm.worldmodel.common.rng import Generators, Noise, normal
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.diffusion.forcing import Past, remembered, streams
+from lssvwm.worldmodel.diffusion.noise import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
+from lssvwm.worldmodel.diffusion.shortcut import finest, halvings_of, two_half_steps, with_steps
+from lssvwm.worldmodel.episodes import Clips
+from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.heads import Readout, TwoHot, future_rewards, mlp
+from lssvwm.worldmodel.layers.backbone import Backbone
+from lssvwm.worldmodel.layers.conditioning import check_told, withhold
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.results import Counts, Features, Imagined, Losses
+from lssvwm.worldmodel.tokenizer import completed, make_tokenizer
 
 __all__ = ["Counts", "Features", "Imagined", "Losses", "WorldModel", "masked_sum", "weights_from"]
 

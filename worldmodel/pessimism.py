@@ -10,12 +10,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from worldmodel.drawing import Noise
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import Imagined, WorldModel
-from worldmodel.sampling import Sampler
-from worldmodel.uncertainty import derived
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import Noise
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Imagined, WorldModel
+from lssvwm.worldmodel.sampling import Sampler
+from lssvwm.worldmodel.uncertainty import derived
 
 Over = Literal["masks", "draws"]
 """masks: the reward head with parts of its input left out, as it was fitted; draws: the step dreamt again from other

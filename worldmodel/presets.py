@@ -8,9 +8,9 @@ from types import MappingProxyType
 
 import torch
 
-from worldmodel.config import MAMBA2, SmallAutoencoder, WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import MAMBA2, SmallAutoencoder, WorldModelConfig
+from lssvwm.worldmodel.model import WorldModel
 
 SIZES: Mapping[str, WorldModelConfig] = MappingProxyType(
     {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from worldmodel.memory import Memory
+from lssvwm.worldmodel.layers.memory import Memory
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Compute against quality when dreaming: profiles, and the best one that keeps up with a frame rate on this machine.
 
-    python -m worldmodel.sampling CHECKPOINT --target-fps 20 --rows 1
+    python -m lssvwm.worldmodel.sampling CHECKPOINT --target-fps 20 --rows 1
 
 The paper names a hybrid scheduler of compute against quality as future work; here it is a choice made once, before the
 dream begins, so that every frame after it takes the same time.
@@ -21,13 +21,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from worldmodel.checkpoint import device_of, load_checkpoint
-from worldmodel.command_line import run_main, started_as
-from worldmodel.drawing import Noise
-from worldmodel.errors import InputError, check_fields
-from worldmodel.memory import Memory
-from worldmodel.model import Imagined, WorldModel
-from worldmodel.shortcut import halvings_of
+from lssvwm.worldmodel.checkpoint import device_of, load_checkpoint
+from lssvwm.worldmodel.common.command_line import run_main, started_as
+from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.common.rng import Noise
+from lssvwm.worldmodel.diffusion.shortcut import halvings_of
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Imagined, WorldModel
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -206,7 +206,7 @@ class Options:
     """Measure the sampling profiles of a checkpoint on this machine, and choose one."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """World model: a checkpoint folder, a name of `python -m worldmodel.worlds`, or hf://OWNER/NAME."""
+    """World model: a checkpoint folder, a name of `python -m lssvwm.worldmodel.worlds`, or hf://OWNER/NAME."""
     rows: int = 1
     """Dreams at once."""
     target_fps: float | None = None
@@ -217,7 +217,7 @@ class Options:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Print what every profile reaches, and the choice."""
-    options = tyro.cli(Options, args=args, prog=started_as("worldmodel.sampling"))
+    options = tyro.cli(Options, args=args, prog=started_as("lssvwm.worldmodel.sampling"))
     model = load_checkpoint(options.checkpoint, device_of(options.device)).model
     for name in PROFILES:
         measured = measure(model, name, options.rows)

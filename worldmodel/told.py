@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.errors import InputError, check_fields
+from lssvwm.worldmodel.common.errors import InputError, check_fields
 
 MOST = 64
 """Words of a text, or numbers of a vector, that can be told."""

@@ -8,12 +8,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from worldmodel.counted import Counted
-from worldmodel.drawing import Drawn, Noise, normal
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import Imagined, WorldModel
-from worldmodel.sampling import Sampler
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.philox import Counted
+from lssvwm.worldmodel.common.rng import Drawn, Noise, normal
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Imagined, WorldModel
+from lssvwm.worldmodel.sampling import Sampler
 
 Uncertainty = Literal["heads", "draws"]
 """heads: entropy of the predicted reward and termination, in nats; draws: distance of other draws, in pixel RMS."""

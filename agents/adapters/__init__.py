@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from agents.adapters.needs import check
-from worldmodel.errors import require
+from lssvwm.agents.adapters.needs import check
+from lssvwm.worldmodel.common.errors import require
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def for_stable_baselines(envs: VectorEnv[Any, Any, Any]) -> VecEnv:
     """A vector environment in `AutoresetMode.SAME_STEP`, numpy output, as a `VecEnv` of Stable-Baselines3.
 
-        dreams = gym.make_vec("envs:lssvwm/Dream-v0", num_envs=16, checkpoint=..., autoreset_mode="SameStep")
+        dreams = gym.make_vec("lssvwm:lssvwm/Dream-v0", num_envs=16, checkpoint=..., autoreset_mode="SameStep")
         PPO("CnnPolicy", VecMonitor(for_stable_baselines(dreams))).learn(100_000)
 
     Stable-Baselines3 wants finished rows reset within the step, their last observation in
@@ -32,7 +32,7 @@ def for_stable_baselines(envs: VectorEnv[Any, Any, Any]) -> VecEnv:
     """
     check(envs, "Stable-Baselines3", AutoresetMode.SAME_STEP, "numpy")
     require("stable_baselines3", "sb3", "Adapters for Stable-Baselines3")
-    from agents.adapters.stable_baselines import GymnasiumVecEnv
+    from lssvwm.agents.adapters.stable_baselines import GymnasiumVecEnv
 
     adapted: VecEnv = GymnasiumVecEnv(envs)
     return adapted
@@ -41,7 +41,7 @@ def for_stable_baselines(envs: VectorEnv[Any, Any, Any]) -> VecEnv:
 def for_torchrl(envs: VectorEnv[Any, Any, Any]) -> EnvBase:
     """A vector environment in `AutoresetMode.DISABLED`, torch output, as an `EnvBase` of TorchRL on its device.
 
-        dreams = gym.make_vec("envs:lssvwm/Dream-v0", num_envs=64, checkpoint=..., device="cuda",
+        dreams = gym.make_vec("lssvwm:lssvwm/Dream-v0", num_envs=64, checkpoint=..., device="cuda",
                               autoreset_mode="Disabled", output="torch")
         Collector(for_torchrl(dreams), policy, frames_per_batch=1024, total_frames=100_000)
 
@@ -54,7 +54,7 @@ def for_torchrl(envs: VectorEnv[Any, Any, Any]) -> EnvBase:
     """
     check(envs, "TorchRL", AutoresetMode.DISABLED, "torch")
     require("torchrl", "torchrl", "Adapters for TorchRL")
-    from agents.adapters.torchrl import TorchRLEnv
+    from lssvwm.agents.adapters.torchrl import TorchRLEnv
 
     adapted: EnvBase = TorchRLEnv(envs)
     return adapted
@@ -63,7 +63,7 @@ def for_torchrl(envs: VectorEnv[Any, Any, Any]) -> EnvBase:
 def for_tianshou(envs: VectorEnv[Any, Any, Any]) -> BaseVectorEnv:
     """A dream in `AutoresetMode.DISABLED`, numpy output, as a `BaseVectorEnv` of Tianshou 2.
 
-        dreams = gym.make_vec("envs:lssvwm/Dream-v0", num_envs=16, checkpoint=..., autoreset_mode="Disabled")
+        dreams = gym.make_vec("lssvwm:lssvwm/Dream-v0", num_envs=16, checkpoint=..., autoreset_mode="Disabled")
         Collector(policy, for_tianshou(dreams), VectorReplayBuffer(20_000, 16))
 
     Tianshou resets finished rows by number, and steps the rows it still needs: `envs.step` has to take a `mask`.
@@ -72,7 +72,7 @@ def for_tianshou(envs: VectorEnv[Any, Any, Any]) -> BaseVectorEnv:
     """
     check(envs, "Tianshou", AutoresetMode.DISABLED, "numpy", masked_steps=True)
     require("tianshou", "tianshou", "Adapters for Tianshou")
-    from agents.adapters.tianshou import TianshouEnv
+    from lssvwm.agents.adapters.tianshou import TianshouEnv
 
     adapted: BaseVectorEnv = TianshouEnv(envs)
     return adapted
@@ -81,13 +81,13 @@ def for_tianshou(envs: VectorEnv[Any, Any, Any]) -> BaseVectorEnv:
 def for_rllib(make: Callable[[int], VectorEnv[Any, Any, Any]]) -> Callable[..., VectorEnv[Any, Any, Any]]:
     """What `ray.tune.registry.register_env` takes, for `make(num_envs)` in `AutoresetMode.NEXT_STEP`, numpy output.
 
-        register_env("dream", for_rllib(lambda rows: gym.make_vec("envs:lssvwm/Dream-v0", rows, checkpoint=...)))
+        register_env("dream", for_rllib(lambda rows: gym.make_vec("lssvwm:lssvwm/Dream-v0", rows, checkpoint=...)))
         PPOConfig().environment("dream").env_runners(
             num_envs_per_env_runner=16, gym_env_vectorize_mode="vector_entry_point")
 
     RLlib does not check the mode and drops transitions in another one; here it raises InputError, once environments
     are made. So do observations that RLlib's networks do not take, such as a dictionary. Frames become float32, 0..1.
     """
-    from agents.adapters.rllib import creator
+    from lssvwm.agents.adapters.rllib import creator
 
     return creator(make)

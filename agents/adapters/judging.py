@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from agents.adapters import for_stable_baselines
-from worldmodel.statistics import Interval, separated, within
+from lssvwm.agents.adapters import for_stable_baselines
+from lssvwm.worldmodel.reporting.statistics import Interval, separated, within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
-from envs.dream import DreamVectorEnv
-from worldmodel.errors import InputError
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel.common.errors import InputError
 
 
 def check(

@@ -11,8 +11,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers.vector import TransformObservation
 from numpy.typing import NDArray
 
-from agents.adapters.needs import check
-from worldmodel.errors import InputError
+from lssvwm.agents.adapters.needs import check
+from lssvwm.worldmodel.common.errors import InputError
 
 
 def creator(make: Callable[[int], VectorEnv[Any, Any, Any]]) -> Callable[..., VectorEnv[Any, Any, Any]]:

@@ -11,9 +11,9 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.adapters.needs import layers
-from envs.masks import masks_of
-from worldmodel.errors import InputError
+from lssvwm.agents.adapters.needs import layers
+from lssvwm.envs.spaces.masks import masks_of
+from lssvwm.worldmodel.common.errors import InputError
 
 _MASKS = "action_masks"
 """Under which sb3-contrib asks for masks."""
@@ -66,8 +66,8 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions may follow the observations, (N, n), for sb3-contrib's MaskablePPO: all where nothing forbids.
 
-        Raises InputError as `envs.masks.masks_of` does. Only of Discrete actions masks are known: of others, rows do
-        not have the method.
+        Raises InputError as `envs.spaces.masks.masks_of` does. Only of Discrete actions masks are known: of others,
+        rows do not have the method.
         """
         count = int(self.action_space.n)
         allowed = masks_of(self._info, self.num_envs, count)

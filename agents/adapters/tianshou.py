@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from tianshou.env import BaseVectorEnv
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 
 class TianshouEnv(BaseVectorEnv):  # type: ignore[misc]

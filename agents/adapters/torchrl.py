@@ -14,9 +14,9 @@ from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
-from agents.adapters.needs import device_of
-from envs.actions import spec_of
-from worldmodel.errors import InputError
+from lssvwm.agents.adapters.needs import device_of
+from lssvwm.envs.spaces.actions import spec_of
+from lssvwm.worldmodel.common.errors import InputError
 
 _FLAGS = ("done", "terminated", "truncated")
 

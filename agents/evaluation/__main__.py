@@ -1,9 +1,9 @@
-"""`python -m agents.evaluation`, also `lssvwm evaluate`."""
+"""`python -m lssvwm.agents.evaluation`, also `lssvwm evaluate`."""
 
 from __future__ import annotations
 
-from agents.evaluation.command import main
-from worldmodel.command_line import run_main
+from lssvwm.agents.evaluation.command import main
+from lssvwm.worldmodel.common.command_line import run_main
 
 INTERRUPTED = "interrupted; policies that were played to the end are kept: the same command goes on"
 

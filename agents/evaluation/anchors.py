@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from envs.factory import EnvConfig
-from worldmodel.statistics import Interval
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.worldmodel.reporting.statistics import Interval
 
 Kind = Literal["random", "human", "oracle"]
 

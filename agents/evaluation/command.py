@@ -10,24 +10,24 @@ from typing import Any, TypeVar
 import numpy as np
 import tyro
 
-from agents.evaluation.anchors import Anchor, has_success, measured, merged, published
-from agents.evaluation.curves import Method, Metric, compared
-from agents.evaluation.judging import Contestant, How, Result, judge, named_policy
-from agents.evaluation.plots import plot_comparison, plot_gap
-from agents.evaluation.real import rows_for
-from agents.evaluation.report import markdown, versions
-from agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, open_run
-from agents.evaluation.scores import Score, correlation, improvements, score
-from agents.evaluation.starts import Starts, starts
-from agents.report.page import plain
-from agents.run import EVALUATION_SEEDS, SEEDS_PER_RUN, recorded_by
-from envs.factory import EnvConfig
-from worldmodel.atomic import replace as write_atomically
-from worldmodel.atomic import write_json
-from worldmodel.checkpoint import device_of
-from worldmodel.command_line import started_as, typed
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError, require
+from lssvwm.agents.evaluation.anchors import Anchor, has_success, measured, merged, published
+from lssvwm.agents.evaluation.curves import Method, Metric, compared
+from lssvwm.agents.evaluation.judging import Contestant, How, Result, judge, named_policy
+from lssvwm.agents.evaluation.plots import plot_comparison, plot_gap
+from lssvwm.agents.evaluation.real import rows_for
+from lssvwm.agents.evaluation.report import markdown, versions
+from lssvwm.agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, open_run
+from lssvwm.agents.evaluation.scores import Score, correlation, improvements, score
+from lssvwm.agents.evaluation.starts import Starts, starts
+from lssvwm.agents.report.page import plain
+from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, recorded_by
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.worldmodel.checkpoint import device_of
+from lssvwm.worldmodel.common.atomic import replace as write_atomically
+from lssvwm.worldmodel.common.atomic import write_json
+from lssvwm.worldmodel.common.command_line import started_as, typed
+from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 Value = TypeVar("Value")
 
@@ -135,7 +135,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     options.out.mkdir(parents=True, exist_ok=True)
     results = {group.name: [judge(each, how, options.out) for each in group.contestants] for group in groups}
     found: dict[str, Any] = {
-        "command": typed("agents.evaluation"),
+        "command": typed("lssvwm.agents.evaluation"),
         "options": {**asdict(options), "out": str(options.out)},
         "versions": versions(),
     }
@@ -331,6 +331,6 @@ def _check_seeds(options: Options, groups: Sequence[Group]) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, evaluate, and print the tables."""
-    options = tyro.cli(Options, args=args, prog=started_as("agents.evaluation"))
+    options = tyro.cli(Options, args=args, prog=started_as("lssvwm.agents.evaluation"))
     evaluate(options)
     print((options.out / REPORT).read_text(encoding="utf-8"))

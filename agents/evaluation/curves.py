@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agents.evaluation.files import Evaluations
-from worldmodel.errors import InputError
-from worldmodel.statistics import FloatArray, student_band
+from lssvwm.agents.evaluation.files import Evaluations
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.reporting.statistics import FloatArray, student_band
 
 Metric = Literal["success", "return"]
 Axis = Literal["steps", "seconds"]

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.evaluation.real import Evaluation
-from worldmodel.atomic import replace
-from worldmodel.errors import InputError
-from worldmodel.loggers import Scalars
+from lssvwm.agents.evaluation.real import Evaluation
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.loggers import Scalars
 
 EPISODES, EVALUATIONS, MONITOR = "episodes.csv", "evaluations.npz", "0.monitor.csv"
 COLUMNS = ("seed", "return", "length", "success", "seconds", "ended")

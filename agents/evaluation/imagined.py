@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.actor_critic import ActorCritic, sample_action
-from envs.policy import Policy
-from worldmodel.episodes import EpisodeStore
-from worldmodel.model import WorldModel
-from worldmodel.stepping import deferred_interrupts
-from worldmodel.told import told_apart
+from lssvwm.agents.dreamer.actor_critic import ActorCritic, sample_action
+from lssvwm.envs.policy import Policy
+from lssvwm.worldmodel.common.stepping import deferred_interrupts
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.told import told_apart
 
 
 @torch.no_grad()

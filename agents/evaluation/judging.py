@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.evaluation.files import (
+from lssvwm.agents.evaluation.files import (
     EPISODES,
     EVALUATIONS,
     MONITOR,
@@ -25,18 +25,18 @@ from agents.evaluation.files import (
     write_episodes,
     write_monitor,
 )
-from agents.evaluation.imagined import dreamt_returns
-from agents.evaluation.real import Evaluation, evaluate
-from agents.evaluation.runs import Learned, TrainedRun, evaluations_of
-from agents.policies import make_policy, needs_map
-from agents.probe import probe
-from envs.factory import EnvConfig
-from envs.recording import SEED_KEY
-from worldmodel.atomic import write_json
-from worldmodel.checkpoint import read_json
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.video import Panel, montage, write_mp4
+from lssvwm.agents.evaluation.imagined import dreamt_returns
+from lssvwm.agents.evaluation.real import Evaluation, evaluate
+from lssvwm.agents.evaluation.runs import Learned, TrainedRun, evaluations_of
+from lssvwm.agents.policies.baselines import make_policy, needs_map
+from lssvwm.agents.running.probe import probe
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.recording.recorder import SEED_KEY
+from lssvwm.worldmodel.checkpoint import read_json
+from lssvwm.worldmodel.common.atomic import write_json
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.reporting.video import Panel, montage, write_mp4
 
 ASKED = "asked.json"
 SHOWN = 1000

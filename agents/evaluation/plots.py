@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.evaluation.curves import Axis, Method, Metric, band, lines
-from agents.report.plots import COLORS, styled, to_svg
-from worldmodel.atomic import replace
-from worldmodel.errors import InputError, require
+from lssvwm.agents.evaluation.curves import Axis, Method, Metric, band, lines
+from lssvwm.agents.report.plots import COLORS, styled, to_svg
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError, require
 
 AXES: Mapping[Axis, tuple[str, float]] = {
     "steps": ("real environment steps", 1.0),

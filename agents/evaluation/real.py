@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from agents.familiarity import by_step
-from agents.probe import probe
-from agents.world_model_policy import WorldModelPolicy
-from envs.factory import EnvConfig
-from envs.policy import Actions, FrameArray, IntArray, Policy
-from envs.recording import SEED_KEY, open_envs, play
-from worldmodel.episodes import Episode
-from worldmodel.errors import InputError
-from worldmodel.progress import Bar
-from worldmodel.resampling import iqm, stratified_interval
-from worldmodel.statistics import Interval, within
-from worldmodel.stepping import deferred_interrupts
+from lssvwm.agents.dreamer.familiarity import by_step
+from lssvwm.agents.policies.world_model import WorldModelPolicy
+from lssvwm.agents.running.probe import probe
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.policy import Actions, FrameArray, IntArray, Policy
+from lssvwm.envs.recording.recorder import SEED_KEY, open_envs, play
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.progress import Bar
+from lssvwm.worldmodel.common.stepping import deferred_interrupts
+from lssvwm.worldmodel.episodes import Episode
+from lssvwm.worldmodel.reporting.resampling import iqm, stratified_interval
+from lssvwm.worldmodel.reporting.statistics import Interval, within
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Evaluation:
 
     `seconds` is how long each episode took and `ended` when it ended, by the clock, after play began; episodes are
     played side by side. `familiarity` says by steps how far the policy's features lay from those that it was trained on
-    (`agents.familiarity`; 1: as far as in training). All are empty where they were not kept, and make no difference to
-    what is equal.
+    (`agents.dreamer.familiarity`; 1: as far as in training). All are empty where they were not kept, and make no
+    difference to what is equal.
     """
 
     name: str

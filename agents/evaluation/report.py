@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from agents.evaluation.anchors import Anchor
-from agents.evaluation.plots import AXES, LABELS
-from agents.evaluation.scores import Score
-from agents.evaluation.starts import Starts
-from agents.report.plots import number
-from worldmodel.statistics import Interval
+from lssvwm.agents.evaluation.anchors import Anchor
+from lssvwm.agents.evaluation.plots import AXES, LABELS
+from lssvwm.agents.evaluation.scores import Score
+from lssvwm.agents.evaluation.starts import Starts
+from lssvwm.agents.report.plots import number
+from lssvwm.worldmodel.reporting.statistics import Interval
 
 NONE = "–"
 

@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 import torch
 
-from agents.algorithms import learned
-from agents.best import NOTE
-from agents.cli import SETTINGS, LoopOptions
-from agents.evaluation.files import EVALUATIONS, Evaluations, read_evaluations
-from agents.probe import Probe, probe
-from agents.settings import LoopSettings, from_json, to_json
-from envs.contexts import contexts_of
-from envs.factory import EnvConfig
-from envs.policy import Policy
-from worldmodel.actions import actions_of
-from worldmodel.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, read_json
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.agents.evaluation.files import EVALUATIONS, Evaluations, read_evaluations
+from lssvwm.agents.running.algorithms import learned
+from lssvwm.agents.running.best import NOTE
+from lssvwm.agents.running.cli import SETTINGS, LoopOptions
+from lssvwm.agents.running.probe import Probe, probe
+from lssvwm.agents.running.settings import LoopSettings, from_json, to_json
+from lssvwm.envs.contexts import contexts_of
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.policy import Policy
+from lssvwm.worldmodel.actions import actions_of
+from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, read_json
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 
 class Learned(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from agents.evaluation.anchors import Anchor, Normalised, normalised
-from agents.evaluation.judging import Result
-from worldmodel.resampling import improvement, iqm, pearson, spearman, stratified_interval
-from worldmodel.statistics import Interval, difference_within, mean_interval, rate_interval, within
+from lssvwm.agents.evaluation.anchors import Anchor, Normalised, normalised
+from lssvwm.agents.evaluation.judging import Result
+from lssvwm.worldmodel.reporting.resampling import improvement, iqm, pearson, spearman, stratified_interval
+from lssvwm.worldmodel.reporting.statistics import Interval, difference_within, mean_interval, rate_interval, within
 
 
 @dataclass(frozen=True)

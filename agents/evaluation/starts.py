@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from envs.factory import EnvConfig, is_minigrid, make, trusted
-from envs.layouts import layout_of
-from envs.provenance import Source, listed
-from worldmodel.atomic import write_json
-from worldmodel.checkpoint import read_json, taking_up
-from worldmodel.episodes import EpisodeStore
+from lssvwm.envs.factory import EnvConfig, is_minigrid, make, trusted
+from lssvwm.envs.layouts import layout_of
+from lssvwm.envs.recording.provenance import Source, listed
+from lssvwm.worldmodel.checkpoint import read_json, taking_up
+from lssvwm.worldmodel.common.atomic import write_json
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 STARTS = "starts.json"
 """Beside recorded episodes, the starts that are known: by world and versions, then by seed."""

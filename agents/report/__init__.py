@@ -1,8 +1,8 @@
 """What a run leaves to look at: videos, plots, and one page that holds them."""
 
-from agents.report.page import Clip, Evaluated, Report, write_report
-from agents.report.plots import Curve, plot_curves, plot_returns, read_curves
-from worldmodel.video import Panel, encode_png, filmstrip, montage, write_mp4
+from lssvwm.agents.report.page import Clip, Evaluated, Report, write_report
+from lssvwm.agents.report.plots import Curve, plot_curves, plot_returns, read_curves
+from lssvwm.worldmodel.reporting.video import Panel, encode_png, filmstrip, montage, write_mp4
 
 __all__ = [
     "Clip",

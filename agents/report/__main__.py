@@ -1,4 +1,4 @@
-"""`python -m agents.report RUN`: where the report of a run is, or with `--serve` a server of it."""
+"""`python -m lssvwm.agents.report RUN`: where the report of a run is, or with `--serve` a server of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import tyro
 
-from agents.report.serve import HOST, server
-from worldmodel.command_line import run_main, started_as
-from worldmodel.errors import InputError
+from lssvwm.agents.report.serve import HOST, server
+from lssvwm.worldmodel.common.command_line import run_main, started_as
+from lssvwm.worldmodel.common.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Options:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, and serve if asked to."""
-    options = tyro.cli(Options, args=args, prog=started_as("agents.report"))
+    options = tyro.cli(Options, args=args, prog=started_as("lssvwm.agents.report"))
     page = options.run / "report" / "index.html"
     if not page.is_file():
         raise InputError(f"{page} does not exist: name the folder of a run of train_agent.py that has begun")

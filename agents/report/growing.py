@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from agents.evaluation import Evaluation
-from agents.report.now import Now, now
-from agents.report.page import Report, write_page
-from agents.report.run import JUDGED, Shown, report_of, show
-from worldmodel.checkpoint import CONFIG, WEIGHTS, load_checkpoint, load_weights
-from worldmodel.episodes import EpisodeStore
-from worldmodel.model import WorldModel, weights_from
-from worldmodel.progress import Place, listening
+from lssvwm.agents.evaluation import Evaluation
+from lssvwm.agents.report.now import Now, now
+from lssvwm.agents.report.page import Report, write_page
+from lssvwm.agents.report.run import JUDGED, Shown, report_of, show
+from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS, load_checkpoint, load_weights
+from lssvwm.worldmodel.common.progress import Place, listening
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.model import WorldModel, weights_from
 
 FIRST, PAUSE = 10.0, 60.0
 """Seconds after which the page is written again: of a stage that has just begun, and the most, by doubling them."""

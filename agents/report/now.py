@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from worldmodel.progress import Place
+from lssvwm.worldmodel.common.progress import Place
 
 KINDS = {
     "collect": "recording real episodes",

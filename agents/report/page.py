@@ -11,11 +11,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from agents.report.now import Now, banner
-from agents.report.plots import Curve, number, plot_curve, plot_returns
-from worldmodel.atomic import replace
-from worldmodel.errors import InputError
-from worldmodel.statistics import Interval
+from lssvwm.agents.report.now import Now, banner
+from lssvwm.agents.report.plots import Curve, number, plot_curve, plot_returns
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.reporting.statistics import Interval
 
 PAGE, RESULTS = "index.html", "results.json"
 GROUPS = ("world_model", "policy", "evaluation")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from worldmodel.errors import InputError, require
-from worldmodel.statistics import Interval
+from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.reporting.statistics import Interval
 
 # Matplotlib knows no currentColor: this one stands for it and is replaced in the SVG, whose axes and text then take
 # the color of the page around them.

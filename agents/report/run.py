@@ -12,18 +12,18 @@ import gymnasium
 import numpy as np
 import torch
 
-from agents.evaluation import Evaluation
-from agents.evaluation.starts import Starts
-from agents.report.now import Now
-from agents.report.page import Clip, Evaluated, Report, write_report
-from agents.report.plots import read_curves
-from worldmodel import __version__
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.episodes.data import FPS_KEY
-from worldmodel.evaluation import Dreamt, dream_along
-from worldmodel.model import WorldModel
-from worldmodel.statistics import Interval, separated, within
-from worldmodel.video import Panel, encode_png, filmstrip, montage, write_mp4
+from lssvwm import __version__
+from lssvwm.agents.evaluation import Evaluation
+from lssvwm.agents.evaluation.starts import Starts
+from lssvwm.agents.report.now import Now
+from lssvwm.agents.report.page import Clip, Evaluated, Report, write_report
+from lssvwm.agents.report.plots import read_curves
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
+from lssvwm.worldmodel.episodes.data import FPS_KEY
+from lssvwm.worldmodel.evaluation import Dreamt, dream_along
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.statistics import Interval, separated, within
+from lssvwm.worldmodel.reporting.video import Panel, encode_png, filmstrip, montage, write_mp4
 
 CONTEXT = 8
 ONLY_IMAGINED = "trained only in imagination, judged for real"

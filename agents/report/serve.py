@@ -8,7 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 HOST = "127.0.0.1"
 

@@ -21,16 +21,24 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.policies import RandomPolicy
 from benchmarks.comparison.report import write_report
 from benchmarks.shared.training import seconds_per_step, spawn
-from envs.factory import EnvConfig
-from envs.recording import record
-from worldmodel import Clips, EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
-from worldmodel.episodes.retrace import Retraced
-from worldmodel.evaluation import evaluate_clips, rollout, trial_for
-from worldmodel.model import weights_from
-from worldmodel.presets import SIZES, VARIANTS, parameters, variant
+from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel import (
+    Clips,
+    EpisodeStore,
+    Trainer,
+    TrainingConfig,
+    WorldModel,
+    WorldModelConfig,
+    load_checkpoint,
+)
+from lssvwm.worldmodel.episodes.retrace import Retraced
+from lssvwm.worldmodel.evaluation import evaluate_clips, rollout, trial_for
+from lssvwm.worldmodel.model import weights_from
+from lssvwm.worldmodel.presets import SIZES, VARIANTS, parameters, variant
 
 ENV = EnvConfig("lssvwm/MiniGrid-Carpet-v0", actions=(0, 1, 2), extra_obs=True)
 """A room carpeted in tiles of random colors; the agent sees the 3 x 3 cells before it."""

@@ -25,8 +25,8 @@ from benchmarks.comparison.__main__ import CONTEXT, EPISODES, UNSEEN, UNSEEN_SEE
 from benchmarks.comparison.report import BANDS
 from benchmarks.shared.page import fill, interval
 from benchmarks.shared.training import spawn
-from worldmodel.presets import VARIANTS
-from worldmodel.statistics import student_band
+from lssvwm.worldmodel.presets import VARIANTS
+from lssvwm.worldmodel.reporting.statistics import student_band
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -17,9 +17,9 @@ from benchmarks.evidence.claims import CLAIMS, SEEDS, claims
 from benchmarks.evidence.running import Plan, Start, check, judging, learning, show, spawn
 from benchmarks.evidence.table import overview, plots, rows, section
 from benchmarks.shared.page import fill
-from worldmodel.atomic import replace
-from worldmodel.command_line import run_main
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.command_line import run_main
+from lssvwm.worldmodel.common.errors import InputError
 
 INTERRUPTED = "interrupted; everything so far is saved: the same command goes on"
 PAGE = Path("docs/evidence.md")

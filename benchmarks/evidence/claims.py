@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 SEEDS = 5
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from agents.run import EVALUATION_SEEDS
 from benchmarks.evidence.claims import Claim, Method
-from envs.minecraft.minetest.build import find_program
-from worldmodel.atomic import write_json
-from worldmodel.errors import InputError
+from lssvwm.agents.running.run import EVALUATION_SEEDS
+from lssvwm.envs.minecraft.minetest.build import find_program
+from lssvwm.worldmodel.common.atomic import write_json
+from lssvwm.worldmodel.common.errors import InputError
 
 EPISODES = 100
 JUDGED_SEED = 2 * EVALUATION_SEEDS
@@ -85,7 +85,7 @@ def judging(claim: Claim, plan: Plan) -> list[str]:
         f"{method.name}={','.join(str(plan.run(claim, method.name, seed)) for seed in range(plan.seeds))}"
         for method in claim.methods
     ]
-    words = ["-m", "agents.evaluation", *runs, "--policies", *claim.policies, "--out", str(plan.judged(claim))]
+    words = ["-m", "lssvwm.agents.evaluation", *runs, "--policies", *claim.policies, "--out", str(plan.judged(claim))]
     words += ["--episodes", str(2 if plan.quick else EPISODES), "--seed", str(JUDGED_SEED)]
     words += ["--num-envs", str(2 if plan.quick else claim.at_once)]
     return [*words, "--no-processes", "--no-videos", "--no-progress"]

@@ -11,16 +11,16 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from agents.evaluation.curves import Method as Learned
-from agents.evaluation.curves import lines, reached
-from agents.evaluation.files import Evaluations
-from agents.evaluation.plots import plot_comparison
-from agents.evaluation.runs import evaluations_of
 from benchmarks.evidence.claims import Claim
 from benchmarks.evidence.running import Plan, cpu_seconds
-from worldmodel.atomic import replace
-from worldmodel.checkpoint import read_json
-from worldmodel.statistics import FloatArray, Interval, combined_interval, mean_interval, separated
+from lssvwm.agents.evaluation.curves import Method as Learned
+from lssvwm.agents.evaluation.curves import lines, reached
+from lssvwm.agents.evaluation.files import Evaluations
+from lssvwm.agents.evaluation.plots import plot_comparison
+from lssvwm.agents.evaluation.runs import evaluations_of
+from lssvwm.worldmodel.checkpoint import read_json
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.reporting.statistics import FloatArray, Interval, combined_interval, mean_interval, separated
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.gpu.sheet import Setting, Sheet
 from benchmarks.gpu.worlds import config_of, model_of, noise_episodes
-from envs.dream import DreamVectorEnv
-from worldmodel import Checkpoint
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel import Checkpoint
 
 LIMIT = {"float32": 1e-2, "bfloat16": 5e-2}
 """Largest difference over the largest entry."""

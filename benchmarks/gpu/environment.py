@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu.sheet import CUDA, NotRunError, Setting, Sheet
 from benchmarks.gpu.timing import product_rate
-from worldmodel.precision import POLICY
+from lssvwm.worldmodel.common.precision import POLICY
 
 PACKAGES = ("torch", "triton", "numpy", "gymnasium", "tyro", "mamba-ssm", "einops", "mujoco", "dm_control", "av")
 TESTS = [f"tests/test_{name}.py" for name in ("windows", "attention", "dream_gpu", "precision", "graphs", "counted")]

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from benchmarks.gpu.sheet import CUDA, Setting, Sheet
 from kernel_cases import Case, compare, prepare_interpreter
-from worldmodel.attention import FrameLocalAttention
-from worldmodel.presets import SIZES
-from worldmodel.windows import Own, Window, attend_flex, attend_sdpa, block_mask, compiled_flex
+from lssvwm.worldmodel.layers.attention import FrameLocalAttention
+from lssvwm.worldmodel.layers.windows import Own, Window, attend_flex, attend_sdpa, block_mask, compiled_flex
+from lssvwm.worldmodel.presets import SIZES
 
 SCAN = {"float32": 1e-2, "bfloat16": 3e-2}
 """Largest error over the largest entry; products of float32 are taken in TF32."""

@@ -10,21 +10,21 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from agents.dreamer import Dreamer, DreamerConfig
-from agents.evaluation import evaluate as play
-from agents.policies import make_policy
-from agents.presets import PRESETS
-from agents.probe import probe
 from benchmarks.gpu.sheet import NotRunError, Setting, Sheet
 from benchmarks.gpu.worlds import TINY
-from envs.factory import EnvConfig
-from envs.recording import record as record_episodes
-from worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
-from worldmodel.checkpoint import CONFIG, WEIGHTS
-from worldmodel.errors import InputError, MissingExtraError
-from worldmodel.evaluation.command import Options, evaluate
-from worldmodel.model import weights_from
-from worldmodel.training import HeadsConfig
+from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
+from lssvwm.agents.evaluation import evaluate as play
+from lssvwm.agents.policies.baselines import make_policy
+from lssvwm.agents.running.presets import PRESETS
+from lssvwm.agents.running.probe import probe
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.recording.recorder import record as record_episodes
+from lssvwm.worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
+from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.evaluation.command import Options, evaluate
+from lssvwm.worldmodel.model import weights_from
+from lssvwm.worldmodel.training import HeadsConfig
 
 Lengths = tuple[int, int]
 POSE = ("agent_pos", "agent_dir")
@@ -157,7 +157,7 @@ def ship(setting: Setting, sheet: Sheet) -> None:
     card = (
         "# A world model of Memory Maze 9x9\n\n"
         "Made by `python -m benchmarks.gpu`, stage `train`, in the minutes that were left: small, and far from trained "
-        f"out. `python -m envs.dream` knows it by its folder.\n\n{figures}\n\nSettings of the model: config.json.\n"
+        f"out. `lssvwm play` knows it by its folder.\n\n{figures}\n\nSettings of the model: config.json.\n"
     )
     (out / "README.md").write_text(card)
 

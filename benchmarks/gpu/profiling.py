@@ -13,8 +13,8 @@ from benchmarks.gpu.sheet import Setting, Sheet
 from benchmarks.gpu.speed import frames, trainer_of
 from benchmarks.gpu.timing import settle
 from benchmarks.gpu.worlds import config_of, model_of
-from worldmodel import Runtime, Sampler, Sampling
-from worldmodel.runtime import ScanKind
+from lssvwm.worldmodel import Runtime, Sampler, Sampling
+from lssvwm.worldmodel.layers.runtime import ScanKind
 
 STEPS = 2
 

@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-from agents.presets import PRESETS
 from benchmarks.gpu.sheet import CUDA, Setting, Sheet
 from benchmarks.gpu.timing import product_rate, seconds_of
 from benchmarks.gpu.worlds import config_of, model_of, noise_episodes
 from benchmarks.kernels import forward_backward
 from benchmarks.scaling import history as remembered
 from benchmarks.throughput.works import counted
-from worldmodel import Runtime, Sampler, Sampling, Trainer, TrainingConfig, WorldModel
-from worldmodel.counted import Counted
-from worldmodel.drawing import Noise, normal
-from worldmodel.graphs import GraphSampler
-from worldmodel.scan import even_chunk, scan_chunked
-from worldmodel.triton_scan import scan_triton
+from lssvwm.agents.running.presets import PRESETS
+from lssvwm.worldmodel import Runtime, Sampler, Sampling, Trainer, TrainingConfig, WorldModel
+from lssvwm.worldmodel.common.philox import Counted
+from lssvwm.worldmodel.common.rng import Noise, normal
+from lssvwm.worldmodel.graphs import GraphSampler
+from lssvwm.worldmodel.layers.scan import even_chunk, scan_chunked
+from lssvwm.worldmodel.layers.triton_scan import scan_triton
 
 ROWS = (256, 1, 32, 1024)
 SHARE_OF_MEMORY = 0.3

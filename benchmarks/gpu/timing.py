@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.gpu.sheet import Setting
-from worldmodel.precision import use_policy
+from lssvwm.worldmodel.common.precision import use_policy
 
 
 def settle(device: str) -> None:

@@ -21,32 +21,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu.sheet import CUDA, Setting, Sheet
 from benchmarks.gpu.worlds import config_of, model_of, noise_episodes
-from envs.dream import DreamVectorEnv
-from worldmodel import Checkpoint, Trainer, TrainingConfig
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel import Checkpoint, Trainer, TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("worldmodel", "envs", "agents")
 STEPS = 3
 
 DREAM = {
-    "worldmodel/conditioning.py:check": "whether actions are in range",
-    "envs/dream/given.py:_numbers": "whether actions are in range, and taking them to the device",
+    "worldmodel/layers/conditioning.py:check": "whether actions are in range",
+    "envs/dream/validation.py:_numbers": "whether actions are in range, and taking them to the device",
     "envs/dream/dreams.py:advance": "taking the mask of rows to the device",
-    "worldmodel/drawing.py:_drawn": "which rows rest, where some do",
-    "envs/dream/ends.py:ends": "one read of the probabilities of endings",
+    "worldmodel/common/rng.py:_drawn": "which rows rest, where some do",
+    "envs/dream/termination.py:ends": "one read of the probabilities of endings",
     "envs/dream/view.py:array": "taking ends to the device",
-    "worldmodel/backbone.py:forward": "on a CPU alone: whether all rows have a full window",
+    "worldmodel/layers/backbone.py:forward": "on a CPU alone: whether all rows have a full window",
 }
 """Where a dream step may wait, and for what."""
 
 TRAINING = {
-    "worldmodel/conditioning.py:check": "whether actions are in range",
+    "worldmodel/layers/conditioning.py:check": "whether actions are in range",
     "worldmodel/episodes/data.py:to": "taking clips to the device",
-    "worldmodel/memory.py:longest": "whether any row remembers anything",
+    "worldmodel/layers/memory.py:longest": "whether any row remembers anything",
     "worldmodel/heads.py:forward": "frames whose figures are noted",
     "worldmodel/heads.py:update": "how much was noted",
-    "worldmodel/gradients.py:usable": "whether the gradient is finite",
-    "worldmodel/backbone.py:forward": "on a CPU alone: whether all rows have a full window",
+    "worldmodel/common/gradients.py:usable": "whether the gradient is finite",
+    "worldmodel/layers/backbone.py:forward": "on a CPU alone: whether all rows have a full window",
 }
 """Where a training step may wait, and for what."""
 
@@ -85,7 +85,7 @@ def place() -> str:
     """The innermost function of the packages that is at work: path:name."""
     for frame in reversed(traceback.extract_stack()):
         if frame.filename.startswith(str(ROOT)):
-            path = str(Path(frame.filename).relative_to(ROOT))
+            path = str(Path(frame.filename).relative_to(ROOT)).removeprefix("lssvwm/")
             if path.startswith(PACKAGES):
                 return f"{path}:{frame.name}"
     return "elsewhere"

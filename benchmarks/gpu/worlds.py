@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from agents.presets import PRESETS
-from agents.probe import Probe
 from benchmarks.gpu.sheet import Setting
-from worldmodel import Episode, EpisodeStore, WorldModel, WorldModelConfig
-from worldmodel.actions import ActionSpec
-from worldmodel.model import weights_from
-from worldmodel.precision import use_policy
+from lssvwm.agents.running.presets import PRESETS
+from lssvwm.agents.running.probe import Probe
+from lssvwm.worldmodel import Episode, EpisodeStore, WorldModel, WorldModelConfig
+from lssvwm.worldmodel.actions import ActionSpec
+from lssvwm.worldmodel.common.precision import use_policy
+from lssvwm.worldmodel.model import weights_from
 
 ACTIONS = 6
 TINY = WorldModelConfig(

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.evaluation.curves import Axis, Line, Method, lines, reached
-from agents.evaluation.files import EVALUATIONS
-from agents.evaluation.plots import plot_comparison
-from agents.evaluation.runs import evaluations_of
 from benchmarks.shared.page import fill
-from worldmodel.errors import InputError
+from lssvwm.agents.evaluation.curves import Axis, Line, Method, lines, reached
+from lssvwm.agents.evaluation.files import EVALUATIONS
+from lssvwm.agents.evaluation.plots import plot_comparison
+from lssvwm.agents.evaluation.runs import evaluations_of
+from lssvwm.worldmodel.common.errors import InputError
 
 
 @dataclass(frozen=True)

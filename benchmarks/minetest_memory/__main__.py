@@ -24,10 +24,10 @@ from benchmarks.minetest_memory.judging import collect, unseen_trial
 from benchmarks.minetest_memory.report import write_section
 from benchmarks.minetest_memory.tasks import CONTEXT, POSE, POSE_SIZE, SIZE, TASKS, MemoryTask, record_episodes
 from benchmarks.shared.training import seconds_per_step, spawn
-from worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
-from worldmodel.evaluation import rollout
-from worldmodel.model import weights_from
-from worldmodel.presets import SIZES, VARIANTS, parameters, variant
+from lssvwm.worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
+from lssvwm.worldmodel.evaluation import rollout
+from lssvwm.worldmodel.model import weights_from
+from lssvwm.worldmodel.presets import SIZES, VARIANTS, parameters, variant
 
 EPISODES, UNSEEN, UNSEEN_SEED = 400, 96, 1_000_000
 WINDOW = 4

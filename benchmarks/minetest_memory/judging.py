@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from benchmarks.minetest_memory.sights import Bands, FloatArray, IntArray, bands, gaps, windows_of_return
 from benchmarks.minetest_memory.tasks import CONTEXT, POSE, MemoryTask
-from worldmodel import Clips, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.evaluation import Trial, compare, make_trial, read_windows
+from lssvwm.worldmodel import Clips, EpisodeStore
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.evaluation import Trial, compare, make_trial, read_windows
 
 Frames = NDArray[np.uint8]
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.episodes import EpisodeStore
-from worldmodel.evaluation import Windows
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.evaluation import Windows
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.minetest_policies import Onlooker, Returner
-from envs.factory import EnvConfig
-from envs.minecraft.actions import action_set
-from envs.policy import Policy
-from envs.recording import record
-from worldmodel import EpisodeStore
+from lssvwm.agents.policies.minetest import Onlooker, Returner
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.minecraft.actions import action_set
+from lssvwm.envs.policy import Policy
+from lssvwm.envs.recording.recorder import record
+from lssvwm.worldmodel import EpisodeStore
 
 SIZE, STEPS = 32, 96
 """Side of the frames in pixels, and steps of an episode."""

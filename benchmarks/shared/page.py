@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from worldmodel.atomic import replace as write_atomically
-from worldmodel.errors import InputError
-from worldmodel.statistics import mean_interval
+from lssvwm.worldmodel.common.atomic import replace as write_atomically
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.reporting.statistics import mean_interval
 
 
 def interval(by_seed: NDArray[np.float64], digits: int) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from worldmodel import Trainer
+from lssvwm.worldmodel import Trainer
 
 
 def seconds_per_step(

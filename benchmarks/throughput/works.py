@@ -21,9 +21,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from agents.presets import PRESETS
-from envs.dream import DreamVectorEnv
-from worldmodel import Checkpoint, Episode, EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig
+from lssvwm.agents.running.presets import PRESETS
+from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.worldmodel import Checkpoint, Episode, EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig
 
 KINDS = {
     "products": ("mm", "addmm", "bmm", "baddbmm", "baddbmm_"),

@@ -1,4 +1,4 @@
-"""`python -m envs.checker ENV_ID`: check a registered environment; exit status 1 if it breaks the contract."""
+"""`python -m lssvwm.envs.checker ENV_ID`: check a registered environment; exit status 1 if it breaks the contract."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import gymnasium as gym
 import tyro
 from gymnasium.vector import AutoresetMode
 
-from envs.checker import ConformanceError, check_vector_env, from_id, single_from_id
-from worldmodel.command_line import run_main, started_as
-from worldmodel.errors import InputError
+from lssvwm.envs.checker import ConformanceError, check_vector_env, from_id, single_from_id
+from lssvwm.worldmodel.common.command_line import run_main, started_as
+from lssvwm.worldmodel.common.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def check(options: Options) -> int:
 def main(args: Sequence[str] | None = None) -> int:
     """Parse the command line and check."""
     try:
-        return check(tyro.cli(Options, args=args, prog=started_as("envs.checker")))
+        return check(tyro.cli(Options, args=args, prog=started_as("lssvwm.envs.checker")))
     except gym.error.Error as error:
         raise InputError(str(error)) from error
 

@@ -10,17 +10,17 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from envs.checker.copies import pickles, snapshot
-from envs.checker.driver import SubjectError
-from envs.checker.episodes import ends, first_run
-from envs.checker.interface import declared
-from envs.checker.isolation import masked_step, mutation, partial_reset
-from envs.checker.randomness import rows_apart, seeds, single
-from envs.checker.report import ConformanceError, Findings, Report
-from envs.checker.subject import Subject, Wanted, first_difference
-from envs.checker.surroundings import closing, wrappers
-from envs.factory import find_spec
-from worldmodel.errors import InputError
+from lssvwm.envs.checker.copies import pickles, snapshot
+from lssvwm.envs.checker.driver import SubjectError
+from lssvwm.envs.checker.episodes import ends, first_run
+from lssvwm.envs.checker.interface import declared
+from lssvwm.envs.checker.isolation import masked_step, mutation, partial_reset
+from lssvwm.envs.checker.randomness import rows_apart, seeds, single
+from lssvwm.envs.checker.report import ConformanceError, Findings, Report
+from lssvwm.envs.checker.subject import Subject, Wanted, first_difference
+from lssvwm.envs.checker.surroundings import closing, wrappers
+from lssvwm.envs.factory import find_spec
+from lssvwm.worldmodel.common.errors import InputError
 
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 

@@ -6,9 +6,9 @@ import copy
 import pickle
 from typing import Any
 
-from envs.checker.data import difference
-from envs.checker.driver import Driver, SubjectError, guarded
-from envs.checker.subject import Subject, first_difference
+from lssvwm.envs.checker.data import difference
+from lssvwm.envs.checker.driver import Driver, SubjectError, guarded
+from lssvwm.envs.checker.subject import Subject, first_difference
 
 
 def snapshot(subject: Subject) -> None:

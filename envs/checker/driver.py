@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
-from envs.checker.data import arrays, difference, frozen, rows_of, scribble
+from lssvwm.envs.checker.data import arrays, difference, frozen, rows_of, scribble
 
 Mask = NDArray[np.bool_]
 Seed = int | list[int] | list[int | None] | None

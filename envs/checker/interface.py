@@ -11,9 +11,9 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envs.checker.data import arrays, difference, frozen, leaves, overlap
-from envs.checker.driver import Result, SubjectError
-from envs.checker.subject import Subject
+from lssvwm.envs.checker.data import arrays, difference, frozen, leaves, overlap
+from lssvwm.envs.checker.driver import Result, SubjectError
+from lssvwm.envs.checker.subject import Subject
 
 _KEPT = 3  # results of the past that new ones are compared with: buffers go round in ones, twos or threes
 

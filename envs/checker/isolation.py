@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from envs.checker.data import difference, frozen
-from envs.checker.driver import Driver, Mask, Result, SubjectError
-from envs.checker.interface import Watcher
-from envs.checker.subject import Subject, first_difference, row_difference
+from lssvwm.envs.checker.data import difference, frozen
+from lssvwm.envs.checker.driver import Driver, Mask, Result, SubjectError
+from lssvwm.envs.checker.interface import Watcher
+from lssvwm.envs.checker.subject import Subject, first_difference, row_difference
 
 
 def mutation(subject: Subject) -> None:

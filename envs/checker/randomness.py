@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from envs.checker.data import difference
-from envs.checker.driver import Actions, SubjectError, single_events
-from envs.checker.subject import Subject, first_difference, row_difference
+from lssvwm.envs.checker.data import difference
+from lssvwm.envs.checker.driver import Actions, SubjectError, single_events
+from lssvwm.envs.checker.subject import Subject, first_difference, row_difference
 
 _OTHER_SEEDS = (1009, 2003, 3001)
 

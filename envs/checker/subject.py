@@ -10,9 +10,9 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from envs.checker.data import difference
-from envs.checker.driver import Actions, Driver, Event, Result, Seed, SubjectError, guarded
-from envs.checker.report import Findings
+from lssvwm.envs.checker.data import difference
+from lssvwm.envs.checker.driver import Actions, Driver, Event, Result, Seed, SubjectError, guarded
+from lssvwm.envs.checker.report import Findings
 
 Rows = list[list[Event]]
 

@@ -10,9 +10,9 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorObservationWrapper
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
-from envs.checker.data import difference, frozen, leaves
-from envs.checker.driver import Result, SubjectError, guarded
-from envs.checker.subject import Subject, first_difference
+from lssvwm.envs.checker.data import difference, frozen, leaves
+from lssvwm.envs.checker.driver import Result, SubjectError, guarded
+from lssvwm.envs.checker.subject import Subject, first_difference
 
 _COUNTS_SAME_STEP = (1, 4)
 """Since this version RecordEpisodeStatistics counts SAME_STEP rightly (Gymnasium #1624)."""

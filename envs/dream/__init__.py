@@ -1,9 +1,9 @@
 """The learned simulator as a Gymnasium environment. The world model predicts; the environment owns the rollout."""
 
-from envs.dream.options import Beginning, ContextLength, Doubt, DreamOptions, Observation, Output, Terminate
-from envs.dream.single import DreamEnv
-from envs.dream.state import DreamState
-from envs.dream.vector import DreamVectorEnv
+from lssvwm.envs.dream.options import Beginning, ContextLength, Doubt, DreamOptions, Observation, Output, Terminate
+from lssvwm.envs.dream.single import DreamEnv
+from lssvwm.envs.dream.state import DreamState
+from lssvwm.envs.dream.vector import DreamVectorEnv
 
 __all__ = [
     "Beginning",

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.dream.chance import Chance
-from envs.dream.options import DreamOptions
-from envs.dream.starts import Start, Starts, Told, telling
-from envs.dream.state import DreamState
-from envs.dream.world import World
-from worldmodel.episodes import NO_ACTION, Clips
-from worldmodel.pessimism import Pessimism
-from worldmodel.told import told_apart
-from worldmodel.uncertainty import uncertainty
+from lssvwm.envs.dream.options import DreamOptions
+from lssvwm.envs.dream.seeding import Chance
+from lssvwm.envs.dream.starts import Start, Starts, Told, telling
+from lssvwm.envs.dream.state import DreamState
+from lssvwm.envs.dream.world import World
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips
+from lssvwm.worldmodel.pessimism import Pessimism
+from lssvwm.worldmodel.told import told_apart
+from lssvwm.worldmodel.uncertainty import uncertainty
 
 Rows = NDArray[np.bool_]
 """Some of N rows, bool (N,)."""

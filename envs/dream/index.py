@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.episodes import Clips
-from worldmodel.memory import Memory
-from worldmodel.model import WorldModel
+from lssvwm.worldmodel.episodes import Clips
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import WorldModel
 
 SHORTEST = 16
 """Frames between two snapshots, at least."""

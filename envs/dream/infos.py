@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.dream.dreams import Dreamt, Rows
-from envs.dream.view import View
-from worldmodel.episodes import Clips
+from lssvwm.envs.dream.dreams import Dreamt, Rows
+from lssvwm.envs.dream.view import View
+from lssvwm.worldmodel.episodes import Clips
 
 
 def of_step(view: View, dreamt: Dreamt, rows: Rows) -> dict[str, Any]:

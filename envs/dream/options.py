@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from worldmodel.errors import InputError, check_fields
-from worldmodel.pessimism import Over, Pessimism
+from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.pessimism import Over, Pessimism
 
 Observation = Literal["frame", "features", "both"]
 Output = Literal["numpy", "torch"]

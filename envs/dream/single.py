@@ -11,13 +11,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from envs.dream.asked import TOLD
-from envs.dream.options import RENDER_MODES, Beginning, ContextLength, Doubt, Observation, Terminate
-from envs.dream.state import DreamState
-from envs.dream.vector import DreamVectorEnv
-from envs.policy import FrameArray
-from worldmodel.checkpoint import Checkpoint
-from worldmodel.errors import InputError
+from lssvwm.envs.dream.options import RENDER_MODES, Beginning, ContextLength, Doubt, Observation, Terminate
+from lssvwm.envs.dream.requested import TOLD
+from lssvwm.envs.dream.state import DreamState
+from lssvwm.envs.dream.vector import DreamVectorEnv
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.checkpoint import Checkpoint
+from lssvwm.worldmodel.common.errors import InputError
 
 KEYS = string.digits + string.ascii_lowercase
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from envs.dream.options import WHOLE, DreamOptions
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.told import ToldPart
+from lssvwm.envs.dream.options import WHOLE, DreamOptions
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.told import ToldPart
 
 
 class Begin(NamedTuple):

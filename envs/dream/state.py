@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
-from worldmodel.atomic import replace
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError
 
 _KEY, _FORMAT = "lssvwm_dream_state", 2
 _UNCHECKED = 1

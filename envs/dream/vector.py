@@ -15,13 +15,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.actions import space_of
-from envs.dream import infos
-from envs.dream.asked import asked, asked_told
-from envs.dream.dreams import Dreams, Rows, padded
-from envs.dream.ends import ends
-from envs.dream.given import check_actions, check_mask, check_seeds
-from envs.dream.options import (
+from lssvwm.envs.dream import infos
+from lssvwm.envs.dream.dreams import Dreams, Rows, padded
+from lssvwm.envs.dream.options import (
     RENDER_MODES,
     Beginning,
     ContextLength,
@@ -33,23 +29,27 @@ from envs.dream.options import (
     at_least_one,
     autoreset,
 )
-from envs.dream.starts import Start, Told
-from envs.dream.state import DreamState
-from envs.dream.view import View
-from envs.dream.world import World, open_world
-from envs.policy import FrameArray
-from worldmodel.actions import actions_of
-from worldmodel.checkpoint import Checkpoint
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.pessimism import Over
+from lssvwm.envs.dream.requested import asked, asked_told
+from lssvwm.envs.dream.starts import Start, Told
+from lssvwm.envs.dream.state import DreamState
+from lssvwm.envs.dream.termination import ends
+from lssvwm.envs.dream.validation import check_actions, check_mask, check_seeds
+from lssvwm.envs.dream.view import View
+from lssvwm.envs.dream.world import World, open_world
+from lssvwm.envs.policy import FrameArray
+from lssvwm.envs.spaces.actions import space_of
+from lssvwm.worldmodel.actions import actions_of
+from lssvwm.worldmodel.checkpoint import Checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.pessimism import Over
 
 
 class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     """N dreams advanced by one forward pass per step; each begins from a real context.
 
     checkpoint: a world model folder (`train_wm.py`, `train_agent.py`), the name of a world that comes with the package
-        (`python -m worldmodel.worlds`), hf://OWNER/NAME[@REVISION], or a loaded `Checkpoint`.
+        (`python -m lssvwm.worldmodel.worlds`), hf://OWNER/NAME[@REVISION], or a loaded `Checkpoint`.
     contexts: folder of recorded episodes, or a packed file of them; None takes the folder that the checkpoint names,
         and where that is not there the `contexts.npz` that it carries.
     context_length: real frames observed before a dream begins; its first observation is the last of them. A number n;

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.dream.options import Observation, Output
-from worldmodel.config import WorldModelConfig
+from lssvwm.envs.dream.options import Observation, Output
+from lssvwm.worldmodel.config import WorldModelConfig
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from envs.contexts import check_length, check_world, contexts_of
-from envs.dream.index import MemoryIndex
-from envs.dream.options import ContextLength
-from worldmodel.checkpoint import Checkpoint, load_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
-from worldmodel.precision import use_policy
-from worldmodel.sampling import Sampler, Sampling, choose
+from lssvwm.envs.contexts import check_length, check_world, contexts_of
+from lssvwm.envs.dream.index import MemoryIndex
+from lssvwm.envs.dream.options import ContextLength
+from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.precision import use_policy
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.sampling import Sampler, Sampling, choose
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 BUTTONS = (
     "attack",

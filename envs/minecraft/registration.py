@@ -10,7 +10,7 @@ MINETEST_STEPS = {"Treechop": 1000, "Explore": 1000, "LookAway": 128, "Retrace":
 for _task, _steps in MINETEST_STEPS.items():
     gym.register(
         f"lssvwm/Minetest-{_task}-v0",
-        entry_point="envs.minecraft.minetest.env:MinetestEnv",
+        entry_point="lssvwm.envs.minecraft.minetest.env:MinetestEnv",
         max_episode_steps=_steps,
         kwargs={"task": _task.lower()},
     )

@@ -1,1 +1,1 @@
-"""Play a dream by hand in a browser, beside the real world: `python -m envs.play CHECKPOINT`."""
+"""Play a dream by hand in a browser, beside the real world: `python -m lssvwm.envs.play CHECKPOINT`."""

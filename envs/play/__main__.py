@@ -1,9 +1,9 @@
-"""`python -m envs.play`."""
+"""`python -m lssvwm.envs.play`."""
 
 from __future__ import annotations
 
-from envs.play.command import main
-from worldmodel.command_line import run_main
+from lssvwm.envs.play.command import main
+from lssvwm.worldmodel.common.command_line import run_main
 
 if __name__ == "__main__":
     run_main(main)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.provenance import FIRST_KEY, SEED_KEY
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.envs.recording.provenance import FIRST_KEY, SEED_KEY
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 
 
 @dataclass(frozen=True)

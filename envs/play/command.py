@@ -1,6 +1,6 @@
 """The command: a checkpoint in, a page out.
 
-python -m envs.play CHECKPOINT --real recorded
+python -m lssvwm.envs.play CHECKPOINT --real recorded
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from envs.dream.options import Doubt
-from envs.policy import Policy
-from worldmodel.actions import actions_of
-from worldmodel.checkpoint import Checkpoint, device_of
-from worldmodel.errors import InputError, require
+from lssvwm.envs.dream.options import Doubt
+from lssvwm.envs.policy import Policy
+from lssvwm.worldmodel.actions import actions_of
+from lssvwm.worldmodel.checkpoint import Checkpoint, device_of
+from lssvwm.worldmodel.common.errors import InputError, require
 
 if TYPE_CHECKING:
-    from envs.play.game import Game
+    from lssvwm.envs.play.game import Game
 
 LoadPolicy = Callable[[Checkpoint, str], Policy]
 """Makes the policy that a text on the command line names, to play in a checkpoint's world."""
@@ -74,9 +74,9 @@ def play(options: PlayOptions, load_policy: LoadPolicy) -> None:
     """Open the game and serve its page. Whatever is wrong with `options` is found before the page is served."""
     for module in ("starlette", "uvicorn", "websockets"):
         require(module, "play", "games in a browser")
-    from envs.play import server
-    from envs.play.messages import SPEEDS
-    from envs.play.session import Session
+    from lssvwm.envs.play import server
+    from lssvwm.envs.play.messages import SPEEDS
+    from lssvwm.envs.play.session import Session
 
     if not SPEEDS[0] <= options.speed <= SPEEDS[1] or options.past < 1 or options.seed < 0:
         raise InputError(
@@ -103,11 +103,11 @@ def play(options: PlayOptions, load_policy: LoadPolicy) -> None:
 
 def open_game(options: PlayOptions, load_policy: LoadPolicy) -> Game:
     """Load the world, the real one, and the policy."""
-    from envs.dream.world import open_world
-    from envs.play.dream_side import DreamSide
-    from envs.play.game import Game
-    from envs.play.pilot import Pilot
-    from envs.play.real_side import RealSide, known_keys, real_config
+    from lssvwm.envs.dream.world import open_world
+    from lssvwm.envs.play.dream_side import DreamSide
+    from lssvwm.envs.play.game import Game
+    from lssvwm.envs.play.pilot import Pilot
+    from lssvwm.envs.play.real_side import RealSide, known_keys, real_config
 
     world = open_world(
         options.checkpoint,
@@ -154,7 +154,7 @@ def by_name(checkpoint: Checkpoint, text: str) -> Policy:
 
 def hello_of(options: PlayOptions, game: Game) -> dict[str, Any]:
     """What a page is told first."""
-    from envs.play.real_side import recorded_config
+    from lssvwm.envs.play.real_side import recorded_config
 
     checkpoint = game.dream.world.checkpoint
     named = recorded_config(checkpoint)

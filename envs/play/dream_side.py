@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from envs.dream.dreams import Dreams
-from envs.dream.options import Doubt, DreamOptions
-from envs.dream.starts import Start
-from envs.dream.state import DreamState
-from envs.dream.world import World
-from envs.play.beginning import Beginning
-from envs.policy import FrameArray
-from worldmodel.errors import InputError
-from worldmodel.sampling import Sampler
+from lssvwm.envs.dream.dreams import Dreams
+from lssvwm.envs.dream.options import Doubt, DreamOptions
+from lssvwm.envs.dream.starts import Start
+from lssvwm.envs.dream.state import DreamState
+from lssvwm.envs.dream.world import World
+from lssvwm.envs.play.beginning import Beginning
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.sampling import Sampler
 
 STEPS = (1, 2, 4, 8, 16)
 """Denoising steps to choose from, as far as the model has learned them."""

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envs.dream.options import Doubt
-from envs.dream.state import DreamState
-from envs.keys import Keys
-from envs.play.beginning import Beginning, choose
-from envs.play.dream_side import ENDS_ABOVE, DreamSide, Told
-from envs.play.pilot import Pilot
-from envs.play.real_side import RealSide
-from envs.play.record import Record
-from envs.play.saving import save_episodes, save_video
-from envs.policy import FrameArray
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.envs.dream.options import Doubt
+from lssvwm.envs.dream.state import DreamState
+from lssvwm.envs.keys import Keys
+from lssvwm.envs.play.beginning import Beginning, choose
+from lssvwm.envs.play.dream_side import ENDS_ABOVE, DreamSide, Told
+from lssvwm.envs.play.pilot import Pilot
+from lssvwm.envs.play.real_side import RealSide
+from lssvwm.envs.play.record import Record
+from lssvwm.envs.play.saving import save_episodes, save_video
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 _PACE = 30
 """Steps over which times are averaged."""

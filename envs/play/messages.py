@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from envs.policy import FrameArray
-from worldmodel.errors import InputError
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.common.errors import InputError
 
 MAX_BYTES = 1 << 12
 """Of a message of the page; a longer one ends the connection."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.play.record import Record
-from envs.policy import Policy, Remembering
-from worldmodel.errors import InputError
+from lssvwm.envs.play.record import Record
+from lssvwm.envs.policy import Policy, Remembering
+from lssvwm.worldmodel.common.errors import InputError
 
 
 class Pilot:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.factory import EnvConfig, FrameEnv, make, trusted
-from envs.keys import Keys, keys_of
-from envs.play.beginning import Beginning
-from envs.policy import FrameArray
-from worldmodel.checkpoint import Checkpoint
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
+from lssvwm.envs.factory import EnvConfig, FrameEnv, make, trusted
+from lssvwm.envs.keys import Keys, keys_of
+from lssvwm.envs.play.beginning import Beginning
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.checkpoint import Checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
 
 RECORDED = "recorded"
 """The name for the world in which the checkpoint's episodes were recorded."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.policy import FrameArray
-from worldmodel.episodes import NO_ACTION, Clips, Episode
-from worldmodel.errors import InputError
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips, Episode
 
 LONGEST = 20_000
 """Frames that are kept, at most."""

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.play.beginning import Beginning
-from envs.play.real_side import RealSide
-from envs.play.record import Record
-from envs.provenance import SEED_KEY, Source, told
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.data import FPS_KEY
-from worldmodel.video import Panel, marked, montage, write_mp4
+from lssvwm.envs.play.beginning import Beginning
+from lssvwm.envs.play.real_side import RealSide
+from lssvwm.envs.play.record import Record
+from lssvwm.envs.recording.provenance import SEED_KEY, Source, told
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.data import FPS_KEY
+from lssvwm.worldmodel.reporting.video import Panel, marked, montage, write_mp4
 
 DREAMT_KEY = "dreamt_from"
 """Extra of a saved dream: the first frame that is not real."""

@@ -19,9 +19,9 @@ from starlette.routing import Mount, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from envs.play.messages import MAX_BYTES
-from envs.play.session import Session
-from worldmodel.errors import InputError
+from lssvwm.envs.play.messages import MAX_BYTES
+from lssvwm.envs.play.session import Session
+from lssvwm.worldmodel.common.errors import InputError
 
 PAGE = Path(__file__).parent / "page"
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from envs.play.game import Game
-from envs.play.messages import DREAM, REAL, Order, parse, picture
-from envs.play.pace import Budget
-from worldmodel.errors import InputError, MissingExtraError
+from lssvwm.envs.play.game import Game
+from lssvwm.envs.play.messages import DREAM, REAL, Order, parse, picture
+from lssvwm.envs.play.pace import Budget
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Convert recorded play to episodes: `python -m envs.recorded FORMAT FROM --to STORE`.
+"""Convert recorded play to episodes: `python -m lssvwm.envs.recorded FORMAT FROM --to STORE`.
 
 Exit status: 0 when every recording was converted, 3 when some were skipped because they are broken, 2 when nothing
 could be done (or with `--strict` at the first broken one), 130 when it was interrupted.
@@ -13,10 +13,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from envs.recorded.convert import convert
-from envs.recorded.formats import recording
-from envs.recorded.interface import ReadOptions
-from worldmodel.command_line import run_main, started_as
+from lssvwm.envs.recorded.convert import convert
+from lssvwm.envs.recorded.formats.registry import recording
+from lssvwm.envs.recorded.interface import ReadOptions
+from lssvwm.worldmodel.common.command_line import run_main, started_as
 
 SKIPPED = 3
 """Exit status when some recordings were skipped."""
@@ -48,7 +48,7 @@ class ConvertOptions:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = tyro.cli(ConvertOptions, args=args, prog=started_as("envs.recorded"))
+    options = tyro.cli(ConvertOptions, args=args, prog=started_as("lssvwm.envs.recorded"))
     summary = convert(
         recording(options.format),
         options.folder,

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from envs.recorded.interface import NONE, RECORDED, VIDEOS, ReadOptions, Recording, Source
-from envs.recorded.journal import Done, Journal, opened
-from worldmodel.atomic import sync_folder
-from worldmodel.episodes.data import Episode, check_episode
-from worldmodel.episodes.files import SUFFIX, header_of, write_episode
-from worldmodel.errors import InputError, MissingExtraError
-from worldmodel.stepping import deferred_interrupts
+from lssvwm.envs.recorded.interface import NONE, RECORDED, VIDEOS, ReadOptions, Recording, Source
+from lssvwm.envs.recorded.journal import Done, Journal, opened
+from lssvwm.worldmodel.common.atomic import sync_folder
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.common.stepping import deferred_interrupts
+from lssvwm.worldmodel.episodes.data import Episode, check_episode
+from lssvwm.worldmodel.episodes.files import SUFFIX, header_of, write_episode
 
 STAGING = ".converting"
 """In the folder of the episodes: those of the source at hand. Readers of the folder do not look into it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.recorded.frames import Frame
+from lssvwm.envs.recorded.frames import Frame
 
 _ARROW = """
 #

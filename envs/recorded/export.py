@@ -1,4 +1,4 @@
-"""Write a folder of episodes as a Minari dataset: `python -m envs.recorded.export STORE --to FOLDER --id NAME-v0`.
+"""Write a folder of episodes as a Minari dataset: `lssvwm export STORE --to FOLDER --id NAME-v0`.
 
 The dataset then lies in FOLDER/NAME-v0; `minari.load_dataset("NAME-v0")` finds it with MINARI_DATASETS_PATH=FOLDER.
 Frames are stored exactly, not as JPEG, unless asked. One episode is in memory at a time.
@@ -18,10 +18,10 @@ import tyro
 from gymnasium import spaces
 from tqdm import tqdm
 
-from envs.recorded.minari import PACKAGES
-from worldmodel.command_line import run_main, started_as
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError, require
+from lssvwm.envs.recorded.formats.minari import PACKAGES
+from lssvwm.worldmodel.common.command_line import run_main, started_as
+from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 _ID = re.compile(r"[-\w]+(/[-\w]+)*-v\d+")
 
@@ -112,7 +112,7 @@ def _buffers(store: EpisodeStore, *, progress: bool) -> Iterator[Any]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    options = tyro.cli(ExportOptions, args=args, prog=started_as("envs.recorded.export"))
+    options = tyro.cli(ExportOptions, args=args, prog=started_as("lssvwm.envs.recorded.export"))
     folder = export(options)
     print(f"{options.id}: {len(EpisodeStore(options.store))} episodes in {folder}")
 

@@ -1,4 +1,5 @@
-"""Write a folder of episodes as a LeRobot data set, version 3: `python -m envs.recorded.export_lerobot STORE --to NEW`.
+"""Write a folder of episodes as a LeRobot data set, version 3: `python -m
+lssvwm.envs.recorded.export_lerobot STORE --to NEW`.
 
 Row t of an episode holds frame t, the action that was taken then, and the reward that came of it (`envs.recorded.
 lerobot`). So the last frame of an episode, in which nothing was done any more, is left out; `next.done` of the last row
@@ -20,10 +21,10 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from envs.recorded.lerobot import INFO, PLACE, VERSION
-from worldmodel.command_line import run_main, started_as
-from worldmodel.episodes import Episode, EpisodeStore
-from worldmodel.errors import InputError, require
+from lssvwm.envs.recorded.formats.lerobot import INFO, PLACE, VERSION
+from lssvwm.worldmodel.common.command_line import run_main, started_as
+from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 
 CAMERA = "observation.image"
 EPISODES_PER_FILE, FILES_PER_CHUNK = 100, 1000
@@ -289,7 +290,7 @@ def _arrow() -> tuple[Any, Any]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    options = tyro.cli(ExportOptions, args=args, prog=started_as("envs.recorded.export_lerobot"))
+    options = tyro.cli(ExportOptions, args=args, prog=started_as("lssvwm.envs.recorded.export_lerobot"))
     folder = export(options)
     print(f"{len(EpisodeStore(options.store))} episodes in {folder}")
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from envs.recorded.interface import Fit
-from worldmodel.errors import InputError, require
+from lssvwm.envs.recorded.interface import Fit
+from lssvwm.worldmodel.common.errors import InputError, require
 
 Frame = NDArray[np.uint8]
 """(h, w, 3), top row first, RGB."""

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-from envs.minecraft.actions import ACTION_SETS
-from worldmodel.episodes import Episode
-from worldmodel.errors import InputError, check_fields
+from lssvwm.envs.minecraft.actions import ACTION_SETS
+from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.episodes import Episode
 
 VIDEOS = "videos"
 """The format without actions."""

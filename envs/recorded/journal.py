@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from worldmodel.episodes.files import is_episode
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.files import is_episode
 
 JOURNAL = ".converted.jsonl"
 """In the folder of the episodes: one line with the settings, then one for each source that is done."""

@@ -21,7 +21,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 from numpy.typing import NDArray
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 Features = Mapping[str, NDArray[Any] | list[bytes]]
 """By name: (n,) float32 or int64, or n times bytes."""

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldmodel.episodes.files import Header, is_episode, names_in, read_header
-from worldmodel.episodes.index import Index, Seen, load, note
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.files import Header, is_episode, names_in, read_header
+from lssvwm.worldmodel.episodes.index import Index, Seen, load, note
 
 _log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 ROWS = 16
 """Frames of a chunk."""

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.actions import NO_ACTION as NO_ACTION
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.actions import NO_ACTION as NO_ACTION
+from lssvwm.worldmodel.common.errors import InputError
 
 INVERSE_KEY = "inverse_actions"
 """Extra of an episode, int64 (1, A, n): the actions that undo each of A actions, filled up with -1; all -1: none."""

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.atomic import replace
-from worldmodel.episodes.chunked import ChunkedFile, Stored, write_chunked
-from worldmodel.episodes.data import KEYS, NO_ACTION, Episode, check_episode
-from worldmodel.episodes.npz import NpzFile, packed_archive
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.chunked import ChunkedFile, Stored, write_chunked
+from lssvwm.worldmodel.episodes.data import KEYS, NO_ACTION, Episode, check_episode
+from lssvwm.worldmodel.episodes.npz import NpzFile, packed_archive
 
 SUFFIX = ".episode"
 """Of the files that are written."""

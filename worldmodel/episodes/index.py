@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.atomic import replace
-from worldmodel.episodes.files import Header
-from worldmodel.errors import InputError, check_fields
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.episodes.files import Header
 
 INDEX = ".index.jsonl"
 """A line that names the columns, then one for each file: its name, size and time of change, and its header; each line

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from worldmodel.episodes.data import Clips
-from worldmodel.episodes.stream import StreamClips
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.data import Clips
+from lssvwm.worldmodel.episodes.stream import StreamClips
 
 AHEAD = 2
 """Steps that each worker keeps ready: what the queue holds is bounded, whatever the size of the store."""

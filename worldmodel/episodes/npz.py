@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 _MAPPED = 1 << 16  # bytes from which on reading a part of an array is cheaper than reading it all
 _DAMAGED = "is damaged ({}): delete it, or copy it again from where it came"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.atomic import replace
-from worldmodel.episodes.data import Episode
-from worldmodel.episodes.store import EpisodeStore
-from worldmodel.errors import InputError, check_fields
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.episodes.data import Episode
+from lssvwm.worldmodel.episodes.store import EpisodeStore
 
 CONTEXTS = "contexts.npz"
 """The file beside a checkpoint."""

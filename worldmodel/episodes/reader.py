@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
-from worldmodel.episodes.data import Episode
-from worldmodel.episodes.files import (
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.data import Episode
+from lssvwm.worldmodel.episodes.files import (
     Header,
     Outline,
     chunked,
@@ -22,8 +23,7 @@ from worldmodel.episodes.files import (
     read_frames,
     read_outline,
 )
-from worldmodel.errors import InputError
-from worldmodel.told import ToldPart, told_in
+from lssvwm.worldmodel.told import ToldPart, told_in
 
 
 class Part(NamedTuple):

@@ -1,6 +1,6 @@
 """Copy a folder of episodes into one of chunked files, whose clips are read faster, or of `.npz` files for others.
 
-    python -m worldmodel.episodes.repack SRC DST [--npz]
+    python -m lssvwm.worldmodel.episodes.repack SRC DST [--npz]
 
 Files keep their names but for the suffix, and so their order: the same seed draws the same clips from both folders.
 Published episodes come out as they are read here, with integer actions and end flags. What is in DST already is left as
@@ -17,10 +17,10 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from worldmodel.command_line import run_main, started_as
-from worldmodel.episodes.files import NPZ, SUFFIX, write_episode
-from worldmodel.episodes.store import EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.command_line import run_main, started_as
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.files import NPZ, SUFFIX, write_episode
+from lssvwm.worldmodel.episodes.store import EpisodeStore
 
 SKIPPED = 3
 """Exit status when some files were left out."""
@@ -77,7 +77,7 @@ def repack(src: Path, dst: Path, *, npz: bool = False, strict: bool = False, pro
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = tyro.cli(RepackOptions, args=args, prog=started_as("worldmodel.episodes.repack"))
+    options = tyro.cli(RepackOptions, args=args, prog=started_as("lssvwm.worldmodel.episodes.repack"))
     done = repack(options.src, options.dst, npz=options.npz, strict=options.strict, progress=options.progress)
     print(f"{done.copied} episodes copied to {options.dst}")
     for reason in done.broken.values():

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.episodes.data import NO_ACTION, Clips
-from worldmodel.episodes.loader import ClipSource
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.data import NO_ACTION, Clips
+from lssvwm.worldmodel.episodes.loader import ClipSource
 
 
 def there_and_back(clips: Clips, turn: Tensor) -> Clips:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldmodel.episodes.catalogue import Catalogue
-from worldmodel.episodes.data import FPS_KEY, Clips, Episode, check_episode
-from worldmodel.episodes.files import (
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.catalogue import Catalogue
+from lssvwm.worldmodel.episodes.data import FPS_KEY, Clips, Episode, check_episode
+from lssvwm.worldmodel.episodes.files import (
     NPZ,
     SUFFIX,
     Header,
@@ -25,10 +26,9 @@ from worldmodel.episodes.files import (
     sweep,
     write_episode,
 )
-from worldmodel.episodes.reader import Reader
-from worldmodel.episodes.stream import Place
-from worldmodel.errors import InputError
-from worldmodel.told import ToldPart
+from lssvwm.worldmodel.episodes.reader import Reader
+from lssvwm.worldmodel.episodes.stream import Place
+from lssvwm.worldmodel.told import ToldPart
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from torch.utils.data import Dataset
 
-from worldmodel.episodes.data import Clips
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.data import Clips
 
 
 class Place(NamedTuple):

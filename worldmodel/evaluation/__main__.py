@@ -1,9 +1,9 @@
-"""`python -m worldmodel.evaluation`, also `lssvwm evaluate-wm`."""
+"""`python -m lssvwm.worldmodel.evaluation`, also `lssvwm evaluate-wm`."""
 
 from __future__ import annotations
 
-from worldmodel.command_line import run_main
-from worldmodel.evaluation.command import main
+from lssvwm.worldmodel.common.command_line import run_main
+from lssvwm.worldmodel.evaluation.command import main
 
 INTERRUPTED = "interrupted: nothing but finished plots and videos is written"
 

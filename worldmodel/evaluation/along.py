@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldmodel.episodes import Clips, Episode
-from worldmodel.evaluation.metrics import psnr
-from worldmodel.evaluation.rollout import rollout
-from worldmodel.evaluation.trials import Trial, window
-from worldmodel.model import WorldModel
-from worldmodel.told import told_in
+from lssvwm.worldmodel.episodes import Clips, Episode
+from lssvwm.worldmodel.evaluation.metrics import psnr
+from lssvwm.worldmodel.evaluation.rollout import rollout
+from lssvwm.worldmodel.evaluation.trials import Trial, window
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.told import told_in
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from worldmodel.drawing import row_generators
-from worldmodel.evaluation.heads import auroc
-from worldmodel.evaluation.metrics import psnr
-from worldmodel.evaluation.rollout import observe
-from worldmodel.evaluation.trials import Trial, window
-from worldmodel.sampling import Sampler
-from worldmodel.statistics import FloatArray
-from worldmodel.uncertainty import DRAWS, Uncertainty, uncertainty
+from lssvwm.worldmodel.common.rng import row_generators
+from lssvwm.worldmodel.evaluation.heads import auroc
+from lssvwm.worldmodel.evaluation.metrics import psnr
+from lssvwm.worldmodel.evaluation.rollout import observe
+from lssvwm.worldmodel.evaluation.trials import Trial, window
+from lssvwm.worldmodel.reporting.statistics import FloatArray
+from lssvwm.worldmodel.sampling import Sampler
+from lssvwm.worldmodel.uncertainty import DRAWS, Uncertainty, uncertainty
 
 KINDS: tuple[Uncertainty, ...] = get_args(Uncertainty)
 CUTS = (0.05, 0.1, 0.25, 0.5)

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 
 IntArray = NDArray[np.int64]
 

@@ -10,27 +10,27 @@ from typing import Any
 import numpy as np
 import tyro
 
-from worldmodel.checkpoint import device_of
-from worldmodel.command_line import started_as, typed
-from worldmodel.errors import InputError, require
-from worldmodel.evaluation import page, report
-from worldmodel.evaluation.clips import draw_windows, read_windows
-from worldmodel.evaluation.fvd import VideoFeatures
-from worldmodel.evaluation.heads import judge_heads_on_real
-from worldmodel.evaluation.judging import Judged
-from worldmodel.evaluation.models import Model, describe, load_models, versions
-from worldmodel.evaluation.options import Options, StudyName
-from worldmodel.evaluation.perceptual import load_lpips
-from worldmodel.evaluation.probe_page import probe_study
-from worldmodel.evaluation.probing import Probed, looked_for, probe_memory
-from worldmodel.evaluation.running import losses, protocols_of, run_protocol, trials, windows_of
-from worldmodel.evaluation.studies.memory_use import ages_of, memory_use
-from worldmodel.evaluation.studies.palindrome import palindrome, walks_of
-from worldmodel.evaluation.studies.recovery import disturbed_windows, recovery
-from worldmodel.evaluation.studies.revisits import looked_at, revisits
-from worldmodel.evaluation.studies.study import Settings, Study, plot_study
-from worldmodel.evaluation.studies.wrong_actions import wrong_actions, wrong_of
-from worldmodel.evaluation.trials import CORRUPTED
+from lssvwm.worldmodel.checkpoint import device_of
+from lssvwm.worldmodel.common.command_line import started_as, typed
+from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.evaluation import page, report
+from lssvwm.worldmodel.evaluation.clips import draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.fvd import VideoFeatures
+from lssvwm.worldmodel.evaluation.heads import judge_heads_on_real
+from lssvwm.worldmodel.evaluation.judging import Judged
+from lssvwm.worldmodel.evaluation.models import Model, describe, load_models, versions
+from lssvwm.worldmodel.evaluation.options import Options, StudyName
+from lssvwm.worldmodel.evaluation.perceptual import load_lpips
+from lssvwm.worldmodel.evaluation.probe_page import probe_study
+from lssvwm.worldmodel.evaluation.probing import Probed, looked_for, probe_memory
+from lssvwm.worldmodel.evaluation.running import losses, protocols_of, run_protocol, trials, windows_of
+from lssvwm.worldmodel.evaluation.studies.memory_use import ages_of, memory_use
+from lssvwm.worldmodel.evaluation.studies.palindrome import palindrome, walks_of
+from lssvwm.worldmodel.evaluation.studies.recovery import disturbed_windows, recovery
+from lssvwm.worldmodel.evaluation.studies.revisits import looked_at, revisits
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, plot_study
+from lssvwm.worldmodel.evaluation.studies.wrong_actions import wrong_actions, wrong_of
+from lssvwm.worldmodel.evaluation.trials import CORRUPTED
 
 RESULTS = "results.json"
 
@@ -61,7 +61,7 @@ def evaluate(options: Options) -> dict[str, Any]:
             for name, figures in protocols[protocol].items():
                 figures["loss"] = losses(clean[name], judged[name])
     probes = {model.name: [found.to_dict() for found in probed(options, model)] for model in models if options.probe}
-    command = typed("worldmodel.evaluation")
+    command = typed("lssvwm.worldmodel.evaluation")
     results = {
         "command": command,
         "versions": versions(),
@@ -192,4 +192,4 @@ def described(model: Model, options: Options) -> dict[str, Any]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line and evaluate."""
-    evaluate(tyro.cli(Options, args=args, prog=started_as("worldmodel.evaluation")))
+    evaluate(tyro.cli(Options, args=args, prog=started_as("lssvwm.worldmodel.evaluation")))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 SHORTEST = 10
 """Frames that I3D needs at least."""

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from worldmodel.episodes import Clips
-from worldmodel.episodes.retrace import led_here
-from worldmodel.errors import require
-from worldmodel.evaluation.rollout import observe
-from worldmodel.model import WorldModel
+from lssvwm.worldmodel.common.errors import require
+from lssvwm.worldmodel.episodes import Clips
+from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.evaluation.rollout import observe
+from lssvwm.worldmodel.model import WorldModel
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldmodel.episodes import Clips
-from worldmodel.errors import InputError
-from worldmodel.evaluation.clips import IntArray
-from worldmodel.evaluation.fvd import VideoFeatures, frechet_distance
-from worldmodel.evaluation.heads import HeadFigures, judge_heads, without_frames
-from worldmodel.evaluation.metrics import Curve, compare, nearest_psnr, per_frame
-from worldmodel.evaluation.rollout import Rollout, rollout
-from worldmodel.evaluation.trials import Corruption, Protocol, Trial, make_trial
-from worldmodel.model import WorldModel
-from worldmodel.statistics import FloatArray
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Clips
+from lssvwm.worldmodel.evaluation.clips import IntArray
+from lssvwm.worldmodel.evaluation.fvd import VideoFeatures, frechet_distance
+from lssvwm.worldmodel.evaluation.heads import HeadFigures, judge_heads, without_frames
+from lssvwm.worldmodel.evaluation.metrics import Curve, compare, nearest_psnr, per_frame
+from lssvwm.worldmodel.evaluation.rollout import Rollout, rollout
+from lssvwm.worldmodel.evaluation.trials import Corruption, Protocol, Trial, make_trial
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.statistics import FloatArray
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.errors import InputError, require
-from worldmodel.statistics import FloatArray, student_band
+from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.reporting.statistics import FloatArray, student_band
 
 MSE_FLOOR = 1e-3
 """Least mean squared error counted, in squared grey levels of 255: equal frames get 78.1 dB instead of infinity."""

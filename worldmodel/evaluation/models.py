@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from worldmodel.checkpoint import Checkpoint, load_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from worldmodel.errors import InputError
-from worldmodel.evaluation.probes import ProbeConfig
-from worldmodel.evaluation.studies.memory_use import MemoryUse
-from worldmodel.evaluation.studies.palindrome import Palindrome
-from worldmodel.evaluation.studies.recovery import Recovery
-from worldmodel.evaluation.studies.revisits import Revisits
-from worldmodel.evaluation.trials import Corruption, Protocol
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.evaluation.probes import ProbeConfig
+from lssvwm.worldmodel.evaluation.studies.memory_use import MemoryUse
+from lssvwm.worldmodel.evaluation.studies.palindrome import Palindrome
+from lssvwm.worldmodel.evaluation.studies.recovery import Recovery
+from lssvwm.worldmodel.evaluation.studies.revisits import Revisits
+from lssvwm.worldmodel.evaluation.trials import Corruption, Protocol
 
 StudyName = Literal["memory", "revisits", "palindrome", "actions", "recovery"]
 
@@ -27,7 +27,7 @@ class Options:
     """
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """World models: folders made by train_wm.py or train_agent.py, names of `python -m worldmodel.worlds`, or
+    """World models: folders made by train_wm.py or train_agent.py, names of `python -m lssvwm.worldmodel.worlds`, or
     hf://OWNER/NAME. The first names the table's order."""
     episodes: Path
     """Folder of recorded episodes, better ones that no model was trained on."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worldmodel.atomic import replace
-from worldmodel.evaluation.report import Table, aligned
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.evaluation.report import Table, aligned
 
 
 @dataclass(frozen=True)

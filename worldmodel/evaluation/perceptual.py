@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldmodel.errors import InputError, require
+from lssvwm.worldmodel.common.errors import InputError, require
 
 # Convolutions (inputs, outputs, kernel, stride, padding) and poolings (kernel, stride) up to the last one that is read;
 # after every convolution a ReLU. `TAPS`: how many convolutions have been passed where the distance is taken.

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.evaluation.report import number
-from worldmodel.evaluation.studies.study import Line, Study
-from worldmodel.statistics import Band
+from lssvwm.worldmodel.evaluation.report import number
+from lssvwm.worldmodel.evaluation.studies.study import Line, Study
+from lssvwm.worldmodel.reporting.statistics import Band
 
 Probes = Mapping[str, Sequence[Mapping[str, Any]]]
 """What `Probed.to_dict` gave, by model."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldmodel.errors import InputError
-from worldmodel.heads import mlp
-from worldmodel.model import weights_from
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.heads import mlp
+from lssvwm.worldmodel.model import weights_from
 
 ProbeKind = Literal["linear", "mlp"]
 Measure = Literal["accuracy", "distance"]

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldmodel.backbone import Hidden
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.evaluation.clips import IntArray, Windows, draw_windows, read_windows
-from worldmodel.evaluation.probes import Examples, ProbeConfig, ProbeKind, ProbeResult, fit_probe
-from worldmodel.evaluation.rollout import observe
-from worldmodel.evaluation.trials import window
-from worldmodel.memory import Memory
-from worldmodel.model import WorldModel
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.evaluation.clips import IntArray, Windows, draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.probes import Examples, ProbeConfig, ProbeKind, ProbeResult, fit_probe
+from lssvwm.worldmodel.evaluation.rollout import observe
+from lssvwm.worldmodel.evaluation.trials import window
+from lssvwm.worldmodel.layers.backbone import Hidden
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import WorldModel
 
 SKETCH = 16_384
 """Numbers kept of a larger state: sums of its entries with random signs, which keep inner products (count sketch,

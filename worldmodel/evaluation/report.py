@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from worldmodel.atomic import replace
-from worldmodel.errors import require
-from worldmodel.evaluation.clips import IntArray
-from worldmodel.evaluation.judging import Judged
-from worldmodel.evaluation.trials import Trial
-from worldmodel.statistics import Band, FloatArray, by_unit, student_band
-from worldmodel.video import Panel, filmstrip, marked, montage, write_mp4, write_png
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import require
+from lssvwm.worldmodel.evaluation.clips import IntArray
+from lssvwm.worldmodel.evaluation.judging import Judged
+from lssvwm.worldmodel.evaluation.trials import Trial
+from lssvwm.worldmodel.reporting.statistics import Band, FloatArray, by_unit, student_band
+from lssvwm.worldmodel.reporting.video import Panel, filmstrip, marked, montage, write_mp4, write_png
 
 COLORS = ("#3b82f6", "#e8833a", "#2fa67a", "#a06cd5", "#d9536f", "#8a6d3b", "#17a2b8")
 REFERENCE = "#80848f"

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldmodel.drawing import row_generators
-from worldmodel.episodes import Clips
-from worldmodel.errors import InputError
-from worldmodel.evaluation.trials import Trial, window
-from worldmodel.memory import Memory
-from worldmodel.model import Features, WorldModel
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import row_generators
+from lssvwm.worldmodel.episodes import Clips
+from lssvwm.worldmodel.evaluation.trials import Trial, window
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Features, WorldModel
 
 SEGMENT = 60
 """Frames observed at once, about: what bounds the memory that a long context takes."""

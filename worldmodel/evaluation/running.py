@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.episodes import EpisodeStore
-from worldmodel.evaluation import report
-from worldmodel.evaluation.clips import Windows, draw_windows, read_windows
-from worldmodel.evaluation.fvd import VideoFeatures
-from worldmodel.evaluation.judging import Judged, judge, judge_cold_start, trial_for
-from worldmodel.evaluation.metrics import Curve, compare
-from worldmodel.evaluation.models import Model
-from worldmodel.evaluation.options import Options
-from worldmodel.evaluation.perceptual import Perceptual
-from worldmodel.evaluation.rollout import Rollout, rollout
-from worldmodel.evaluation.trials import CORRUPTED, Protocol, Trial
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.evaluation import report
+from lssvwm.worldmodel.evaluation.clips import Windows, draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.fvd import VideoFeatures
+from lssvwm.worldmodel.evaluation.judging import Judged, judge, judge_cold_start, trial_for
+from lssvwm.worldmodel.evaluation.metrics import Curve, compare
+from lssvwm.worldmodel.evaluation.models import Model
+from lssvwm.worldmodel.evaluation.options import Options
+from lssvwm.worldmodel.evaluation.perceptual import Perceptual
+from lssvwm.worldmodel.evaluation.rollout import Rollout, rollout
+from lssvwm.worldmodel.evaluation.trials import CORRUPTED, Protocol, Trial
 
 STILL, REAL = "last frame held", "real frames"
 """What the models are seen beside: the frame before the first one asked for, held; and, after a cold start, reality."""

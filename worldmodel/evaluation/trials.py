@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from worldmodel.drawing import Generators, normal, row_generators, uniform
-from worldmodel.episodes import Clips
-from worldmodel.episodes.retrace import cleared, mapped, without_actions
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import Generators, normal, row_generators, uniform
+from lssvwm.worldmodel.episodes import Clips
+from lssvwm.worldmodel.episodes.retrace import cleared, mapped, without_actions
 
 Protocol = Literal["reasoning", "one-step", "retrieval", "cold-start", "dropped", "noised", "jumped"]
 CORRUPTED: tuple[Protocol, ...] = ("dropped", "noised", "jumped")

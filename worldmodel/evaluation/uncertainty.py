@@ -1,6 +1,6 @@
 """Does the model know when it is wrong? Its uncertainty beside the real error of the same frames.
 
-    python -m worldmodel.evaluation.uncertainty CHECKPOINT --episodes HELD_OUT --out FOLDER
+    python -m lssvwm.worldmodel.evaluation.uncertainty CHECKPOINT --episodes HELD_OUT --out FOLDER
 
 writes `uncertainty.json`, the figures by protocol and kind of uncertainty, and `uncertainty.png`.
 """
@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import tyro
 
-from worldmodel.atomic import replace
-from worldmodel.checkpoint import device_of
-from worldmodel.command_line import run_main, started_as
-from worldmodel.errors import InputError, require
-from worldmodel.evaluation.calibration import KINDS, Watched, calibrate, watch
-from worldmodel.evaluation.clips import draw_windows, read_windows
-from worldmodel.evaluation.judging import trial_for
-from worldmodel.evaluation.models import Model, describe, load_models, versions
-from worldmodel.evaluation.report import COLORS, REFERENCE, aligned, number, write_results
-from worldmodel.evaluation.trials import Protocol
-from worldmodel.sampling import Sampler, Sampling
-from worldmodel.uncertainty import DRAWS
+from lssvwm.worldmodel.checkpoint import device_of
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.command_line import run_main, started_as
+from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.evaluation.calibration import KINDS, Watched, calibrate, watch
+from lssvwm.worldmodel.evaluation.clips import draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.judging import trial_for
+from lssvwm.worldmodel.evaluation.models import Model, describe, load_models, versions
+from lssvwm.worldmodel.evaluation.report import COLORS, REFERENCE, aligned, number, write_results
+from lssvwm.worldmodel.evaluation.trials import Protocol
+from lssvwm.worldmodel.sampling import Sampler, Sampling
+from lssvwm.worldmodel.uncertainty import DRAWS
 
 Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """What `calibrate` found, by protocol and kind of uncertainty."""
@@ -37,7 +37,7 @@ class Options:
     """Calibrate a world model's uncertainty on recorded episodes."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """World model: a checkpoint folder, a name of `python -m worldmodel.worlds`, or hf://OWNER/NAME."""
+    """World model: a checkpoint folder, a name of `python -m lssvwm.worldmodel.worlds`, or hf://OWNER/NAME."""
     episodes: Path
     """Folder of recorded episodes that the model was not trained on."""
     out: Path
@@ -152,7 +152,7 @@ def plot(path: Path, judged: Figures) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line and calibrate."""
-    evaluate(tyro.cli(Options, args=args, prog=started_as("worldmodel.evaluation.uncertainty")))
+    evaluate(tyro.cli(Options, args=args, prog=started_as("lssvwm.worldmodel.evaluation.uncertainty")))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Worlds and episodes on the Hugging Face hub: `python -m worldmodel.hub`, and hf://OWNER/NAME for a checkpoint."""
+"""Worlds and episodes on the Hugging Face hub: `lssvwm push` and `pull`, and hf://OWNER/NAME for a checkpoint."""

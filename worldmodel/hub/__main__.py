@@ -1,4 +1,4 @@
-"""`python -m worldmodel.hub`: worlds and episodes to the Hugging Face hub and back.
+"""`python -m lssvwm.worldmodel.hub`: worlds and episodes to the Hugging Face hub and back.
 
 Who writes, or reads what is private, logs in before: `hf auth login`, or HF_TOKEN.
 """
@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from worldmodel.command_line import run_main, started_as
-from worldmodel.hub.fetch import pull, pull_episodes
-from worldmodel.hub.push import push, push_episodes
-from worldmodel.worlds.pack import Packing
+from lssvwm.worldmodel.common.command_line import run_main, started_as
+from lssvwm.worldmodel.hub.fetch import pull, pull_episodes
+from lssvwm.worldmodel.hub.push import push, push_episodes
+from lssvwm.worldmodel.worlds.pack import Packing
 
 INTERRUPTED = "interrupted; what was sent or fetched whole is kept: the same command goes on"
 
@@ -26,7 +26,7 @@ class Push:
     """Write a run to the hub: weights, contexts, policy, card and report, without what its training resumes from."""
 
     run: tyro.conf.Positional[Path]
-    """Run of train_wm.py or train_agent.py, or a folder made by `python -m worldmodel.worlds pack`, taken as it is."""
+    """Run of train_wm.py or train_agent.py, or a folder made by `lssvwm worlds pack`, taken as it is."""
     name: tyro.conf.Positional[str]
     """OWNER/NAME, which is made where it is not there."""
     packing: Annotated[Packing, tyro.conf.arg(name="")]
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "pull-episodes": PullEpisodes,
     }
     given = list(sys.argv[1:] if args is None else args)
-    prog = started_as("worldmodel.hub").removesuffix(f" {given[0]}" if given else "")  # tyro adds it again
+    prog = started_as("lssvwm.worldmodel.hub").removesuffix(f" {given[0]}" if given else "")  # tyro adds it again
     asked = tyro.extras.subcommand_cli_from_dict(commands, args=given, prog=prog, description=__doc__)
     if isinstance(asked, Push):
         print(push(asked.run, asked.name, asked.packing, private=asked.private))

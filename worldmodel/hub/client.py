@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from worldmodel.errors import InputError, require
+from lssvwm.worldmodel.common.errors import InputError, require
 
 Kind = Literal["model", "dataset"]
 PICKLES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".t7"})

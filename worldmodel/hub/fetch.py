@@ -9,12 +9,12 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from worldmodel.atomic import replace
-from worldmodel.checkpoint import CONFIG, WEIGHTS, read_json
-from worldmodel.episodes.files import NPZ, SUFFIX
-from worldmodel.episodes.packed import CONTEXTS
-from worldmodel.errors import InputError
-from worldmodel.hub.client import Repo, explained, failures, files_of, hub
+from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS, read_json
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.files import NPZ, SUFFIX
+from lssvwm.worldmodel.episodes.packed import CONTEXTS
+from lssvwm.worldmodel.hub.client import Repo, explained, failures, files_of, hub
 
 NEEDED = (CONFIG, WEIGHTS)
 FILES = (*NEEDED, CONTEXTS, "policy.safetensors", "card.json", "README.md")

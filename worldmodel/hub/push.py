@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.hub.client import Kind, Repo, explained, files_of, hub
-from worldmodel.hub.fetch import EPISODES, FILES
-from worldmodel.worlds.card import CARD, PAGE, page, read_card
-from worldmodel.worlds.pack import Packing, name_of, pack_world
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.hub.client import Kind, Repo, explained, files_of, hub
+from lssvwm.worldmodel.hub.fetch import EPISODES, FILES
+from lssvwm.worldmodel.worlds.card import CARD, PAGE, page, read_card
+from lssvwm.worldmodel.worlds.pack import Packing, name_of, pack_world
 
 _AT_ONCE = 500
 """Files in one commit of a data set."""
@@ -32,7 +32,7 @@ uint8, `action` (T + 1,) or (T + 1, A), of which entry t led to frame t, `reward
 (T + 1,).
 
 ```
-python -m worldmodel.hub pull-episodes {name} EPISODES
+python -m lssvwm.worldmodel.hub pull-episodes {name} EPISODES
 python train_wm.py --episodes EPISODES --out RUN
 ```
 """

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldmodel.layers.fused import convolve
-from worldmodel.runtime import ScanChoice
-from worldmodel.scan import Scanned, among, scan
+from lssvwm.worldmodel.layers.fused import convolve
+from lssvwm.worldmodel.layers.runtime import ScanChoice
+from lssvwm.worldmodel.layers.scan import Scanned, among, scan
 
 
 class Halves(NamedTuple):

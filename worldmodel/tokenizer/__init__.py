@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from worldmodel.config import WorldModelConfig
-from worldmodel.tokenizer.autoencoder import AutoencoderTokenizer
-from worldmodel.tokenizer.blueprint import completed
-from worldmodel.tokenizer.patches import PatchTokenizer
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.tokenizer.autoencoder import AutoencoderTokenizer
+from lssvwm.worldmodel.tokenizer.blueprint import completed
+from lssvwm.worldmodel.tokenizer.patches import PatchTokenizer
 
 __all__ = ["AutoencoderTokenizer", "PatchTokenizer", "Tokenizer", "completed", "make_tokenizer"]
 

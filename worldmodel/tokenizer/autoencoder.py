@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldmodel.config import SmallAutoencoder, WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.gradients import Skipping
-from worldmodel.progress import Bar
-from worldmodel.tokenizer.blueprint import (
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.gradients import Skipping
+from lssvwm.worldmodel.common.progress import Bar
+from lssvwm.worldmodel.config import SmallAutoencoder, WorldModelConfig
+from lssvwm.worldmodel.tokenizer.blueprint import (
     build,
     completed,
     latent_shape,
@@ -22,7 +22,7 @@ from worldmodel.tokenizer.blueprint import (
     raw_frames,
     raw_latents,
 )
-from worldmodel.tokenizer.checks import check_fitted, check_frames
+from lssvwm.worldmodel.tokenizer.checks import check_fitted, check_frames
 
 CHUNK_PIXELS = 2**18
 """Pixels that are encoded or decoded at once, which bounds the memory of any number of frames."""

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError, require
+from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.config import WorldModelConfig
 
 Blueprint = Mapping[str, Any]
 

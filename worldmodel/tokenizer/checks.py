@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 _known = WeakTensorKeyDictionary()
 """Flags that were found to be set, with the version in which they were: looking at one waits for its device."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.tokenizer.checks import check_fitted, check_frames
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.tokenizer.checks import check_fitted, check_frames
 
 
 class PatchTokenizer(nn.Module):

@@ -1,13 +1,13 @@
 """Training a world model on recorded episodes: one device or many, exact resume."""
 
-from worldmodel.episodes.loader import ClipSource
-from worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
-from worldmodel.training.curriculum import Curriculum
-from worldmodel.training.distill import distilled
-from worldmodel.training.heads import HeadsConfig, fit_heads
-from worldmodel.training.optimizers import make_optimizers, rate
-from worldmodel.training.processes import Processes, processes
-from worldmodel.training.trainer import STATE, Trainer
+from lssvwm.worldmodel.episodes.loader import ClipSource
+from lssvwm.worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
+from lssvwm.worldmodel.training.curriculum import Curriculum
+from lssvwm.worldmodel.training.distill import distilled
+from lssvwm.worldmodel.training.heads import HeadsConfig, fit_heads
+from lssvwm.worldmodel.training.optimizers import make_optimizers, rate
+from lssvwm.worldmodel.training.processes import Processes, processes
+from lssvwm.worldmodel.training.trainer import STATE, Trainer
 
 __all__ = [
     "MAY_CHANGE",

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from worldmodel.episodes.loader import ClipSource
-from worldmodel.episodes.stream import Place, StreamClips, StreamSource
-from worldmodel.errors import InputError
-from worldmodel.memory import Memory
-from worldmodel.model import WorldModel
-from worldmodel.training.config import TrainingConfig
-from worldmodel.training.processes import Processes
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes.loader import ClipSource
+from lssvwm.worldmodel.episodes.stream import Place, StreamClips, StreamSource
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.training.config import TrainingConfig
+from lssvwm.worldmodel.training.processes import Processes
 
 
 class Carried:

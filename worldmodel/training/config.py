@@ -7,8 +7,8 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from worldmodel.errors import InputError, check_fields
-from worldmodel.training.curriculum import Curriculum
+from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.training.curriculum import Curriculum
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 _STAGE = re.compile(r"(\d+):(\d+(?:\.\d+)?)([km]?)")
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000}

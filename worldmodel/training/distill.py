@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from worldmodel.checkpoint import CONFIG, load_checkpoint
-from worldmodel.config import WorldModelConfig
-from worldmodel.errors import InputError
-from worldmodel.model import WorldModel
+from lssvwm.worldmodel.checkpoint import CONFIG, load_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.model import WorldModel
 
 STEP = "backbone.condition.step.weight"
 """What a plain model lacks: the embedding of the step sizes, which begins at zero."""

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.episodes.retrace import led_here
-from worldmodel.errors import InputError, check_fields
-from worldmodel.gradients import Skipping
-from worldmodel.heads import future_rewards
-from worldmodel.memory import Memory
-from worldmodel.model import WorldModel
-from worldmodel.progress import counted
+from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.common.gradients import Skipping
+from lssvwm.worldmodel.common.progress import counted
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.heads import future_rewards
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import WorldModel
 
 ROWS, SEGMENT = 16, 64
 """Episodes that are observed at once, and how many frames of each in one call."""

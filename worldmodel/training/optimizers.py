@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from worldmodel.attention import FrameLocalAttention
-from worldmodel.mamba import BlockwiseMamba
-from worldmodel.model import WorldModel
-from worldmodel.training.config import TrainingConfig
-from worldmodel.training.muon import Muon
+from lssvwm.worldmodel.layers.attention import FrameLocalAttention
+from lssvwm.worldmodel.layers.mamba import BlockwiseMamba
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.training.config import TrainingConfig
+from lssvwm.worldmodel.training.muon import Muon
 
 
 def make_optimizers(model: WorldModel, config: TrainingConfig) -> list[torch.optim.Optimizer]:

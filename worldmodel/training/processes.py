@@ -14,8 +14,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from accelerate.utils import broadcast, parse_flag_from_env
 from torch import Tensor, nn
 
-from worldmodel.errors import InputError
-from worldmodel.precision import use_policy
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.precision import use_policy
 
 PATIENCE = timedelta(days=1)
 """How long a process waits for another one: one records or reads a large folder while the others have nothing to do."""

@@ -13,26 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldmodel.atomic import replace
-from worldmodel.checkpoint import read_state, save_checkpoint, taking_up
-from worldmodel.config import WorldModelConfig
-from worldmodel.diffusion import Draw
-from worldmodel.drawing import row_generators
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
-from worldmodel.episodes.stream import StreamClips
-from worldmodel.errors import InputError
-from worldmodel.gradients import Skipping
-from worldmodel.loggers import Scalars
-from worldmodel.memory import Memory
-from worldmodel.model import Counts, Losses, WorldModel
-from worldmodel.stepping import Figures, deferred_interrupts, run_steps, settled
-from worldmodel.training.carried import Carried
-from worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
-from worldmodel.training.curriculum import Curriculum
-from worldmodel.training.heads import HeadsConfig, fit_heads
-from worldmodel.training.optimizers import make_optimizers, rate
-from worldmodel.training.processes import processes
+from lssvwm.worldmodel.checkpoint import read_state, save_checkpoint, taking_up
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.gradients import Skipping
+from lssvwm.worldmodel.common.loggers import Scalars
+from lssvwm.worldmodel.common.rng import row_generators
+from lssvwm.worldmodel.common.stepping import Figures, deferred_interrupts, run_steps, settled
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.diffusion.noise import Draw
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
+from lssvwm.worldmodel.episodes.stream import StreamClips
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import Counts, Losses, WorldModel
+from lssvwm.worldmodel.training.carried import Carried
+from lssvwm.worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
+from lssvwm.worldmodel.training.curriculum import Curriculum
+from lssvwm.worldmodel.training.heads import HeadsConfig, fit_heads
+from lssvwm.worldmodel.training.optimizers import make_optimizers, rate
+from lssvwm.worldmodel.training.processes import processes
 
 STATE = "training.pt"
 

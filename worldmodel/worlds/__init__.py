@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 HUB = "hf:/"
 """How names of the hub begin; `Path` makes one stroke of the two in hf://."""
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).resolve().parent
 
 
 def names() -> list[str]:
@@ -28,7 +28,7 @@ def resolve(checkpoint: str | Path) -> Path:
     """
     text = str(checkpoint)
     if text.startswith(HUB):
-        from worldmodel.hub.fetch import fetch
+        from lssvwm.worldmodel.hub.fetch import fetch
 
         return fetch(text)
     path = Path(checkpoint)

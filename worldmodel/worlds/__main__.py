@@ -1,4 +1,4 @@
-"""`python -m worldmodel.worlds`: the worlds that come with the package, their cards, and a run made such a world."""
+"""`lssvwm worlds`: the worlds that come with the package, their cards, and a run made such a world."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Annotated
 
 import tyro
 
-from worldmodel.command_line import run_main, started_as
-from worldmodel.worlds import names, resolve
-from worldmodel.worlds.card import PAGE, page, read_card, summary
-from worldmodel.worlds.pack import Packing, pack_world
+from lssvwm.worldmodel.common.command_line import run_main, started_as
+from lssvwm.worldmodel.worlds import names, resolve
+from lssvwm.worldmodel.worlds.card import PAGE, page, read_card, summary
+from lssvwm.worldmodel.worlds.pack import Packing, pack_world
 
 MOST = 16_000_000
 """Bytes of a world that comes with the package."""
@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     command = tyro.extras.subcommand_cli_from_dict(
         {"list": List, "card": Card, "pack": Pack},
         args=given,
-        prog=started_as("worldmodel.worlds"),
+        prog=started_as("lssvwm.worldmodel.worlds"),
         description=__doc__,
     )
     if isinstance(command, List):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodel.checkpoint import read_json
-from worldmodel.errors import InputError, check_value
-from worldmodel.evaluation.report import number
+from lssvwm.worldmodel.checkpoint import read_json
+from lssvwm.worldmodel.common.errors import InputError, check_value
+from lssvwm.worldmodel.evaluation.report import number
 
 CARD, PAGE = "card.json", "README.md"
 FORMAT = 1
@@ -53,7 +53,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     Raises InputError where it has none, one of another version, or one that holds something else, naming the key.
     """
     path = folder / CARD
-    card = read_json(path, "a packed world (python -m worldmodel.worlds pack)")
+    card = read_json(path, "a packed world (python -m lssvwm.worldmodel.worlds pack)")
     if card.get("format") != FORMAT:
         raise InputError(f"{path} is not of format {FORMAT}: pack the world again")
     try:
@@ -139,7 +139,7 @@ def policy_of(card: Mapping[str, Any]) -> str:
 _USE = """```python
 import gymnasium as gym
 
-env = gym.make("envs:lssvwm/Dream-v0", checkpoint="{}")
+env = gym.make("lssvwm:lssvwm/Dream-v0", checkpoint="{}")
 ```"""
 
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from worldmodel import __version__
-from worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json, save_checkpoint
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.packed import CONTEXTS, PackConfig, pack
-from worldmodel.errors import InputError
-from worldmodel.worlds.card import CARD, FORMAT, PAGE, page
-from worldmodel.worlds.policy import POLICY, pack_policy
-from worldmodel.worlds.scores import ScoreConfig, score
+from lssvwm import __version__
+from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json, save_checkpoint
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.packed import CONTEXTS, PackConfig, pack
+from lssvwm.worldmodel.worlds.card import CARD, FORMAT, PAGE, page
+from lssvwm.worldmodel.worlds.policy import POLICY, pack_policy
+from lssvwm.worldmodel.worlds.scores import ScoreConfig, score
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 

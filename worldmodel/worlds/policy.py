@@ -1,6 +1,6 @@
 """The policy of a packed world: the weights that act, without what its training resumes from, in one safetensors file.
 
-What the networks are is its metadata. `agents.world_model_policy.load_agent` makes a policy of it.
+What the networks are is its metadata. `agents.policies.world_model.load_agent` makes a policy of it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from worldmodel.atomic import replace
-from worldmodel.checkpoint import read_state, taking_up
+from lssvwm.worldmodel.checkpoint import read_state, taking_up
+from lssvwm.worldmodel.common.atomic import replace
 
 POLICY = "policy.safetensors"
 _STATE = "policy.pt"

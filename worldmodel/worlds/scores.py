@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.evaluation import report
-from worldmodel.evaluation.heads import judge_heads_on_real
-from worldmodel.evaluation.judging import Judged, judge
-from worldmodel.evaluation.metrics import Curve
-from worldmodel.evaluation.models import load_models
-from worldmodel.evaluation.options import Options
-from worldmodel.evaluation.running import held, rolled_out, trials, windows_of
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.evaluation import report
+from lssvwm.worldmodel.evaluation.heads import judge_heads_on_real
+from lssvwm.worldmodel.evaluation.judging import Judged, judge
+from lssvwm.worldmodel.evaluation.metrics import Curve
+from lssvwm.worldmodel.evaluation.models import load_models
+from lssvwm.worldmodel.evaluation.options import Options
+from lssvwm.worldmodel.evaluation.running import held, rolled_out, trials, windows_of
 
 
 @dataclass(frozen=True)

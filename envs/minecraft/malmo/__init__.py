@@ -1,4 +1,4 @@
 """The bridge: a server of MineRL's Malmo-env protocol whose world need not be Minecraft.
 
-`python -m envs.minecraft.malmo --world minetest` lets the unmodified `minerl` 0.4.4 client play in Minetest.
+`python -m lssvwm.envs.minecraft.malmo --world minetest` lets the unmodified `minerl` 0.4.4 client play in Minetest.
 """

@@ -1,4 +1,4 @@
-"""`python -m envs.minecraft.malmo --world minetest`: a world that `minerl` clients on this machine can attach to."""
+"""`python -m lssvwm.envs.minecraft.malmo --world minetest`: a world for `minerl` clients on this machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Literal
 
 import tyro
 
-from envs.minecraft.malmo.minetest_world import MinetestWorld
-from envs.minecraft.malmo.server import DEFAULT_PORT, HOST, MalmoServer
-from envs.minecraft.minetest.build import find_program
-from envs.minecraft.minetest.config import EngineConfig
-from worldmodel.errors import InputError, MissingExtraError
+from lssvwm.envs.minecraft.malmo.minetest_world import MinetestWorld
+from lssvwm.envs.minecraft.malmo.server import DEFAULT_PORT, HOST, MalmoServer
+from lssvwm.envs.minecraft.minetest.build import find_program
+from lssvwm.envs.minecraft.minetest.config import EngineConfig
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,6 @@ def main(options: Options) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        main(tyro.cli(Options, prog="python -m envs.minecraft.malmo"))
+        main(tyro.cli(Options, prog="python -m lssvwm.envs.minecraft.malmo"))
     except (InputError, MissingExtraError) as error:
         sys.exit(f"error: {error}")

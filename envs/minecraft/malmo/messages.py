@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.minecraft.actions import BUTTONS, Action
-from envs.minecraft.malmo.world import ItemStack, Observation
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.actions import BUTTONS, Action
+from lssvwm.envs.minecraft.malmo.world import ItemStack, Observation
+from lssvwm.worldmodel.common.errors import InputError
 
 VERSION = "0.37.0"
 """Of the protocol, as `minerl` 0.4.4 greets with it."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from envs.minecraft.actions import BUTTONS, Action
-from envs.minecraft.malmo.mission import Mission, MissionError, Possessions
-from envs.minecraft.malmo.world import ItemStack, Observation, Step, WorldError
-from envs.minecraft.minetest.engine import EngineError
-from envs.minecraft.minetest.env import MinetestEnv
-from envs.minecraft.minetest.tasks import find_task
+from lssvwm.envs.minecraft.actions import BUTTONS, Action
+from lssvwm.envs.minecraft.malmo.mission import Mission, MissionError, Possessions
+from lssvwm.envs.minecraft.malmo.world import ItemStack, Observation, Step, WorldError
+from lssvwm.envs.minecraft.minetest.engine import EngineError
+from lssvwm.envs.minecraft.minetest.env import MinetestEnv
+from lssvwm.envs.minecraft.minetest.tasks import find_task
 
 TASK = "treechop"
 MISSION = "MineRLTreechop-v0"

@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 MAX_SIDE = 4096
 """Largest video width and height in pixels."""

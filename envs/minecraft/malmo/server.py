@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from envs.minecraft.malmo import messages
-from envs.minecraft.malmo.messages import ProtocolError, Token
-from envs.minecraft.malmo.mission import Mission, parse_mission
-from envs.minecraft.malmo.world import Observation, World, WorldError
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.malmo import messages
+from lssvwm.envs.minecraft.malmo.messages import ProtocolError, Token
+from lssvwm.envs.minecraft.malmo.mission import Mission, parse_mission
+from lssvwm.envs.minecraft.malmo.world import Observation, World, WorldError
+from lssvwm.worldmodel.common.errors import InputError
 
 HOST = "127.0.0.1"
 """The only address that is listened on."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from envs.minecraft.actions import Action
-from envs.minecraft.malmo.mission import Mission
-from envs.policy import FrameArray
+from lssvwm.envs.minecraft.actions import Action
+from lssvwm.envs.minecraft.malmo.mission import Mission
+from lssvwm.envs.policy import FrameArray
 
 
 class WorldError(RuntimeError):

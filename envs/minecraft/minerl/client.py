@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.minecraft.minerl import protocol
-from envs.minecraft.minerl.guard import descendants
-from envs.policy import FrameArray
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.minerl import protocol
+from lssvwm.envs.minecraft.minerl.guard import descendants
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.common.errors import InputError
 
 PYTHON_VARIABLE = "LSSVWM_MINERL_PYTHON"
 """Names the interpreter that has `minerl`; without it `.venv-minerl`, which `make minerl` builds, is used."""

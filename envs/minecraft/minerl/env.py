@@ -13,13 +13,13 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
-from envs.minecraft.actions import BUTTONS, ActionSet, action_set
-from envs.minecraft.minerl import protocol
-from envs.minecraft.minerl.client import Worker, WorkerConfig, WorkerFailed, find_python
-from envs.minecraft.minerl.ids import TASKS
-from envs.minecraft.minerl.spaces import Extras, action_space, read_action
-from envs.policy import FrameArray
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.actions import BUTTONS, ActionSet, action_set
+from lssvwm.envs.minecraft.minerl import protocol
+from lssvwm.envs.minecraft.minerl.client import Worker, WorkerConfig, WorkerFailed, find_python
+from lssvwm.envs.minecraft.minerl.ids import TASKS
+from lssvwm.envs.minecraft.minerl.spaces import Extras, action_space, read_action
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.common.errors import InputError
 
 PORT_VARIABLE = "LSSVWM_MALMO_PORT"
 """A Malmo server of this machine to play on; without it MineRL launches a Minecraft of its own."""

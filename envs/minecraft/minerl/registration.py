@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-from envs.minecraft.minerl.ids import TASKS
+from lssvwm.envs.minecraft.minerl.ids import TASKS
 
 for _name in TASKS:
     gym.register(
         f"lssvwm/MineRL-{_name}-v0",
-        entry_point="envs.minecraft.minerl.env:MineRLEnv",
+        entry_point="lssvwm.envs.minecraft.minerl.env:MineRLEnv",
         kwargs={"task": _name},
         nondeterministic=True,  # Minecraft's mobs and timing do not follow from the seed
     )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from envs.minecraft.minerl.protocol import Entry
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.minerl.protocol import Entry
+from lssvwm.worldmodel.common.errors import InputError
 
 INVENTORY = "inventory"
 _ITEM = f"{INVENTORY}."

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from envs.minecraft.minerl import protocol
+    from lssvwm.envs.minecraft.minerl import protocol
 else:
     # Only for this import: the folder has modules with names as common as `env`.
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))

@@ -11,8 +11,8 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from worldmodel.atomic import replace
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError
 
 _FLAGS = ("-O2", "-shared", "-fPIC", "-fvisibility=hidden")
 _LIBRARIES = ("-ldl", "-lpthread")
@@ -38,7 +38,8 @@ def build_shim(compiler: str = "gcc") -> Path:
     Raises InputError when there is no compiler, or no headers of OpenGL and X.
     """
     sources = {
-        source.name: source.read_bytes() for source in files("envs.minecraft.minetest").joinpath("shim").iterdir()
+        source.name: source.read_bytes()
+        for source in files("lssvwm.envs.minecraft.minetest").joinpath("shim").iterdir()
     }
     key = hashlib.sha256(" ".join((platform.machine(), *_FLAGS)).encode())
     for name in sorted(sources):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 MAPGENS = ("v5", "v6", "v7", "carpathian", "flat", "fractal", "singlenode", "valleys")
 

@@ -10,8 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from envs.minecraft.minetest.build import find_program
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.minetest.build import find_program
+from lssvwm.worldmodel.common.errors import InputError
 
 _FAMILY_ANY = 65535
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from envs.minecraft.minetest.build import build_shim, find_program
-from envs.minecraft.minetest.config import EngineConfig, settings, world_settings
-from envs.minecraft.minetest.display import Display
-from envs.minecraft.minetest.wire import NOTHING, Controls, Inputs, receive_frame, send_request
-from envs.policy import FrameArray
+from lssvwm.envs.minecraft.minetest.build import build_shim, find_program
+from lssvwm.envs.minecraft.minetest.config import EngineConfig, settings, world_settings
+from lssvwm.envs.minecraft.minetest.display import Display
+from lssvwm.envs.minecraft.minetest.wire import NOTHING, Controls, Inputs, receive_frame, send_request
+from lssvwm.envs.policy import FrameArray
 
 
 class EngineError(RuntimeError):
@@ -184,7 +184,7 @@ class Engine:
         mod = self._world / "worldmods" / "lssvwm_bridge"
         mod.mkdir(parents=True)
         (self._world / "world.mt").write_text(world_settings())
-        for source in files("envs.minecraft.minetest").joinpath("mod").iterdir():
+        for source in files("lssvwm.envs.minecraft.minetest").joinpath("mod").iterdir():
             if source.name.endswith((".lua", ".conf")):
                 (mod / source.name).write_bytes(source.read_bytes())
 

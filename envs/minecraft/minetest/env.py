@@ -13,12 +13,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from envs.minecraft.actions import CRAFTS, action_set, dict_action_space, full_action
-from envs.minecraft.minetest.config import EngineConfig
-from envs.minecraft.minetest.engine import Engine, EngineError, Tick
-from envs.minecraft.minetest.tasks import RECIPES, find_task, place_space
-from envs.policy import FrameArray
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.actions import CRAFTS, action_set, dict_action_space, full_action
+from lssvwm.envs.minecraft.minetest.config import EngineConfig
+from lssvwm.envs.minecraft.minetest.engine import Engine, EngineError, Tick
+from lssvwm.envs.minecraft.minetest.tasks import RECIPES, find_task, place_space
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.common.errors import InputError
 
 
 class MinetestEnv(gym.Env[Any, Any]):

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldmodel.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError
 
 State = Mapping[str, Any]
 """The mod's state after a step: `pos`, `inventory`, `task` and more; see `Tick.state` of the engine."""

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.minecraft.actions import BUTTONS
-from envs.minecraft.minetest.config import DEGREES_PER_PIXEL
-from envs.policy import FrameArray
-from worldmodel.errors import InputError
+from lssvwm.envs.minecraft.actions import BUTTONS
+from lssvwm.envs.minecraft.minetest.config import DEGREES_PER_PIXEL
+from lssvwm.envs.policy import FrameArray
+from lssvwm.worldmodel.common.errors import InputError
 
 _KEY, _BUTTON = 0, 1
 # X keysyms (X11/keysymdef.h) of minetest's default keys, and buttons of the mouse.

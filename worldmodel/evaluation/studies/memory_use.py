@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.evaluation.clips import IntArray
-from worldmodel.evaluation.models import Model
-from worldmodel.evaluation.rollout import SEGMENT, observe
-from worldmodel.evaluation.studies.study import Line, Settings, Study, cell, generators_of, plain_band, predicted
-from worldmodel.memory import Memory
-from worldmodel.model import WorldModel
-from worldmodel.statistics import Band, FloatArray, student_band
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.evaluation.clips import IntArray
+from lssvwm.worldmodel.evaluation.models import Model
+from lssvwm.worldmodel.evaluation.rollout import SEGMENT, observe
+from lssvwm.worldmodel.evaluation.studies.study import Line, Settings, Study, cell, generators_of, plain_band, predicted
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.statistics import Band, FloatArray, student_band
 
 AGES = (64, 128, 256, 512, 900)
 """Where the next frame is predicted, as far as episodes go, unless something else is asked for."""

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.episodes.data import INVERSE_KEY
-from worldmodel.errors import InputError
-from worldmodel.evaluation.clips import Windows, read_windows
-from worldmodel.evaluation.metrics import psnr
-from worldmodel.evaluation.models import Model
-from worldmodel.evaluation.rollout import observe
-from worldmodel.evaluation.studies.study import Line, Settings, Study, cell, generators_of, plain_band
-from worldmodel.evaluation.trials import window
-from worldmodel.memory import Memory
-from worldmodel.model import WorldModel
-from worldmodel.statistics import FloatArray, by_unit, student_band
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.episodes.data import INVERSE_KEY
+from lssvwm.worldmodel.evaluation.clips import Windows, read_windows
+from lssvwm.worldmodel.evaluation.metrics import psnr
+from lssvwm.worldmodel.evaluation.models import Model
+from lssvwm.worldmodel.evaluation.rollout import observe
+from lssvwm.worldmodel.evaluation.studies.study import Line, Settings, Study, cell, generators_of, plain_band
+from lssvwm.worldmodel.evaluation.trials import window
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.statistics import FloatArray, by_unit, student_band
 
 Inverse = Mapping[int, tuple[int, ...]]
 

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldmodel.drawing import normal
-from worldmodel.episodes import Clips, EpisodeStore
-from worldmodel.episodes.retrace import mapped
-from worldmodel.errors import InputError
-from worldmodel.evaluation.clips import IntArray, Windows, draw_windows, read_windows
-from worldmodel.evaluation.models import Model
-from worldmodel.evaluation.report import number
-from worldmodel.evaluation.rollout import observe
-from worldmodel.evaluation.studies.study import Line, Settings, Study, cell, generators_of, plain_band, predicted
-from worldmodel.evaluation.trials import window
-from worldmodel.model import WorldModel
-from worldmodel.statistics import FloatArray, by_unit, rate_interval, student_band
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import normal
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.episodes.retrace import mapped
+from lssvwm.worldmodel.evaluation.clips import IntArray, Windows, draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.models import Model
+from lssvwm.worldmodel.evaluation.report import number
+from lssvwm.worldmodel.evaluation.rollout import observe
+from lssvwm.worldmodel.evaluation.studies.study import Line, Settings, Study, cell, generators_of, plain_band, predicted
+from lssvwm.worldmodel.evaluation.trials import window
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.statistics import FloatArray, by_unit, rate_interval, student_band
 
 Disturbance = Literal["dropped", "noised", "jumped"]
 MEMORIES = ("all history", "window")

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldmodel.episodes import EpisodeStore
-from worldmodel.errors import InputError
-from worldmodel.evaluation.clips import IntArray
-from worldmodel.evaluation.metrics import MSE_FLOOR, psnr
-from worldmodel.evaluation.models import Model
-from worldmodel.evaluation.studies.memory_use import next_frames
-from worldmodel.evaluation.studies.study import Line, Settings, Study, cell, plain_band
-from worldmodel.statistics import Band, FloatArray, student_band
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.evaluation.clips import IntArray
+from lssvwm.worldmodel.evaluation.metrics import MSE_FLOOR, psnr
+from lssvwm.worldmodel.evaluation.models import Model
+from lssvwm.worldmodel.evaluation.studies.memory_use import next_frames
+from lssvwm.worldmodel.evaluation.studies.study import Line, Settings, Study, cell, plain_band
+from lssvwm.worldmodel.reporting.statistics import Band, FloatArray, student_band
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.atomic import replace
-from worldmodel.drawing import row_generators
-from worldmodel.episodes import Clips
-from worldmodel.errors import require
-from worldmodel.evaluation.metrics import psnr
-from worldmodel.evaluation.page import Section
-from worldmodel.evaluation.report import COLORS, REFERENCE, Table, number
-from worldmodel.evaluation.rollout import continue_clip
-from worldmodel.memory import Memory
-from worldmodel.model import WorldModel
-from worldmodel.statistics import Band
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import require
+from lssvwm.worldmodel.common.rng import row_generators
+from lssvwm.worldmodel.episodes import Clips
+from lssvwm.worldmodel.evaluation.metrics import psnr
+from lssvwm.worldmodel.evaluation.page import Section
+from lssvwm.worldmodel.evaluation.report import COLORS, REFERENCE, Table, number
+from lssvwm.worldmodel.evaluation.rollout import continue_clip
+from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.statistics import Band
 
 
 @dataclass(frozen=True)

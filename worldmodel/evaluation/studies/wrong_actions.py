@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.episodes import EpisodeStore
-from worldmodel.episodes.retrace import led_here
-from worldmodel.errors import InputError
-from worldmodel.evaluation.clips import Windows, draw_windows, read_windows
-from worldmodel.evaluation.metrics import per_frame, psnr
-from worldmodel.evaluation.models import Model
-from worldmodel.evaluation.report import number
-from worldmodel.evaluation.rollout import rollout
-from worldmodel.evaluation.studies.study import Line, Settings, Study, plain_band
-from worldmodel.evaluation.trials import Trial, make_trial
-from worldmodel.statistics import Band, FloatArray, by_unit, student_band
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.evaluation.clips import Windows, draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.metrics import per_frame, psnr
+from lssvwm.worldmodel.evaluation.models import Model
+from lssvwm.worldmodel.evaluation.report import number
+from lssvwm.worldmodel.evaluation.rollout import rollout
+from lssvwm.worldmodel.evaluation.studies.study import Line, Settings, Study, plain_band
+from lssvwm.worldmodel.evaluation.trials import Trial, make_trial
+from lssvwm.worldmodel.reporting.statistics import Band, FloatArray, by_unit, student_band
 
 KINDS = ("next frame", "dream")
 

@@ -1,0 +1,275 @@
+"""Behaviour cloning: a policy learns what recorded episodes did, as a start where dreams alone would find no reward."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lssvwm.agents.dreamer.dreamer import new_learner
+from lssvwm.agents.policies.world_model import WorldModelPolicy
+from lssvwm.worldmodel.checkpoint import read_state, taking_up
+from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.loggers import Scalars
+from lssvwm.worldmodel.common.stepping import run_steps, settled
+from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.layers.conditioning import no_actions
+from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.told import told_in
+from lssvwm.worldmodel.training import check_same
+
+STATE = "cloning.pt"
+
+
+@dataclass(frozen=True)
+class CloningConfig:
+    """How a policy learns from recorded episodes (Pomerleau 1989)."""
+
+    steps: int = 500
+    """Batches of frames to learn from: before dreams begin, or with `--algo clone` in each round."""
+    batch: int = 512
+    """Frames per batch, drawn from all episodes alike."""
+    best: float | None = None
+    """Share of the episodes that is cloned, those of the highest returns; None: all. What random play reached by
+    accident is worth cloning where reward is rare."""
+    lr: float = 1e-3
+    """Learning rate of actor and critic."""
+    entropy: float = 1e-2
+    """Weight of an entropy bonus: a policy that is certain explores nothing when dreams begin. 0: plain cloning."""
+    critic: bool = True
+    """Train the critic too, on the discounted returns of the same episodes."""
+    discount: float = 0.97
+    """What a reward one step later is worth to the critic; use that of the dreams."""
+    rows: int = 16
+    """Episodes that the world model watches at once."""
+    length: int = 64
+    """Frames of each that it watches at once. Neither changes what is learned."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    save_seconds: float = 60.0
+    """Time between checkpoints."""
+    hidden: int = 256
+    """Width of the hidden layers of actor and critic."""
+    layers: int = 2
+    """Hidden layers of actor and critic."""
+    seed: int = 0
+    """Which frames are drawn, and the first weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "rows", "length", "hidden", "layers"):
+            if getattr(self, name) < 1:
+                raise InputError(f"CloningConfig.{name} is {getattr(self, name)}: give at least 1")
+        if self.best is not None and not 0 < self.best <= 1:
+            raise InputError(f"best={self.best} is a share of the episodes: give a number above 0 and up to 1, or None")
+        if self.entropy < 0 or not 0 <= self.discount <= 1:
+            raise InputError(
+                f"entropy={self.entropy} and discount={self.discount}: entropy is at least 0, discount from 0 to 1"
+            )
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What M frames of E episodes teach: the action that came next, and the return from there on."""
+
+    features: Tensor  # (M, F)
+    actions: Tensor  # (M,) or (M, A), entry i was taken after frame i was seen
+    returns: Tensor  # (M,), discounted, of the rewards up to the end of the recording
+    episode: Tensor  # (M,) which one
+    beyond: Tensor  # (M,) what the value of that episode's last frame is worth here; 0 where it terminated
+    last: Tensor  # (E, F) features of the last frames
+
+
+class Cloner:
+    """Trains an `ActorCritic` on the episodes of `store` as `model` sees them; continues exactly from `cloning.pt`.
+
+    The world model watches whole episodes from their first frame, as it does in play, and so what the actor reads
+    holds all that was remembered. That happens once, before the first batch: F numbers per frame stay in memory.
+    """
+
+    alone = True
+    """One process does all of it."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        store: EpisodeStore,
+        config: CloningConfig,
+        out: Path,
+        *,
+        writer: Scalars | None = None,
+    ) -> None:
+        """Clone the episodes of `store`."""
+        self.model, self.store, self.config, self.out, self.writer = model.eval(), store, config, out, writer
+        self.agent, self.optimizer = new_learner(
+            model, seed=config.seed, lr=config.lr, hidden=config.hidden, layers=config.layers
+        )
+        self.step, self.whole = 0, True
+        self.recent: list[dict[str, float]] = []
+        self.lessons: Lessons | None = None
+        if (out / STATE).exists():
+            self.load()
+
+    @property
+    def logged(self) -> int:
+        """Batches of frames so far."""
+        return self.step
+
+    def policy(self, *, greedy: bool = False) -> WorldModelPolicy:
+        """What has been learned so far, playing the real environment; later training does not change it."""
+        return WorldModelPolicy(self.model, copy.deepcopy(self.agent), greedy=greedy)
+
+    def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
+        """Train up to batch number `until` and save; returns means over the last hundred batches at most."""
+        return run_steps(
+            self,
+            until,
+            name="cloning",
+            unit="frame",
+            units=self.config.batch,
+            shown=("actor", "entropy"),
+            every=20,
+            save_seconds=self.config.save_seconds,
+            writer=self.writer,
+            progress=progress,
+        )
+
+    def prepare(self) -> None:
+        """Watch the episodes."""
+        self.agent.train()
+        if self.lessons is None:
+            names = best_episodes(self.store, self.config.best)
+            self.lessons = watch(self.model, self.store, names, self.config)
+
+    def train_step(self) -> dict[str, Tensor]:
+        """Learn from one batch of frames."""
+        config, agent, lessons = self.config, self.agent, self.lessons
+        assert lessons is not None
+        # From the number of the batch alone, so that there is no state to save.
+        drawn = np.random.default_rng((config.seed, self.step)).integers(len(lessons.actions), size=config.batch)
+        index = torch.from_numpy(drawn).to(self.model.device)
+        features = lessons.features[index]
+        policy = agent.policy(features)
+        entropy = policy.entropy().mean()
+        actor_loss = -policy.log_prob(lessons.actions[index]).mean()
+        loss, figures = actor_loss - config.entropy * entropy, {"actor": actor_loss, "entropy": entropy}
+        if config.critic:
+            with torch.no_grad():
+                values = agent.value(lessons.last[lessons.episode[index]])
+                targets = lessons.returns[index] + lessons.beyond[index] * values
+            figures["critic"] = agent.twohot.loss(agent.critic(features), targets).mean()
+            loss = loss + figures["critic"]
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], config.clip)
+        self.whole = False
+        self.optimizer.step()
+        agent.update_slow()
+        agent.familiarity.update(features, torch.ones_like(features[:, 0]))
+        self.step += 1
+        self.whole = True
+        return {name: figure.detach() for name, figure in figures.items()}
+
+    def agree(self, number: int) -> int:
+        """One process does all of it."""
+        return number
+
+    def save(self) -> None:
+        """Write the policy and all that is needed to continue it; `load_agent` reads it too."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        state: Mapping[str, Any] = {
+            "step": self.step,
+            "config": asdict(self.config),
+            "networks": asdict(self.agent.config),
+            "recent": self.recent,
+            "agent": self.agent.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        replace(self.out / STATE, lambda path: torch.save(state, path))
+
+    def load(self) -> None:
+        """Continue from `cloning.pt`; refuses one of another configuration, naming what differs."""
+        path = self.out / STATE
+        state = read_state(path, self.model.device)
+        with taking_up(path):
+            check_same(path, state["networks"], self.agent.config)
+            check_same(path, state["config"], self.config, but=("steps", "save_seconds"))
+            self.step, self.recent = state["step"], settled(state["recent"])
+            self.agent.load_state_dict(state["agent"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+
+def best_episodes(store: EpisodeStore, share: float | None) -> list[str]:
+    """Names of the episodes of the highest undiscounted returns, best first; at least one. All of them for None.
+
+    Raises InputError where the store is empty.
+    """
+    if not len(store):
+        raise InputError(f"{store.root} holds no episodes to clone: record some, or name another folder")
+    if share is None:
+        return list(store.names)
+    returns = [float(np.sum(store.read_array(name, "reward"))) for name in store.names]  # type: ignore[arg-type]
+    order = np.argsort(-np.array(returns), kind="stable")[: math.ceil(share * len(returns))]
+    return [store.names[i] for i in order]
+
+
+@torch.no_grad()
+def watch(model: WorldModel, store: EpisodeStore, names: Sequence[str], config: CloningConfig) -> Lessons:
+    """Let `model` observe whole episodes, and line up with every frame but the last what was done after it."""
+    length_of = dict(zip(store.names, store.lengths.tolist(), strict=True))
+    waiting = sorted(names, key=lambda name: length_of[name])  # little of a batch is padding then
+    parts: list[Lessons] = []
+    for begin in range(0, len(waiting), config.rows):
+        episodes = [store.read(name) for name in waiting[begin : begin + config.rows]]
+        longest = max(len(episode.image) for episode in episodes)
+        frames = torch.zeros(len(episodes), longest, *episodes[0].image.shape[1:], dtype=torch.uint8)
+        actions = no_actions(model.config, len(episodes) * longest, torch.device("cpu"))
+        actions = actions.view(len(episodes), longest, *actions.shape[1:])
+        for row, episode in enumerate(episodes):
+            frames[row, : len(episode.image)] = torch.tensor(episode.image)
+            actions[row, : len(episode.image)] = torch.tensor(episode.action)
+        to_tell = model.config.told
+        goals = torch.zeros(*frames.shape[:2], sum(part.size for part in to_tell))
+        for row, (name, episode) in enumerate(zip(waiting[begin:], episodes, strict=False)):
+            if to_tell:
+                told = told_in(episode.extras, len(episode.image), to_tell, name)
+                goals[row, : len(told)] = torch.from_numpy(told)
+        memory, segments = model.empty(len(episodes)), []
+        for first in range(0, longest, config.length):
+            span = slice(first, first + config.length)
+            given: dict[str, Any] = {"told": goals[:, span].to(model.device)} if to_tell else {}
+            shown, led = (part[:, span].to(model.device) for part in (frames, actions))
+            seen, memory = model.observe(shown, led, memory, **given)
+            segments.append(seen.features)
+        features = torch.cat(segments, 1)
+        for row, episode in enumerate(episodes):
+            steps = len(episode.image) - 1
+            beyond = config.discount ** np.arange(steps, 0, -1) * (not episode.terminated[-1])
+            returns = discounted_returns(episode.reward[1:], config.discount)
+            parts.append(
+                Lessons(
+                    features=features[row, :steps],
+                    actions=actions[row, 1 : steps + 1].to(model.device),
+                    returns=torch.from_numpy(returns).to(features),
+                    episode=torch.full((steps,), len(parts), device=model.device),
+                    beyond=torch.from_numpy(beyond).to(features),
+                    last=features[row, steps : steps + 1],
+                )
+            )
+    return Lessons(*(torch.cat([getattr(part, name) for part in parts]) for name in Lessons.__annotations__))
+
+
+def discounted_returns(rewards: NDArray[np.floating[Any]], discount: float) -> NDArray[np.float64]:
+    """Entry i: rewards[i] + discount * rewards[i + 1] + ... to the end, all (T,)."""
+    returns, total = np.zeros(len(rewards)), 0.0
+    for i in reversed(range(len(rewards))):
+        returns[i] = total = float(rewards[i]) + discount * total
+    return returns

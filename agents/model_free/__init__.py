@@ -1,0 +1,1 @@
+"""Learning without a world model, in dreams or for real: recurrent PPO and Stable-Baselines3."""

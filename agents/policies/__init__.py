@@ -1,0 +1,1 @@
+"""Players: random, scripted, all-knowing, and those that watch through a world model."""

@@ -1,0 +1,324 @@
+"""Everything a run can be told, and the presets: typed options with one help line each."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from tyro.conf import Suppress, arg
+
+from lssvwm.agents.dreamer.cloning import CloningConfig
+from lssvwm.agents.dreamer.dreamer import DreamerConfig
+from lssvwm.agents.model_free.ppo import PPOConfig
+from lssvwm.agents.model_free.sb3_config import SB3Config
+from lssvwm.agents.planning.planner import PlanningConfig
+from lssvwm.agents.running.choices import Algo, Place
+from lssvwm.agents.running.probe import Probe
+from lssvwm.agents.running.trackers import Log
+from lssvwm.envs.factory import EnvConfig
+from lssvwm.worldmodel.actions import ActionPart, told
+from lssvwm.worldmodel.common.errors import InputError, check_value
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.told import ToldPart
+from lssvwm.worldmodel.training import HeadsConfig, TrainingConfig
+
+T = TypeVar("T")
+SettingsT = TypeVar("SettingsT", bound="WorldSettings")
+
+
+@dataclass(frozen=True)
+class ModelOptions(WorldModelConfig):
+    """Architecture and diffusion settings of the world model."""
+
+    # What follows from the environment is no option.
+    height: Suppress[int] = 56
+    width: Suppress[int] = 56
+    num_actions: Suppress[int] = 3
+    action_size: Suppress[int] = 0
+    action_parts: Suppress[tuple[ActionPart, ...]] = ()
+    pose_size: Suppress[int] = 0
+    told: Suppress[tuple[ToldPart, ...]] = ()
+    architecture: Suppress[str] = ""
+
+    def __post_init__(self) -> None:
+        """Nothing is checked before the frame is known."""
+
+    def of_world(self, world: Probe, pose_size: int = 0, told_parts: tuple[ToldPart, ...] = ()) -> WorldModelConfig:
+        """The checked configuration for the frames and actions of `world`."""
+        derived = {
+            "height": world.frame[0],
+            "width": world.frame[1],
+            **told(world.actions),
+            "pose_size": pose_size,
+            "told": told_parts,
+        }
+        return WorldModelConfig.from_dict({**self.to_dict(), **derived})
+
+
+@dataclass(frozen=True)
+class TrainingOptions(TrainingConfig):
+    """How the world model is trained."""
+
+    curriculum: Annotated[str, arg(prefix_name=False)] = ""
+    """Lengths of the clips in stages, each with its number of steps: 64:20k,128:20k. The last length stays."""
+    seed: Suppress[int] = 0  # follows from the run's
+    steps: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class DreamerOptions(DreamerConfig):
+    """How the policy learns in dreams."""
+
+    seed: Suppress[int] = 0  # follows from the run's
+
+
+@dataclass(frozen=True)
+class CloningOptions(CloningConfig):
+    """How recorded episodes are cloned."""
+
+    # Those of the dreamer.
+    hidden: Suppress[int] = 256
+    layers: Suppress[int] = 2
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class PPOOptions(PPOConfig):
+    """How the recurrent PPO learns."""
+
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class SB3Options(SB3Config):
+    """What Stable-Baselines3 is told."""
+
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """The real world, what is recorded from it, and the world model that learns from that."""
+
+    env: str | None = "MiniGrid-MemoryS7-v0"
+    """Gymnasium id of the real environment; `module:id` imports a module first. None only where nothing is played."""
+    size: int | tuple[int, int] | None = None
+    """Side of the frames in pixels, or their height and width; None keeps the environment's own."""
+    image_key: str | None = None
+    """Entry of a dictionary observation that is the image, with dots where it is nested; None finds it."""
+    from_render: bool = False
+    """Show what the environment renders, where what it observes is no image; recordings keep that as extras."""
+    actions: tuple[int, ...] | None = None
+    """Which of the environment's discrete actions to use; None uses all."""
+    layouts: tuple[int, int] | None = None
+    """Of a procedurally made world, the first and how many of its layouts to record; None draws from all."""
+    extra_obs: bool = False
+    """Ask for the environment's extra observations; the oracle needs them, recordings keep them."""
+    max_episode_steps: int | None = None
+    """Truncate real episodes after so many steps; None keeps the environment's own limit."""
+    env_options: str = ""
+    """What else the environment is made with, as a JSON object: '{"actions": "vpt"}'."""
+    every: int = 1
+    """Act at every n-th frame of the environment only, repeating the action and adding up the rewards."""
+    tell: tuple[str, ...] = ()
+    """What else to tell the world model with every frame: keys of the environment's observation that are a text, such
+    as mission, or a few numbers. What it has in dreams is what their context had."""
+    collector: str = "random"
+    """Policy that records the first episodes: random, scripted or oracle; or several, each for a share of the
+    episodes, so that the world is seen to go well and not: oracle:0.5,random:0.5."""
+    explore: float = 0.0
+    """Share of random actions while recording, whoever records."""
+    collect_episodes: int = 100
+    """Real episodes recorded in each round, at most."""
+    collect_frames: int | None = None
+    """Record no more episodes in a round once it has this many frames: so that rounds cost alike, whether the policy
+    that records takes hundreds of steps to an end or ten."""
+    num_envs: int = 2
+    """Real environments played at once."""
+    processes: bool = True
+    """Play each of them in a process of its own: for slow ones. Fast ones are faster together in one process."""
+    world_steps: int = 2000
+    """Training steps of the world model in each round."""
+    model: ModelOptions = field(default_factory=ModelOptions)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    seed: int = 0
+    """Everything random in the run follows from it."""
+    log: tuple[Log, ...] = ("tensorboard",)
+    """Where settings, curves and videos of dreams go: any of tensorboard, wandb, trackio, mlflow."""
+
+    @property
+    def all_world_steps(self) -> int:
+        """Training steps of the world model in the whole run."""
+        return self.world_steps
+
+    @property
+    def env_config(self) -> EnvConfig:
+        """The real environment as the model sees it."""
+        if self.env is None:
+            raise InputError("no environment is named: add --env ID")
+        return EnvConfig(
+            self.env,
+            size=self.size,
+            actions=self.actions,
+            extra_obs=self.extra_obs,
+            max_episode_steps=self.max_episode_steps,
+            options=self.env_options,
+            every=self.every,
+            image_key=self.image_key,
+            from_render=self.from_render,
+            layouts=self.layouts,
+        )
+
+
+@dataclass(frozen=True)
+class LoopSettings(WorldSettings):
+    """The whole loop: record, learn the world, dream, act."""
+
+    algo: Algo = "dreamer"
+    """What learns to act: dreamer on the world model's features, clone (what was recorded) on the same, ppo (recurrent)
+    or one of Stable-Baselines3's on frames; plan learns nothing and searches in dreams at every step."""
+    place: Annotated[Place, arg(name="in")] = "dream"
+    """Where it learns: in dreams, or without a world model in the real environment (ppo and sb3-*)."""
+    rounds: int = 1
+    """Times that collect, learn and dream are repeated; from the second on the learned policy records."""
+    train_ratio: float | None = None
+    """Frames that the world model is trained on for each one recorded in a round, instead of --world-steps."""
+    dreams: int = 300
+    """Batches of dreams that the dreamer learns from in each round."""
+    dream_ratio: float | None = None
+    """Frames that the dreamer imagines for each one recorded in a round, instead of --dreams."""
+    env_steps: int = 200_000
+    """Steps, dreamt or real, that ppo and sb3-* learn from in each round."""
+    dream_steps: int = 64
+    """Steps after which dreams that ppo and sb3-* learn in are truncated."""
+    dream_context: int | None = None
+    """Real frames that those have read when they begin; None: all since their episode began, as in real play."""
+    dream_start: float = 0.25
+    """Share of those that begin where an episode does."""
+    clone: bool = False
+    """Let the dreamer's policy start from what was recorded, where rewards are too rare to be found by chance."""
+    dreamer: DreamerOptions = field(default_factory=DreamerOptions)
+    ppo: PPOOptions = field(default_factory=PPOOptions)
+    sb3: SB3Options = field(default_factory=SB3Options)
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    cloning: CloningOptions = field(default_factory=CloningOptions)
+    eval_episodes: int = 100
+    """Real episodes of every evaluation, on seeds that are never recorded."""
+    eval_layouts: tuple[int, int] | None = None
+    """The first and how many of the layouts to evaluate in; None takes those of --layouts. What is never recorded is
+    held out only by layouts that differ: seeds that differ may begin alike."""
+    eval_envs: int | None = None
+    """Real environments played at once in evaluations. None: one for each core, 64 with --no-processes, and no fewer
+    than --num-envs."""
+    world_model: Path | None = None
+    """World model to use as it is, instead of recording and learning one: a checkpoint folder, a name of `python -m
+    worldmodel.worlds`, or hf://OWNER/NAME. The environment is the one that it was trained on unless --env and the
+    options with it say otherwise."""
+    contexts: Path | None = None
+    """With --world-model: episodes in which dreams begin. None takes those that it was trained on, or those that it
+    carries."""
+
+    @property
+    def all_world_steps(self) -> int:
+        """Training steps of the world model in the whole run."""
+        return self.rounds * self.world_steps
+
+    @property
+    def eval_config(self) -> EnvConfig:
+        """The real environment in which policies are judged."""
+        return replace(self.env_config, layouts=self.eval_layouts or self.layouts)
+
+
+@dataclass(frozen=True)
+class LearnSettings(WorldSettings):
+    """The world model alone."""
+
+    episodes: Path | None = None
+    """Folder of recorded episodes to train on. Nothing is recorded then, and no environment is needed."""
+    distill: Path | None = None
+    """A finished world model: its checkpoint folder, to train on for world-steps so that it dreams in one step
+    (model.shortcut). World, episodes and model are its own unless options say otherwise."""
+    pose: tuple[str, ...] = ()
+    """Extras of the recordings that say where the agent is, such as agent_pos agent_dir; the model is then told them
+    for every frame. Such a model continues recorded videos, for judging its memory; it is no environment."""
+    tell_actions: bool = True
+    """Tell the model the actions. The paper's Maze models are told the pose alone."""
+    retrace: float = 0.0
+    """Share of training clips that turn round and play their own past backwards; needs --pose."""
+
+
+UNSAVED = {"out", "config", "resume", "progress"}
+"""What a script is told besides and that does not change what a run is."""
+DERIVED = {
+    "model": ("height", "width", "num_actions", "action_size", "action_parts", "pose_size", "told", "architecture"),
+    "training": ("seed", "steps"),
+    "cloning": ("seed", "hidden", "layers"),
+    **dict.fromkeys(("dreamer", "ppo", "sb3"), ("seed",)),
+}
+"""What follows from the environment, from the run's seed and from the dreamer's networks."""
+
+
+def to_json(settings: WorldSettings) -> dict[str, Any]:
+    """The settings as JSON has them: paths as text, tuples as lists."""
+    kept = {name: value for name, value in asdict(settings).items() if name not in UNSAVED}
+    values: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    for part in DERIVED.keys() & values.keys():
+        values[part] = {name: value for name, value in values[part].items() if name not in DERIVED[part]}
+    return values
+
+
+_PARTS: Mapping[str, type[Any]] = {
+    "training": TrainingOptions,
+    "heads": HeadsConfig,
+    "dreamer": DreamerOptions,
+    "ppo": PPOOptions,
+    "sb3": SB3Options,
+    "planning": PlanningConfig,
+    "cloning": CloningOptions,
+}
+
+
+def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) -> SettingsT:
+    """Inverse of `to_json`. Unknown keys are an `InputError`: another script or version wrote `source`."""
+    readers: dict[str, Callable[[Any], Any]] = {
+        **dict.fromkeys(("actions", "layouts", "eval_layouts", "size", "pose", "tell", "log"), _tuple),
+        "model": ModelOptions.from_dict,
+        **{name: functools.partial(_filled, part, source=source) for name, part in _PARTS.items()},
+        **dict.fromkeys(("world_model", "contexts", "episodes", "distill"), _path),
+    }
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source} holds no settings: choose another --out")
+    if kind is LoopSettings:  # runs from before dreams could begin with episodes by share
+        values = {"dream_start": 0.0, **values}
+    read = {key: readers[key](v) if key in readers and v is not None else v for key, v in values.items()}
+    return _filled(kind, read, source)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _path(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) else value
+
+
+def _filled(kind: type[T], values: Any, source: Path) -> T:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source} has {values!r:.80} for {kind.__name__}: choose another --out")
+    if unknown := sorted(set(values) - {f.name for f in fields(kind)}):  # type: ignore[arg-type]
+        raise InputError(
+            f"{source} was written by another script or version (it has {', '.join(unknown)}): "
+            "continue the run with that one, or choose another --out"
+        )
+    try:
+        for name, wanted in get_type_hints(kind).items():
+            if name in values:
+                check_value(name, values[name], wanted)
+        return kind(**values)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error

@@ -1,0 +1,1 @@
+"""The Memory Maze, the same task at several times the speed."""

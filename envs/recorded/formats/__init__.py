@@ -1,0 +1,1 @@
+"""The formats of recorded play, one file each."""

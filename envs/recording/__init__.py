@@ -1,0 +1,1 @@
+"""Real environments played and written down as episodes."""

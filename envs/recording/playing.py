@@ -1,0 +1,244 @@
+"""Play a policy, one episode for each seed: in a vector environment, or in a pool in which resets block nobody."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from lssvwm.envs.factory import EnvConfig, FrameVectorEnv, make_vec
+from lssvwm.envs.policy import FrameArray, Policy
+from lssvwm.envs.recording.pool import Answer, Failure, Pool, interrupts_blocked
+from lssvwm.envs.recording.provenance import SEED_KEY
+from lssvwm.envs.spaces.actions import as_recorded, no_action, shaped, spec_of
+from lssvwm.envs.spaces.masks import MASK_KEY
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import Episode
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Track:
+    """The episode that a row plays, so far."""
+
+    seed: int
+    frames: list[FrameArray] = field(default_factory=list)
+    actions: list[Any] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    extras: dict[str, list[NDArray[Any]]] = field(default_factory=dict)
+
+    def add(self, frame: FrameArray, action: Any, reward: float, extras: Mapping[str, NDArray[Any]]) -> None:
+        self.frames.append(frame.copy())  # a view would keep the frames of all rows alive
+        self.actions.append(action)
+        self.rewards.append(reward)
+        for key, value in extras.items():
+            self.extras.setdefault(key, []).append(np.array(value))
+
+    def episode(self, terminated: bool, truncated: bool) -> Episode:
+        last = np.arange(len(self.frames)) == len(self.frames) - 1
+        return Episode(
+            image=np.stack(self.frames),
+            action=np.stack(self.actions),
+            reward=np.array(self.rewards, np.float32),
+            terminated=last & terminated,
+            truncated=last & truncated,
+            extras={key: _kept(values) for key, values in self.extras.items()}
+            | {SEED_KEY: np.array(self.seed, np.int64)},
+        )
+
+
+def _kept(values: list[NDArray[Any]]) -> NDArray[Any]:
+    """One entry per frame; a text that is always the same, once."""
+    stacked = np.stack(values)
+    same = stacked.dtype.kind == "U" and stacked.ndim == 1 and bool((stacked == stacked[0]).all())
+    return stacked[:1].reshape(()) if same else stacked
+
+
+def play(
+    envs: FrameVectorEnv,
+    policy: Policy,
+    seeds: Sequence[int],
+    *,
+    extra_keys: Sequence[str] = (),
+    between_steps: Callable[[], None] | None = None,
+) -> Iterator[Episode]:
+    """Play one episode for each of `seeds` in the rows of `envs`, and yield each when it has ended.
+
+    An episode depends on its seed alone: not on the number of rows, on its row, or on the others. They come in the
+    order in which they end; `extras["seed"]` tells them apart. `extra_keys` names entries of `info` to keep as extras,
+    with T + 1 entries, but a text that stays the same once. `between_steps` is called while no process is at work: the
+    place to stop.
+
+    `envs` must not reset itself (`AutoresetMode.DISABLED`, as `make_vec` gives it). Raises InputError if it does, or
+    if `info` lacks one of `extra_keys`.
+    """
+    mode = envs.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.DISABLED:
+        raise InputError(
+            f"play needs environments with AutoresetMode.DISABLED (lssvwm.envs.make_vec), these have {mode}"
+        )
+    if not seeds:
+        return
+    waiting = deque(int(seed) for seed in seeds)
+    tracks: list[_Track | None] = [None] * envs.num_envs
+    space = spec_of(envs.single_action_space, "the environment")
+    ended = np.ones(envs.num_envs, np.bool_)
+    while True:
+        # A finished row cannot be stepped: with no seed left for it, it plays an episode that nobody keeps.
+        for row in np.flatnonzero(ended).tolist():
+            tracks[row] = _Track(waiting.popleft()) if waiting else None
+        if not any(tracks):
+            return
+        row_seeds = [int(seeds[-1]) if track is None else track.seed for track in tracks]
+        started = np.flatnonzero(ended)
+        frames, info = envs.reset(seed=cast("Any", row_seeds), options={"reset_mask": ended})
+        policy.reset(started, np.array(row_seeds, np.int64)[started])
+        for row in started.tolist():
+            track = tracks[row]
+            if track is not None:
+                track.add(frames[row], no_action(space), 0.0, _extras(info, extra_keys, row))
+        ended = np.zeros(envs.num_envs, np.bool_)
+        while not ended.any():
+            if between_steps is not None:
+                between_steps()
+            actions = as_recorded(space, policy.act(frames, info), envs.num_envs)
+            frames, rewards, terminated, truncated, info = envs.step(shaped(space, actions))
+            for row, track in enumerate(tracks):
+                if track is not None:
+                    track.add(frames[row], actions[row], float(rewards[row]), _extras(info, extra_keys, row))
+            ended = np.asarray(terminated | truncated)
+        for row in np.flatnonzero(ended).tolist():
+            track = tracks[row]
+            if track is not None:
+                yield track.episode(bool(terminated[row]), bool(truncated[row]))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An episode, or a part of it that begins with its frame `first`; `more` of it may follow."""
+
+    seed: int
+    first: int
+    more: bool
+    episode: Episode
+
+
+def play_pool(
+    pool: Pool,
+    policy: Policy,
+    seeds: Sequence[int],
+    longest: int,
+    attempts: int,
+    failed: dict[int, str],
+    between: Callable[[], None],
+) -> Iterator[Piece]:
+    """As `play`, in a pool; seeds that failed `attempts` times go into `failed`, with the reason."""
+    count = min(pool.count, len(seeds))
+    waiting = deque(int(seed) for seed in seeds)
+    tracks: list[_Track | None] = [None] * count
+    firsts = [0] * count
+    shown: list[Answer | None] = [None] * count
+    playing: set[int] = set()
+    tries: Counter[int] = Counter()
+    begun = False
+    keys, space = pool.made.extra_keys, pool.made.actions
+    kept = [keys] * count
+    while True:
+        for row in range(count):
+            if tracks[row] is None and waiting:
+                tracks[row], firsts[row] = (new := _Track(waiting.popleft())), 0
+                pool.reset(row, new.seed)
+        if not any(tracks):
+            return
+        between()
+        rows = sorted(playing)
+        if rows:
+            frames, info = _together(shown)
+            actions = as_recorded(space, policy.act(frames, info), count)
+            for row in rows:
+                pool.step(row, actions[row])
+        answers = pool.collect(rows, between)
+        started = [row for row, answer in answers.items() if row not in playing and isinstance(answer, Answer)]
+        for row, answer in sorted(answers.items()):
+            track = tracks[row]
+            assert track is not None  # nothing else was asked
+            if isinstance(answer, Failure):
+                tries[track.seed] += 1
+                again = tries[track.seed] < attempts
+                where = f"\n{answer.trace}" if answer.trace and tries[track.seed] == 1 else ""
+                _log.warning(
+                    "seed %d failed (%d of %d): %s%s", track.seed, tries[track.seed], attempts, answer.reason, where
+                )
+                if again:
+                    waiting.appendleft(track.seed)
+                else:
+                    failed[track.seed] = answer.reason
+                tracks[row] = None
+                playing.discard(row)
+                continue
+            shown[row] = answer
+            took = actions[row] if row in playing else no_action(space)
+            if row not in playing:
+                masked = space.count and MASK_KEY in answer.info
+                kept[row] = tuple(dict.fromkeys((*keys, MASK_KEY))) if masked else keys
+            extras = {key: answer.info[key] for key in kept[row]}
+            track.add(answer.frame, took, answer.reward, extras)
+            if answer.terminated or answer.truncated:
+                yield Piece(track.seed, firsts[row], False, track.episode(answer.terminated, answer.truncated))
+                tracks[row] = shown[row] = None  # nothing follows, and its mask may say so
+                playing.discard(row)
+            elif len(track.frames) == longest:
+                yield Piece(track.seed, firsts[row], True, track.episode(False, True))
+                firsts[row] += longest - 1
+                tracks[row] = rest = _Track(track.seed)
+                rest.add(answer.frame, no_action(space), 0.0, extras)
+        if started:
+            playing |= set(started)
+            # At first in all rows: those whose reset takes longer are shown what another sees, and begin anew later.
+            told_rows = sorted(started) if begun else list(range(count))
+            begun = True
+            all_seeds = [track.seed if track else int(seeds[-1]) for track in tracks]
+            policy.reset(np.array(told_rows, np.int64), np.array([all_seeds[row] for row in told_rows], np.int64))
+
+
+def _together(shown: Sequence[Answer | None]) -> tuple[FrameArray, dict[str, Any]]:
+    """Frames and info of all rows, as Gymnasium's vector environments give them."""
+    some = next(answer for answer in shown if answer is not None)
+    answers = [answer or some for answer in shown]
+    batch: FrameVectorEnv = VectorEnv()
+    batch.num_envs = len(answers)
+    info: dict[str, Any] = {}
+    for row, answer in enumerate(answers):
+        info = batch._add_info(info, answer.info, row)
+    return np.stack([answer.frame for answer in answers]), info
+
+
+@contextmanager
+def open_envs(config: EnvConfig, num_envs: int, *, processes: bool = True) -> Iterator[FrameVectorEnv]:
+    """Environments that are closed whatever happens, Ctrl-C included."""
+    with interrupts_blocked():
+        envs = make_vec(config, num_envs, processes=processes)
+    complete = False
+    try:
+        yield envs
+        complete = True
+    finally:
+        # An interrupted step may have taken the answers of some workers only: waiting for the others would hang.
+        envs.close(terminate=not complete)
+
+
+def _extras(info: Mapping[str, Any], keys: Sequence[str], row: int) -> dict[str, Any]:
+    missing = [key for key in keys if key not in info or not info[f"_{key}"][row]]
+    if missing:
+        raise InputError(
+            f"extra keys {missing} are not in info, which has {sorted(info)}: leave them out of extra_keys"
+        )
+    return {key: info[key][row] for key in keys}

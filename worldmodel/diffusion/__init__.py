@@ -1,0 +1,1 @@
+"""What is noised and how, and what a model is trained to make of it."""
