@@ -108,7 +108,7 @@ class EnvConfig:
         if not isinstance(values, Mapping):
             raise InputError(f"environment config is {values!r:.80}: give an object with an 'id'")
         known = get_type_hints(cls)
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(map(str, set(values) - set(known)))
         if unknown or "id" not in values:
             raise InputError(f"environment config has unknown keys {unknown} or no 'id': known keys are {[*known]}")
         told: dict[str, Any] = {

@@ -499,6 +499,10 @@ FOUND: dict[str, Callable[[], Any]] = {
     "settings without a part": lambda: from_json(LoopSettings, {"dreamer": None}, RUN),
     "settings with a part of another type": lambda: from_json(LoopSettings, {"dreamer": []}, RUN),
     "settings with a list of another type": lambda: from_json(LoopSettings, {"actions": False}, RUN),
+    "settings with keys that are numbers": lambda: from_json(LoopSettings, {"ppo": {1: 2, "x": 3}}, RUN),
+    "a model's config with keys that are numbers": lambda: WorldModelConfig.from_dict({1: 2, "x": 3}),  # type: ignore[dict-item]
+    "a world's config with keys that are numbers": lambda: EnvConfig.from_dict({1: 2, "x": 3}),  # type: ignore[dict-item]
+    "keys of an action that are numbers": lambda: full_action({1: 2, "x": 3}),  # type: ignore[dict-item]
     "settings that are a list": lambda: from_json(LoopSettings, [], RUN),  # type: ignore[arg-type]
 }
 

@@ -273,3 +273,12 @@ def test_command_names_every_format(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_broken_is_told_apart_by_name() -> None:
     summary = Summary(2, 0, 1, (Broken("a.mp4", "it is cut off"),), 1, 10, 0.0)
     assert str(summary).splitlines()[-1] == "  skipped a.mp4: it is cut off"
+
+
+def test_what_a_file_says_in_lines_is_told_in_one(tmp_path: Path) -> None:
+    recordings.write_npz(tmp_path / "from" / "a.npz", **{"a\nb": np.zeros(2)})
+    options = ReadOptions(size=16)
+    (broken,) = convert(FORMATS["teco-dmlab"], tmp_path / "from", tmp_path / "to", options, progress=False).broken
+    assert broken.reason == f"{tmp_path / 'from' / 'a.npz'} has no actions, video, only a b: another format?"
+    with pytest.raises(InputError, match=r"only a b: another"):
+        convert(FORMATS["teco-dmlab"], tmp_path / "from", tmp_path / "to", options, strict=True, progress=False)

@@ -335,6 +335,6 @@ def _check_keys(
 ) -> None:
     if not isinstance(values, Mapping):
         raise InputError(f"{what} is {values!r:.80}: give an object of names and values")
-    unknown = sorted(set(values) - {f.name for f in fields(kind)})
+    unknown = sorted(map(str, set(values) - {f.name for f in fields(kind)}))
     if unknown:
         raise InputError(f"{what} has unknown keys {unknown}; it was written by another version")

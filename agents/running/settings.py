@@ -310,7 +310,8 @@ def _path(value: Any) -> Any:
 def _filled(kind: type[T], values: Any, source: Path) -> T:
     if not isinstance(values, Mapping):
         raise InputError(f"{source} has {values!r:.80} for {kind.__name__}: choose another --out")
-    if unknown := sorted(set(values) - {f.name for f in fields(kind)}):  # type: ignore[arg-type]
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(" ".join(str(key).split()) for key in set(values) - known):
         raise InputError(
             f"{source} was written by another script or version (it has {', '.join(unknown)}): "
             "continue the run with that one, or choose another --out"

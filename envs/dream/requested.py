@@ -36,7 +36,7 @@ def asked(
     `DreamVectorEnv.reset` says what they mean. Raises InputError, naming option and row, for what cannot be meant.
     """
     options = options or {}
-    if unknown := sorted(set(options) - set(OPTIONS)):
+    if unknown := sorted(map(str, set(options) - set(OPTIONS))):
         raise InputError(f"reset(options=...) has an unknown '{unknown[0]}': give some of {', '.join(OPTIONS)}")
     if options.get(LENGTH) is not None and options.get(FRAMES) is None:
         raise InputError(f"reset(options=...): '{LENGTH}' goes with '{FRAMES}'")
@@ -67,7 +67,7 @@ def asked_told(options: Mapping[str, Any] | None, rows: NDArray[np.bool_], confi
     if given is None:
         return {}
     parts = {part.key: part for part in config.told}
-    if not isinstance(given, Mapping) or (unknown := sorted(set(given) - set(parts))):
+    if not isinstance(given, Mapping) or (unknown := sorted(map(str, set(given) - set(parts)))):
         got = f"'{unknown[0]}'" if isinstance(given, Mapping) else type(given).__name__
         raise InputError(
             f"'{TOLD}' in reset(options=...) must be a dictionary with keys that the world model is told, "

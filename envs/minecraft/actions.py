@@ -109,7 +109,7 @@ def full_action(action: Action) -> dict[str, Any]:
 
     Raises InputError for other keys, values of buttons other than 0 and 1, and a camera that is not two finite numbers.
     """
-    unknown = sorted(set(action) - {*BUTTONS, "camera"})
+    unknown = sorted(map(str, set(action) - {*BUTTONS, "camera"}))
     if unknown:
         raise InputError(f"unknown keys {unknown} in an action: it may have 'camera' and the buttons {BUTTONS}")
     result: dict[str, Any] = {}

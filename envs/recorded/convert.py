@@ -147,8 +147,10 @@ def _read(recording: Recording, source: Source, options: ReadOptions) -> Iterato
     """As `Recording.read`; a recording is whatever others wrote, and libraries raise whatever they do about it."""
     try:
         yield from recording.read(source, options)
-    except (InputError, MissingExtraError):
+    except MissingExtraError:
         raise
+    except InputError as error:  # what libraries say of a file may have lines of the file in it
+        raise InputError(" ".join(str(error).splitlines())) from error
     except Exception as error:
         said = " ".join(str(error).split())
         raise InputError(f"{source.path} cannot be read ({type(error).__name__}: {said:.200})") from error
