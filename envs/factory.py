@@ -140,13 +140,22 @@ def trusted(config: EnvConfig, source: str) -> EnvConfig:
 
     Modules of this package and those that the program has imported are known.
     """
-    module = config.id.rpartition(":")[0]
-    if module and module not in sys.modules and module.partition(".")[0] != "envs":
+    module = module_of(config.id)
+    if module and module not in sys.modules and module.partition(".")[0] != "lssvwm":
         raise InputError(
             f"{source} names the environment '{config.id}', and making it would run the module '{module}': import that "
             "module first, if you trust it"
         )
     return config
+
+
+def module_of(env_id: str) -> str:
+    """The module that `module:id` has imported, "" for none.
+
+    Files of before have our ids behind the module `envs`, which may now be another package's.
+    """
+    module, _, name = env_id.rpartition(":")
+    return "lssvwm" if module == "envs" and name.startswith("lssvwm/") else module
 
 
 def is_minigrid(env_id: str) -> bool:
@@ -238,7 +247,7 @@ def find_spec(env_id: str) -> EnvSpec:
 
     Raises InputError where there is no such module or id, MissingExtraError where an extra of ours would bring it.
     """
-    module, _, name = env_id.rpartition(":")
+    module, name = module_of(env_id), env_id.rpartition(":")[2]
     if is_minigrid(env_id):
         require("minigrid", "minigrid", "MiniGrid environments")
     if module:

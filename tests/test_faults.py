@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -118,6 +119,20 @@ def test_a_file_cannot_have_a_module_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert "evilmod" not in sys.modules
     for known in ("CartPole-v1", "lssvwm:lssvwm/MemoryMaze-9x9-v0", f"{__name__}:Foo-v0"):
         assert trusted(EnvConfig(known), "checkpoint").id == known
+
+
+def test_the_name_of_before_imports_no_package_of_others(tmp_path: Path) -> None:
+    """In a folder that has an `envs` of its own, as an installed package is used."""
+    (tmp_path / "envs.py").write_text("raise SystemExit('it ran')")
+    (tmp_path / "lssvwm").symlink_to(Path(__file__).parent.parent / "lssvwm")
+    code = (
+        "from lssvwm.envs.factory import EnvConfig, find_spec, trusted\n"
+        "print(find_spec(trusted(EnvConfig('envs:lssvwm/MemoryMaze-9x9-v0'), 'a checkpoint').id).id)\n"
+        "trusted(EnvConfig('envs:Foo-v0'), 'a checkpoint')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "lssvwm/MemoryMaze-9x9-v0\n", done.stderr
+    assert "making it would run the module 'envs'" in done.stderr.splitlines()[-1]
 
 
 def whole(path: Path, **more: Any) -> None:

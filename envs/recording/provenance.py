@@ -45,7 +45,7 @@ class Source:
         versions = {"lssvwm": __version__, "gymnasium": gym.__version__}
         entry = getattr(gym.registry.get(config.id.rpartition(":")[2]), "entry_point", None)
         package = entry.partition(".")[0].partition(":")[0] if isinstance(entry, str) else ""
-        if package not in ("", "envs", "gymnasium"):
+        if package not in ("", "lssvwm", "gymnasium"):
             try:
                 versions[package] = metadata.version(package)
             except metadata.PackageNotFoundError:
