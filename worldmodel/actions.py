@@ -7,8 +7,8 @@ vector (A,) of float32, NaN for none, in all other cases: choices as their index
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -185,21 +185,6 @@ def told(actions: ActionSpec) -> dict[str, Any]:
     """The fields of a model's configuration that say what its actions are."""
     parts = () if actions.count or not actions.bounded else actions.parts
     return {"num_actions": actions.count, "action_size": actions.size, "action_parts": parts}
-
-
-def read_parts(values: Any) -> Any:
-    """Parts as JSON has them, read; what is no list is left to whoever checks it."""
-    if not isinstance(values, list | tuple):
-        return values
-    return tuple(_read(part) if isinstance(part, Mapping) else part for part in values)
-
-
-def _read(values: Mapping[str, Any]) -> ActionPart:
-    known = {field.name for field in fields(ActionPart)}
-    if not {"kind"} <= values.keys() <= known:
-        raise InputError(f"action_parts: a part has the keys {sorted(values)}, known are {sorted(known)}")
-    parts: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return ActionPart(**parts)
 
 
 def _told(part: ActionPart) -> str:

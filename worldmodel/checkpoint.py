@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lssvwm.worldmodel.common.atomic import replace
-from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError, one_line
 from lssvwm.worldmodel.common.precision import use_policy
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.model import WorldModel
@@ -134,9 +134,8 @@ def taking_up(path: Path) -> Iterator[None]:
     except (InputError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}: {said:.200}): it is damaged or of another version; "
+            f"{path} cannot be read ({type(error).__name__}: {one_line(error)}): it is damaged or of another version; "
             "delete it to start this part again"
         ) from error
 

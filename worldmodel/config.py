@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
-from lssvwm.worldmodel.actions import ActionPart, ActionSpec, read_parts
-from lssvwm.worldmodel.common.errors import InputError, check_fields
-from lssvwm.worldmodel.told import ToldPart, read_told
+from lssvwm.worldmodel.actions import ActionPart, ActionSpec
+from lssvwm.worldmodel.common.errors import InputError, check_fields, read_parts
+from lssvwm.worldmodel.told import ToldPart, read_told, size_of
 
 Scan = Literal["blockwise", "whole-frame", "none"]
 Target = Literal["x", "v", "eps"]
@@ -277,7 +277,7 @@ class WorldModelConfig:
     @property
     def told_size(self) -> int:
         """Numbers of what every frame is told."""
-        return sum(part.size for part in self.told)
+        return size_of(self.told)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -313,7 +313,7 @@ class WorldModelConfig:
         """Inverse of `to_dict`. An unknown key is an `InputError` that names it."""
         _check_keys(cls, values, "world model config")
         values = {**OLDER, **values}
-        values["action_parts"] = read_parts(values.get("action_parts", ()))
+        values["action_parts"] = read_parts(ActionPart, values.get("action_parts", ()), "action_parts", "kind")
         values["told"] = read_told(values.get("told", ()))
         if isinstance(tiles := values.get("tiles"), list | tuple):
             values["tiles"] = tuple(tuple(tile) if isinstance(tile, list) else tile for tile in tiles)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.common.errors import InputError, check_fields, read_parts
 
 MOST = 64
 """Words of a text, or numbers of a vector, that can be told."""
@@ -94,6 +94,16 @@ class ToldPart:
         return flat
 
 
+def size_of(parts: Sequence[ToldPart]) -> int:
+    """G, the numbers that stand for all of them."""
+    return sum(part.size for part in parts)
+
+
+def read_told(values: Any) -> Any:
+    """The parts of a configuration as JSON has them (`read_parts`)."""
+    return read_parts(ToldPart, values, "told", "key")
+
+
 def words_of(text: str) -> list[str]:
     """Words and points of a text, as they are written."""
     return _WORD.findall(text)
@@ -163,7 +173,7 @@ def told_now(
 
     Of rows that it tells nothing, `last` (N, G) holds; without that, an InputError that names the key.
     """
-    told = np.zeros((rows, sum(part.size for part in parts)), np.float32) if last is None else np.array(last)
+    told = np.zeros((rows, size_of(parts)), np.float32) if last is None else np.array(last)
     begin = 0
     for part in parts:
         has = np.asarray(info[f"_{part.key}"] if f"_{part.key}" in info else [part.key in info] * rows, bool)
@@ -188,18 +198,3 @@ def told_apart(numbers: NDArray[np.float32], parts: Sequence[ToldPart]) -> dict[
         found[part.key] = np.array(values, object if text else np.float32).reshape(len(values), *part.shape[text:])
         begin += part.size
     return found
-
-
-def read_told(values: Any) -> Any:
-    """Parts as JSON has them, read; what is no list is left to whoever checks it."""
-    if not isinstance(values, list | tuple):
-        return values
-    return tuple(_read(part) if isinstance(part, Mapping) else part for part in values)
-
-
-def _read(values: Mapping[str, Any]) -> ToldPart:
-    known = {field.name for field in fields(ToldPart)}
-    if not {"key"} <= values.keys() <= known:
-        raise InputError(f"told: a part has the keys {sorted(values)}, known are {sorted(known)}")
-    parts: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return ToldPart(**parts)

@@ -20,11 +20,11 @@ from lssvwm.worldmodel.checkpoint import read_state, taking_up
 from lssvwm.worldmodel.common.atomic import replace
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.loggers import Scalars
-from lssvwm.worldmodel.common.stepping import run_steps, settled
+from lssvwm.worldmodel.common.stepping import Alone, run_steps, settled
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.layers.conditioning import no_actions
 from lssvwm.worldmodel.model import WorldModel
-from lssvwm.worldmodel.told import told_in
+from lssvwm.worldmodel.told import size_of, told_in
 from lssvwm.worldmodel.training import check_same
 
 STATE = "cloning.pt"
@@ -88,15 +88,12 @@ class Lessons:
     last: Tensor  # (E, F) features of the last frames
 
 
-class Cloner:
+class Cloner(Alone):
     """Trains an `ActorCritic` on the episodes of `store` as `model` sees them; continues exactly from `cloning.pt`.
 
     The world model watches whole episodes from their first frame, as it does in play, and so what the actor reads
     holds all that was remembered. That happens once, before the first batch: F numbers per frame stay in memory.
     """
-
-    alone = True
-    """One process does all of it."""
 
     def __init__(
         self,
@@ -178,10 +175,6 @@ class Cloner:
         self.whole = True
         return {name: figure.detach() for name, figure in figures.items()}
 
-    def agree(self, number: int) -> int:
-        """One process does all of it."""
-        return number
-
     def save(self) -> None:
         """Write the policy and all that is needed to continue it; `load_agent` reads it too."""
         self.out.mkdir(parents=True, exist_ok=True)
@@ -227,21 +220,20 @@ def watch(model: WorldModel, store: EpisodeStore, names: Sequence[str], config: 
     length_of = dict(zip(store.names, store.lengths.tolist(), strict=True))
     waiting = sorted(names, key=lambda name: length_of[name])  # little of a batch is padding then
     parts: list[Lessons] = []
+    to_tell = model.config.told
     for begin in range(0, len(waiting), config.rows):
         episodes = [store.read(name) for name in waiting[begin : begin + config.rows]]
         longest = max(len(episode.image) for episode in episodes)
         frames = torch.zeros(len(episodes), longest, *episodes[0].image.shape[1:], dtype=torch.uint8)
         actions = no_actions(model.config, len(episodes) * longest, torch.device("cpu"))
         actions = actions.view(len(episodes), longest, *actions.shape[1:])
-        for row, episode in enumerate(episodes):
-            frames[row, : len(episode.image)] = torch.tensor(episode.image)
-            actions[row, : len(episode.image)] = torch.tensor(episode.action)
-        to_tell = model.config.told
-        goals = torch.zeros(*frames.shape[:2], sum(part.size for part in to_tell))
+        goals = torch.zeros(*frames.shape[:2], size_of(to_tell))
         for row, (name, episode) in enumerate(zip(waiting[begin:], episodes, strict=False)):
+            count = len(episode.image)
+            frames[row, :count] = torch.tensor(episode.image)
+            actions[row, :count] = torch.tensor(episode.action)
             if to_tell:
-                told = told_in(episode.extras, len(episode.image), to_tell, name)
-                goals[row, : len(told)] = torch.from_numpy(told)
+                goals[row, :count] = torch.from_numpy(told_in(episode.extras, count, to_tell, name))
         memory, segments = model.empty(len(episodes)), []
         for first in range(0, longest, config.length):
             span = slice(first, first + config.length)

@@ -28,7 +28,7 @@ from lssvwm.worldmodel.checkpoint import read_state, taking_up
 from lssvwm.worldmodel.common.atomic import replace
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.loggers import Scalars
-from lssvwm.worldmodel.common.stepping import rewinding, run_steps, settled
+from lssvwm.worldmodel.common.stepping import Alone, rewinding, run_steps, settled
 from lssvwm.worldmodel.model import WorldModel, weights_from
 from lssvwm.worldmodel.pessimism import Pessimism
 from lssvwm.worldmodel.sampling import Sampler, Sampling
@@ -41,15 +41,12 @@ LARGEST_ENTROPY = 1.0
 """The weight stops here: that of an advantage as large as the spread of returns."""
 
 
-class Dreamer:
+class Dreamer(Alone):
     """Trains an `ActorCritic` in the dreams of `model`; `out` receives `policy.pt`, from which it continues exactly.
 
     Where contexts are streamed and the memory of their readers exceeds `LARGEST_SAVED`, they read again: to rounding.
     It can be trained in portions, while the store grows and the world model learns: see `use`.
     """
-
-    alone = True
-    """One process does all of it."""
 
     def __init__(
         self,
@@ -156,10 +153,6 @@ class Dreamer:
             self.agent.train()
         with rewinding(self.data_generator, self.noise_generator), self.contexts.rewinding():
             return self.learn(self.dream())
-
-    def agree(self, number: int) -> int:
-        """One process does all of it."""
-        return number
 
     def dream(self) -> Dreams:
         """Let the rows read on and follow the current policy from there through the imagination."""

@@ -28,7 +28,7 @@ from lssvwm.worldmodel.checkpoint import load_weights, read_state, taking_up
 from lssvwm.worldmodel.common.atomic import replace
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.loggers import Scalars
-from lssvwm.worldmodel.common.stepping import Figures, run_steps, settled
+from lssvwm.worldmodel.common.stepping import Alone, Figures, run_steps, settled
 from lssvwm.worldmodel.model import weights_from
 from lssvwm.worldmodel.told import ToldPart
 from lssvwm.worldmodel.training import check_same
@@ -82,7 +82,7 @@ class PPOConfig:
             )
 
 
-class PPO:
+class PPO(Alone):
     """Trains a `RecurrentNet` in `envs`; `out` receives `ppo.pt`, from which it continues exactly.
 
     envs: `config.rows` rows that do not reset themselves (`envs.make_vec`, `DreamVectorEnv(..., context_info=True,
@@ -95,9 +95,6 @@ class PPO:
     Episodes in dreams begin with a context: the recurrent state is warmed up on all of it (R2D2, section 3, "burn-in";
     but gradients reach its last frames). Raises InputError for environments that it cannot learn in.
     """
-
-    alone = True
-    """One process does all of it."""
 
     def __init__(
         self,
@@ -171,10 +168,6 @@ class PPO:
             speed = rollout.rewards.numel() / (time.perf_counter() - began)
             self._log({"charts": {**episodes, "SPS": speed}, "losses": {k: float(v) for k, v in losses.items()}})
         return {**losses, **episodes}
-
-    def agree(self, number: int) -> int:
-        """One process does all of it."""
-        return number
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
         """Several epochs of clipped policy-gradient and critic steps on one rollout (PPO, equations 7 and 9)."""

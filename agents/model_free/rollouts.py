@@ -24,7 +24,7 @@ from lssvwm.agents.dreamer.action_head import allowed_in
 from lssvwm.agents.model_free.recurrent import RecurrentNet
 from lssvwm.agents.model_free.resuming import Moved, ResumableRows
 from lssvwm.worldmodel.layers.conditioning import withhold
-from lssvwm.worldmodel.told import told_now
+from lssvwm.worldmodel.told import size_of, told_now
 
 REWARDED = 0.05
 """What a reward must exceed to count as success when it ends an episode; those of dreams are never exactly nothing."""
@@ -148,7 +148,7 @@ class Collector:
         self.observations: Tensor | None = None  # of every row, after the last step
         self.allowed: Tensor | None = None  # (N, n) bool, after those observations; None without masks
         self.led_here = net.no_actions(count)
-        self.told = torch.zeros(count, sum(part.size for part in net.config.told), device=net.device)
+        self.told = torch.zeros(count, size_of(net.config.told), device=net.device)
         self.finished = Finished(count)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from lssvwm.agents.report.now import Now, now
 from lssvwm.agents.report.page import Report, write_page
 from lssvwm.agents.report.run import JUDGED, Shown, report_of, show
 from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS, load_checkpoint, load_weights
+from lssvwm.worldmodel.common.errors import one_line
 from lssvwm.worldmodel.common.progress import Place, listening
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.model import WorldModel, weights_from
@@ -107,7 +108,7 @@ class Growing:
         try:
             write()
         except Exception as error:  # whatever it is, hours of training are worth more than a look at them
-            said = " ".join(f"{type(error).__name__}: {error}".split())
+            said = one_line(f"{type(error).__name__}: {error}", None)
             tqdm.write(f"the report so far was not written, the run goes on: {said}", file=sys.stderr)
         self.written = time.monotonic()
         self.cost = self.written - begin

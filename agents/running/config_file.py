@@ -13,7 +13,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from lssvwm.agents.running.settings import DERIVED, UNSAVED
-from lssvwm.worldmodel.common.errors import InputError, check_value
+from lssvwm.worldmodel.common.errors import InputError, check_value, one_line
 
 T = TypeVar("T")
 
@@ -51,8 +51,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"--config {path} cannot be read ({error.strerror}): name a YAML or JSON file") from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"--config {path} is no YAML: {said:.200}; write lines of `name: value`") from error
+        raise InputError(f"--config {path} is no YAML: {one_line(error)}; write lines of `name: value`") from error
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):

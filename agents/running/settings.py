@@ -21,7 +21,7 @@ from lssvwm.agents.running.probe import Probe
 from lssvwm.agents.running.trackers import Log
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.worldmodel.actions import ActionPart, told
-from lssvwm.worldmodel.common.errors import InputError, check_value
+from lssvwm.worldmodel.common.errors import InputError, check_value, one_line
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.told import ToldPart
 from lssvwm.worldmodel.training import HeadsConfig, TrainingConfig
@@ -311,7 +311,7 @@ def _filled(kind: type[T], values: Any, source: Path) -> T:
     if not isinstance(values, Mapping):
         raise InputError(f"{source} has {values!r:.80} for {kind.__name__}: choose another --out")
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(" ".join(str(key).split()) for key in set(values) - known):
+    if unknown := sorted(one_line(key, None) for key in set(values) - known):
         raise InputError(
             f"{source} was written by another script or version (it has {', '.join(unknown)}): "
             "continue the run with that one, or choose another --out"

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from lssvwm.worldmodel.checkpoint import read_json
 from lssvwm.worldmodel.common.atomic import write_json
-from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.common.errors import InputError, one_line, require
 from lssvwm.worldmodel.common.loggers import Logger, TensorBoardLogger
 from lssvwm.worldmodel.reporting.video import Pixels, encode_gif
 
@@ -85,7 +85,7 @@ class Wandb:
                 settings=wandb.Settings(console="off", disable_git=True, disable_code=True),
             )
         except wandb.errors.Error as error:
-            raise InputError(f"--log wandb: {_line(error)}; use `wandb login`, or set WANDB_MODE=offline") from error
+            raise InputError(f"--log wandb: {one_line(error)}; use `wandb login`, or set WANDB_MODE=offline") from error
         if not known:
             write_json(kept, {"id": self.run.id, "project": self.run.project})
 
@@ -135,7 +135,7 @@ class Trackio:
                     project=PROJECT, name=known["name"], resume="allow", config=dict(settings), embed=False
                 )
         except (ValueError, OSError) as error:
-            raise InputError(f"--log trackio: {_line(error)}") from error
+            raise InputError(f"--log trackio: {one_line(error)}") from error
         write_json(kept, {"name": self.run.name, "project": PROJECT})
 
     def part(self, name: str, step: int) -> Grouped:
@@ -189,7 +189,7 @@ class Mlflow:
             mend = (
                 "" if known is None else f"; set MLFLOW_TRACKING_URI as it was, or delete {kept} to begin another run"
             )
-            raise InputError(f"--log mlflow: {_line(error)}{mend}") from error
+            raise InputError(f"--log mlflow: {one_line(error)}{mend}") from error
 
     def _created(self, out: Path, artifacts: str | None, settings: Mapping[str, Any]) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
@@ -260,10 +260,6 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _shown(value: float | bytes, video: Callable[[bytes], Any]) -> Any:
     return video(value) if isinstance(value, bytes) else value
-
-
-def _line(error: Exception) -> str:
-    return f"{' '.join(str(error).split()):.200}"
 
 
 TRACKERS: Mapping[Log, Callable[[Path, Mapping[str, Any]], Tracker]] = {

@@ -15,7 +15,7 @@ SCAN = {"float32": 1e-2, "bfloat16": 3e-2}
 """Largest error over the largest entry; products of float32 are taken in TF32."""
 ATTENTION = {"float32": 1e-2, "bfloat16": 3e-2}
 MOST_GRAPHS = 24
-"""Compilations of FlexAttention over all that is asked of it here; past `windows.GRAPHS` there would be no kernel."""
+"""Compilations of FlexAttention over all that is asked of it here; past `runtime.SHAPES` there would be no kernel."""
 
 
 def scans(setting: Setting, sheet: Sheet, *, chunk: int, dtype: str, state: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.autograd import DeviceType
@@ -14,7 +15,7 @@ from benchmarks.gpu.speed import frames, trainer_of
 from benchmarks.gpu.timing import settle
 from benchmarks.gpu.worlds import config_of, model_of
 from lssvwm.worldmodel import Runtime, Sampler, Sampling
-from lssvwm.worldmodel.layers.runtime import ScanKind
+from lssvwm.worldmodel.layers.runtime import ScanChoice, ScanKind
 
 STEPS = 2
 
@@ -23,13 +24,7 @@ def look(setting: Setting, sheet: Sheet, *, scan: ScanKind) -> None:
     """Busy time, number of kernels and the most expensive ones; the tables are in the log."""
     sizes = [("memory-maze", 16, 128), ("small", 16, 64)]
     for name, batch, length in [("small", 2, 8)] if setting.rehearse else sizes:
-        begin = time.monotonic()
-        trainer = trainer_of(name, length, batch, setting)
-        trainer.model.backbone.use(Runtime(scan=scan))
-        trainer.train_step()
-        settle(setting.device)
-        sheet.note(f"first step of {name}", time.monotonic() - begin, "s")
-        tell(sheet, f"training {name}, {batch} x {length} frames", trainer.train_step, setting)
+        training(name, batch, length, sheet, setting, scan=scan)
     if scan == "triton":
         return
     rows = 2 if setting.rehearse else 256
@@ -41,12 +36,20 @@ def look(setting: Setting, sheet: Sheet, *, scan: ScanKind) -> None:
 
 def compiled(setting: Setting, sheet: Sheet) -> None:
     """The same with the layers compiled."""
+    training("memory-maze", 16, 8 if setting.rehearse else 128, sheet, setting, compile=True)
+
+
+def training(
+    name: str, batch: int, length: int, sheet: Sheet, setting: Setting, *, scan: ScanChoice = "auto", **changes: Any
+) -> None:
+    """How long the first step takes, and a profile of later ones."""
     begin = time.monotonic()
-    trainer = trainer_of("memory-maze", 8 if setting.rehearse else 128, 16, setting, compile=True)
+    trainer = trainer_of(name, length, batch, setting, **changes)
+    trainer.model.backbone.use(Runtime(scan=scan))
     trainer.train_step()
     settle(setting.device)
-    sheet.note("first step of memory-maze", time.monotonic() - begin, "s")
-    tell(sheet, "training memory-maze, 16 clips", trainer.train_step, setting)
+    sheet.note(f"first step of {name}", time.monotonic() - begin, "s")
+    tell(sheet, f"training {name}, {batch} x {length} frames", trainer.train_step, setting)
 
 
 def tell(sheet: Sheet, what: str, step: Callable[[], object], setting: Setting) -> None:

@@ -26,6 +26,8 @@ from lssvwm.worldmodel.layers.scan import even_chunk, scan_chunked
 from lssvwm.worldmodel.layers.triton_scan import scan_triton
 
 ROWS = (256, 1, 32, 1024)
+FRAMES = {"memory-maze": 4096, "small": 1024, "base": 512, "paper": 256}
+"""Of one training step."""
 SHARE_OF_MEMORY = 0.3
 """Largest share of the device that the memory of all rows may take: a step holds it two or three times."""
 
@@ -185,11 +187,7 @@ def training(setting: Setting, sheet: Sheet) -> None:
         if setting.left < 6:
             sheet.not_run(f"{name}, {length} frames, and what follows", "no time was left")
             return
-        batch = (
-            2
-            if setting.rehearse
-            else max(1, {"memory-maze": 64, "small": 16, "base": 8, "paper": 4}[name] * 64 // length)
-        )
+        batch = 2 if setting.rehearse else max(1, FRAMES[name] // length)
         while batch:
             try:
                 train(name, length, batch, rate, setting, sheet)

@@ -30,9 +30,11 @@ def asked(
     store: EpisodeStore,
     config: WorldModelConfig,
     dream: DreamOptions,
+    told: Mapping[int, Told],
 ) -> dict[int, Start]:
     """Where those of `rows` (N,) begin for which `options` of `reset` say so; others are not in the answer.
 
+    `told` is what `asked_told` finds in the same options.
     `DreamVectorEnv.reset` says what they mean. Raises InputError, naming option and row, for what cannot be meant.
     """
     options = options or {}
@@ -41,7 +43,6 @@ def asked(
     if options.get(LENGTH) is not None and options.get(FRAMES) is None:
         raise InputError(f"reset(options=...): '{LENGTH}' goes with '{FRAMES}'")
     given = {key: _per_row(key, options.get(key), len(rows)) for key in _PLACES}
-    told = asked_told(options, rows, config)
     starts: dict[int, Start] = {}
     for row in np.flatnonzero(rows).tolist():
         frames, actions, length, episode, start = (given[key][row] for key in _PLACES)

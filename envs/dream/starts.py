@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lssvwm.envs.dream.options import WHOLE, DreamOptions
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.told import ToldPart
+from lssvwm.worldmodel.told import ToldPart, size_of
 
 
 class Begin(NamedTuple):
@@ -43,7 +43,7 @@ def telling(start: Start, told: Told, parts: Sequence[ToldPart]) -> Start:
     """The same with other goals, with every frame: keys that are not in `told` keep theirs."""
     if not told:
         return start
-    shape = (*start.clips.mask.shape, sum(part.size for part in parts))
+    shape = (*start.clips.mask.shape, size_of(parts))
     kept = torch.zeros(shape) if start.clips.told is None else start.clips.told
     columns = [
         torch.from_numpy(told[part.key]).expand(*shape[:2], -1) if part.key in told else column

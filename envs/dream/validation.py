@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lssvwm.worldmodel.actions import ActionPart, ActionSpec
-from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError, one_line
 
 
 def check_actions(actions: Any, rows: int, space: ActionSpec, device: torch.device) -> Tensor:
@@ -59,8 +59,7 @@ def _tensor(given: Any, name: str) -> Tensor:
     try:
         return torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # text, objects, lists of different lengths
-        got = " ".join(repr(given).split())
-        raise InputError(f"{name} must be numbers, got {got:.200}") from error
+        raise InputError(f"{name} must be numbers, got {one_line(repr(given))}") from error
 
 
 def check_mask(name: str, mask: Any, rows: int, *, some: bool = False) -> NDArray[np.bool_]:
@@ -72,8 +71,8 @@ def check_mask(name: str, mask: Any, rows: int, *, some: bool = False) -> NDArra
     except ValueError:  # lists of different lengths
         checked = np.array(None)
     if checked.shape != (rows,) or checked.dtype != np.bool_ or (some and not checked.any()):
-        got = " ".join(repr(mask).split())
-        raise InputError(f"{name} must be bool ({rows},){' with at least one True' * some}, got {got:.200}")
+        got = one_line(repr(mask))
+        raise InputError(f"{name} must be bool ({rows},){' with at least one True' * some}, got {got}")
     return checked
 
 

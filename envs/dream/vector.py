@@ -201,7 +201,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         first = not self._dreams.begun
         rows = np.ones(self.num_envs, bool) if first else rows
         told = asked_told(options, rows, self.model.config)
-        where = asked(options, rows, self.store, self.model.config, self.options)
+        where = asked(options, rows, self.store, self.model.config, self.options, told)
         seeds = check_seeds(seed, self.num_envs)
         super().reset(seed=int(seed) if isinstance(seed, int | np.integer) else None)
         if first:

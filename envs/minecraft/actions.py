@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError, one_line
 
 BUTTONS = (
     "attack",
@@ -116,12 +116,12 @@ def full_action(action: Action) -> dict[str, Any]:
     for button in BUTTONS:
         value = _array(action.get(button, 0))
         if value.size != 1 or value.item() not in (0, 1):
-            raise InputError(f"'{button}' of an action is {_line(action[button])}: a button is 0 or 1")
+            raise InputError(f"'{button}' of an action is {one_line(repr(action[button]))}: a button is 0 or 1")
         result[button] = int(value.item())
     camera = _array(action.get("camera", (0.0, 0.0)))
     if camera.shape != (2,) or camera.dtype.kind not in "iuf" or not np.isfinite(camera).all():
         raise InputError(
-            f"'camera' of an action is {_line(action['camera'])}: give pitch and yaw, two numbers of degrees"
+            f"'camera' of an action is {one_line(repr(action['camera']))}: give pitch and yaw, two numbers of degrees"
         )
     result["camera"] = camera.astype(np.float64)
     return result
@@ -132,10 +132,6 @@ def _array(value: Any) -> NDArray[Any]:
         return np.asarray(value)
     except ValueError:  # lists of different lengths
         return np.asarray(None)
-
-
-def _line(value: Any) -> str:
-    return f"{' '.join(repr(value).split()):.200}"
 
 
 def dict_action_space() -> spaces.Dict:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lssvwm.envs.recorded.interface import NONE, RECORDED, VIDEOS, ReadOptions, Recording, Source
 from lssvwm.envs.recorded.journal import Done, Journal, opened
 from lssvwm.worldmodel.common.atomic import sync_folder
-from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.common.errors import InputError, MissingExtraError, one_line
 from lssvwm.worldmodel.common.stepping import deferred_interrupts
 from lssvwm.worldmodel.episodes.data import Episode, check_episode
 from lssvwm.worldmodel.episodes.files import SUFFIX, header_of, write_episode
@@ -152,8 +152,8 @@ def _read(recording: Recording, source: Source, options: ReadOptions) -> Iterato
     except InputError as error:  # what libraries say of a file may have lines of the file in it
         raise InputError(" ".join(str(error).splitlines())) from error
     except Exception as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{source.path} cannot be read ({type(error).__name__}: {said:.200})") from error
+        said = one_line(error)
+        raise InputError(f"{source.path} cannot be read ({type(error).__name__}: {said})") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lssvwm.envs.recorded.interface import Fit
-from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.common.errors import InputError, one_line, require
 
 Frame = NDArray[np.uint8]
 """(h, w, 3), top row first, RGB."""
@@ -73,8 +73,8 @@ def picture(data: Any, source: str) -> Frame:
         with Image.open(io.BytesIO(data)) as shown:
             return np.asarray(shown.convert("RGB"))
     except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{source} is no picture ({said:.100}): copy or download the data set again") from error
+        said = one_line(error, 100)
+        raise InputError(f"{source} is no picture ({said}): copy or download the data set again") from error
 
 
 def rate_of(path: Path) -> float | None:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from lssvwm.envs.policy import Actions
 from lssvwm.worldmodel.actions import NO_ACTION, ActionPart, ActionSpec, Number
-from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError, one_line
 
 
 def spec_of(space: spaces.Space[Any], name: str) -> ActionSpec:
@@ -30,8 +30,8 @@ def spec_of(space: spaces.Space[Any], name: str) -> ActionSpec:
 @functools.singledispatch
 def _part(space: spaces.Space[Any], key: str, name: str) -> ActionPart:
     raise InputError(
-        f"{_where(key, name)} the action space {_line(space)}: Discrete, Box, MultiDiscrete, MultiBinary and a Dict of "
-        "these are supported, wrap it to one of them"
+        f"{_where(key, name)} the action space {one_line(space, None)}: Discrete, Box, MultiDiscrete, MultiBinary and "
+        "a Dict of these are supported, wrap it to one of them"
     )
 
 
@@ -46,8 +46,8 @@ def _box(space: spaces.Box, key: str, name: str) -> ActionPart:
     low, high = space.low.ravel(), space.high.ravel()
     if space.dtype is None or space.dtype.kind != "f" or not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise InputError(
-            f"{_where(key, name)} actions in {_line(space)}: wrap it so that they are floating and have finite bounds, "
-            "for example with gymnasium.wrappers.TransformAction"
+            f"{_where(key, name)} actions in {one_line(space, None)}: wrap it so that they are floating and have "
+            "finite bounds, for example with gymnasium.wrappers.TransformAction"
         )
     bounds = (tuple(map(float, low)), tuple(map(float, high)))
     return ActionPart("box", space.shape, (), *bounds, _number(space), key)
@@ -133,11 +133,9 @@ def _number(space: spaces.Space[Any]) -> Number:
 
 def _from_zero(start: Any, key: str, name: str) -> None:
     if np.any(start):
-        raise InputError(f"{_where(key, name)} actions that begin at {_line(start)}: wrap it so that they begin at 0")
-
-
-def _line(told: Any) -> str:
-    return " ".join(str(told).split())
+        raise InputError(
+            f"{_where(key, name)} actions that begin at {one_line(start, None)}: wrap it so that they begin at 0"
+        )
 
 
 def _where(key: str, name: str) -> str:

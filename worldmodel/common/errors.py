@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
@@ -53,6 +55,28 @@ def _fits(value: Any, wanted: Any) -> bool:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and -sys.float_info.max <= value <= sys.float_info.max
     return type(value) is int if wanted is int else isinstance(value, wanted)
+
+
+def one_line(told: object, most: int | None = 200) -> str:
+    """What somebody else says, in a line of at most `most` characters (None: all), for a message of ours."""
+    return " ".join(str(told).split())[:most]
+
+
+def read_parts(kind: type[Any], values: Any, name: str, needed: str) -> Any:
+    """A list of dataclasses `kind` as JSON has them, read; what is no list is left to whoever checks it.
+
+    Raises InputError, which says `name`, for a part without the key `needed` or with one that `kind` does not know.
+    """
+    if not isinstance(values, list | tuple):
+        return values
+    known = {field.name for field in fields(kind)}
+
+    def read(part: Mapping[str, Any]) -> Any:
+        if not {needed} <= part.keys() <= known:
+            raise InputError(f"{name}: a part has the keys {sorted(part)}, known are {sorted(known)}")
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in part.items()})
+
+    return tuple(read(part) if isinstance(part, Mapping) else part for part in values)
 
 
 def require(module: str, extra: str, purpose: str) -> Any:

@@ -68,6 +68,16 @@ class Stepwise(Protocol):
         ...
 
 
+class Alone:
+    """What `Stepwise` asks of work that one process does all of."""
+
+    alone = True
+
+    def agree(self, number: int) -> int:
+        """Nobody else has a number."""
+        return number
+
+
 def run_steps(
     work: Stepwise,
     until: int,

@@ -28,7 +28,7 @@ from lssvwm.worldmodel.episodes.files import (
 )
 from lssvwm.worldmodel.episodes.reader import Reader
 from lssvwm.worldmodel.episodes.stream import Place
-from lssvwm.worldmodel.told import ToldPart
+from lssvwm.worldmodel.told import ToldPart, size_of
 
 _log = logging.getLogger(__name__)
 
@@ -286,8 +286,7 @@ class EpisodeStore:
         terminated = np.zeros((batch, length), np.bool_)
         mask = np.zeros((batch, length), np.bool_)
         pose: NDArray[np.float32] | None = None
-        size = sum(part.size for part in self.told)
-        told = np.zeros((batch, length, size), np.float32) if self.told else None
+        told = np.zeros((batch, length, size_of(self.told)), np.float32) if self.told else None
         for i, (part, seen, goal) in enumerate(chain(first, reading)):
             n = len(part.image)
             frames[i, :n] = part.image

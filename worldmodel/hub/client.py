@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.common.errors import InputError, one_line, require
 
 Kind = Literal["model", "dataset"]
 PICKLES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth", ".t7"})
@@ -52,7 +52,7 @@ def explained(repo: Repo) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError as error:
-        raise InputError(f"'{repo.name}' is no name on the hub: give OWNER/NAME ({_line(error)})") from error
+        raise InputError(f"'{repo.name}' is no name on the hub: give OWNER/NAME ({one_line(error)})") from error
     except errors.GatedRepoError as error:
         raise InputError(f"{repo.name} is gated: accept its terms on the hub, then `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
@@ -60,18 +60,20 @@ def explained(repo: Repo) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise InputError(f"{repo.name} has no revision {repo.revision}: name a branch, tag or commit of it") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise InputError(f"the hub is not reached, and {repo.name} was not fetched before: {_line(error)}") from error
+        raise InputError(
+            f"the hub is not reached, and {repo.name} was not fetched before: {one_line(error)}"
+        ) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
             raise InputError(f"the hub does not allow this on {repo.name} ({status}): `hf auth login`") from error
-        raise InputError(f"the hub refuses {repo.name} ({status}): {_line(error)}") from error
+        raise InputError(f"the hub refuses {repo.name} ({status}): {one_line(error)}") from error
     except errors.HTTPError as error:
-        raise InputError(f"the hub is not reached for {repo.name}: {_line(error)}") from error
+        raise InputError(f"the hub is not reached for {repo.name}: {one_line(error)}") from error
     except InputError:
         raise
     except ValueError as error:  # metadata that it does not know
-        raise InputError(f"the hub refuses what is written to {repo.name}: {_line(error)}") from error
+        raise InputError(f"the hub refuses what is written to {repo.name}: {one_line(error)}") from error
 
 
 def files_of(repo: Repo, kind: Kind) -> list[str]:
@@ -85,7 +87,3 @@ def files_of(repo: Repo, kind: Kind) -> list[str]:
             "repository of safetensors alone"
         )
     return files
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

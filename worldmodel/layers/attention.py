@@ -107,9 +107,9 @@ class FrameLocalAttention(nn.Module):
         # Under autocast the projection has 16 bits; what was rotated or remembered has 32.
         q, keys, values = (v.to(value.dtype) for v in (q, keys, values))
         counts = None if full else seen
-        frames = q.shape[1]
-        flex = kind == "flex" and frames > self.chunk
-        flex &= frames * tokens >= FLEX_QUERIES or self.choice == "flex"
+        count = q.shape[1]  # of each copy
+        flex = kind == "flex" and count > self.chunk
+        flex &= count * tokens >= FLEX_QUERIES or self.choice == "flex"
 
         def attend(queries: Tensor, own: Own | None = None) -> Tensor:
             if flex:

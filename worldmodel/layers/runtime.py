@@ -20,6 +20,10 @@ AttentionChoice = Literal["auto", AttentionKind]
 FLEX_HEAD = 16
 """Smallest head that FlexAttention computes on CUDA."""
 
+SHAPES = 64
+"""Shapes that one piece of code may be compiled for. Past torch's own limit, 8, it is not any more: FlexAttention is
+then computed without a kernel, which on one H100 came to be minutes."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -54,6 +58,11 @@ class Chosen(NamedTuple):
 
     scan: ScanKind
     attention: AttentionKind
+
+
+def allow_shapes() -> None:
+    """Let torch compile for `SHAPES` shapes at least."""
+    torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, SHAPES)
 
 
 def choose_scan(choice: ScanChoice, device: str, dtype: torch.dtype) -> ScanKind:

@@ -25,6 +25,7 @@ from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.layers.runtime import allow_shapes
 
 BLOCK = 128
 """Queries that are computed together: about the fastest on CPU for windows of 4 to 48 frames (measured); half as many
@@ -37,9 +38,6 @@ FlexAttention skips.
 
 FLEX_QUERIES = 8 * BLOCK
 """Fewer queries than these are not worth FlexAttention, which is compiled for a minute and anew for many shapes."""
-GRAPHS = 64
-"""Shapes that FlexAttention may be compiled for. Past torch's own limit, 8, it is computed without a kernel, which on
-one H100 came to be minutes."""
 
 
 class Window(NamedTuple):
@@ -197,7 +195,7 @@ def _eager_flex(q: Tensor, keys: Tensor, values: Tensor, **how: Any) -> Tensor:
 @functools.cache
 def compiled_flex() -> Callable[..., Tensor]:
     """FlexAttention as one fused kernel."""
-    torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, GRAPHS)
+    allow_shapes()
     return torch.compile(flex_attention)
 
 

@@ -26,6 +26,7 @@ from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 from lssvwm.worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
 from lssvwm.worldmodel.episodes.stream import StreamClips
 from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.layers.runtime import allow_shapes
 from lssvwm.worldmodel.model import Counts, Losses, WorldModel
 from lssvwm.worldmodel.training.carried import Carried
 from lssvwm.worldmodel.training.config import MAY_CHANGE, TrainingConfig, check_same
@@ -293,7 +294,7 @@ def compile_layers(model: WorldModel) -> None:
     """Compile the layers one by one: those that are alike share the work, which a whole stack would repeat."""
     # One for each kind of layer, length of clips, and way in which memory is taken up and left behind, or torch would
     # give up on the later ones.
-    torch.compiler.config.recompile_limit = 64
+    allow_shapes()
     for layer in model.backbone.layers:
         layer.compile(dynamic=False)
 

@@ -29,7 +29,7 @@ from lssvwm.envs.recorded.arrays import taken
 from lssvwm.envs.recorded.frames import Frame, decoded, picture
 from lssvwm.envs.recorded.interface import ReadOptions, Source
 from lssvwm.envs.recorded.segments import Track, came_with, cut, led_here
-from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.common.errors import InputError, one_line, require
 from lssvwm.worldmodel.episodes import Episode
 from lssvwm.worldmodel.episodes.data import KEYS
 
@@ -142,8 +142,7 @@ def _tried(path: Path, read: Any) -> Any:
     try:
         return read()
     except (OSError, ValueError, KeyError, arrow.ArrowException) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read ({said:.200}): {_AGAIN}") from error
+        raise InputError(f"{path} cannot be read ({one_line(error)}): {_AGAIN}") from error
 
 
 def _rows(data: Dataset, told: Mapping[str, Any], columns: list[str], where: str) -> dict[str, NDArray[Any]]:

@@ -32,7 +32,7 @@ from lssvwm.envs.recorded.frames import Frame, picture
 from lssvwm.envs.recorded.interface import ReadOptions, Source
 from lssvwm.envs.recorded.segments import Track, came_with, cut, led_here
 from lssvwm.envs.recorded.tfrecord import Features, read_record, records
-from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError, one_line
 from lssvwm.worldmodel.episodes import Episode
 from lssvwm.worldmodel.episodes.data import KEYS
 
@@ -123,8 +123,8 @@ def steps_of(path: Path) -> dict[str, Told]:
     try:
         return dict(_steps_of(path, path.stat().st_mtime_ns))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        said = " ".join(repr(error).split())
-        raise InputError(f"{path} does not describe steps of RLDS ({said:.200}): {_AGAIN}") from error
+        said = one_line(repr(error))
+        raise InputError(f"{path} does not describe steps of RLDS ({said}): {_AGAIN}") from error
 
 
 @lru_cache(maxsize=4)
