@@ -15,8 +15,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from corridor import ADVANCE, CORRIDOR, ExactModel, Script, agent_that_plays, play_corridor
 from lssvwm.agents.evaluation import Evaluation, dreamt_returns
-from lssvwm.agents.evaluation.anchors import Anchor, has_success, measured, merged, normalised, published
-from lssvwm.agents.evaluation.curves import Line, Method, band, common_level, compared, lines, reached
+from lssvwm.agents.evaluation.comparison.anchors import Anchor, has_success, measured, merged, normalised, published
+from lssvwm.agents.evaluation.comparison.curves import Line, Method, band, common_level, compared, lines, reached
+from lssvwm.agents.evaluation.comparison.plots import plot_comparison
+from lssvwm.agents.evaluation.comparison.scores import correlation, score
 from lssvwm.agents.evaluation.files import (
     Evaluations,
     append_evaluation,
@@ -27,8 +29,6 @@ from lssvwm.agents.evaluation.files import (
     write_monitor,
 )
 from lssvwm.agents.evaluation.judging import Contestant, Result, ranked
-from lssvwm.agents.evaluation.plots import plot_comparison
-from lssvwm.agents.evaluation.scores import correlation, score
 from lssvwm.agents.policies.world_model import WorldModelPolicy
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.worldmodel.common.errors import InputError
@@ -259,23 +259,21 @@ def line(x: list[float], y: list[float]) -> Line:
 def test_the_band_over_two_runs_by_hand() -> None:
     found = band([line([0, 10], [0, 1]), line([5, 15], [1, 1])])
     assert found.x.tolist() == [5, 10]  # what both cover
-    assert found.mean.tolist() == [0.75, 1]
-    assert found.low is not None
-    assert found.high is not None
+    assert found.band.mean.tolist() == [0.75, 1]
     half = 12.7062 * 0.25  # Student's quantile of two runs, and deviation sqrt(1 / 8) over sqrt(2)
-    assert found.low.tolist() == pytest.approx([0.75 - half, 1])
-    assert found.high.tolist() == pytest.approx([0.75 + half, 1])
+    assert found.band.low.tolist() == pytest.approx([0.75 - half, 1])
+    assert found.band.high.tolist() == pytest.approx([0.75 + half, 1])
 
 
 def test_one_run_has_no_band() -> None:
     found = band([line([1, 2, 4], [0, 1, 0.5])])
-    assert (found.low, found.high, found.count) == (None, None, 1)
-    assert found.mean.tolist() == [0, 1, 0.5]
+    assert np.isnan(found.band.low).all()
+    assert found.band.mean.tolist() == [0, 1, 0.5]
 
 
 def test_runs_that_share_no_stretch_are_matched_by_number() -> None:
     found = band([line([10], [0.2]), line([20], [0.6])])
-    assert (found.x.tolist(), found.mean.tolist()) == ([15], [pytest.approx(0.4)])
+    assert (found.x.tolist(), found.band.mean.tolist()) == ([15], [pytest.approx(0.4)])
     with pytest.raises(InputError, match="share no stretch"):
         band([line([10], [0.2]), line([20, 30], [0.6, 0.7])])
 

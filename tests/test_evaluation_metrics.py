@@ -15,10 +15,10 @@ from torchmetrics.functional.image import lpips as reference
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.evaluation.fvd import VideoFeatures, frechet_distance
-from lssvwm.worldmodel.evaluation.metrics import AT_ONCE, compare, psnr, ssim
-from lssvwm.worldmodel.evaluation.perceptual import ALEX, SMALLEST, VGG, load_lpips, torch_features
-from lssvwm.worldmodel.evaluation.report import LONG, distances, points_of
+from lssvwm.worldmodel.evaluation.metrics.frames import AT_ONCE, compare, psnr, ssim
+from lssvwm.worldmodel.evaluation.metrics.fvd import VideoFeatures, frechet_distance
+from lssvwm.worldmodel.evaluation.metrics.perceptual import ALEX, SMALLEST, VGG, load_lpips, torch_features
+from lssvwm.worldmodel.evaluation.protocols.figures import LONG, distances, points_of
 
 
 def frames(*shape: int, seed: int = 0, size: tuple[int, int] = (16, 12)) -> Tensor:

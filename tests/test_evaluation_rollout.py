@@ -13,8 +13,8 @@ from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.rng import row_generators
 from lssvwm.worldmodel.episodes import Clips
 from lssvwm.worldmodel.evaluation import evaluate_clips, judge_cold_start, judge_heads, judge_heads_on_real, rollout
-from lssvwm.worldmodel.evaluation.heads import auroc
-from lssvwm.worldmodel.evaluation.trials import Trial, make_trial
+from lssvwm.worldmodel.evaluation.metrics.heads import auroc
+from lssvwm.worldmodel.evaluation.protocols.trials import Trial, make_trial
 from places import LOOKS, Remembered, walk
 from rings import Ring
 from worlds import assert_close, assert_same, random_clips, random_model, small_config

@@ -12,7 +12,7 @@ from torch import Tensor
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import NO_ACTION, Clips
 from lssvwm.worldmodel.episodes.retrace import Retraced, there_and_back
-from lssvwm.worldmodel.evaluation.trials import CORRUPTED, Corruption, Protocol, make_trial
+from lssvwm.worldmodel.evaluation.protocols.trials import CORRUPTED, Corruption, Protocol, make_trial
 from places import LOOKS, Remembered, walk
 from worlds import assert_same
 

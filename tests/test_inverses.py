@@ -12,10 +12,10 @@ from lssvwm.envs.factory import EnvConfig, make
 from lssvwm.envs.recording.recorder import SEED_KEY, record
 from lssvwm.envs.worlds.inverses import inverse_actions
 from lssvwm.worldmodel.episodes import EpisodeStore
-from lssvwm.worldmodel.evaluation.clips import read_windows
+from lssvwm.worldmodel.evaluation.protocols.clips import read_windows
+from lssvwm.worldmodel.evaluation.protocols.trials import window
 from lssvwm.worldmodel.evaluation.studies.palindrome import inverse_of, walks, way_back
 from lssvwm.worldmodel.evaluation.studies.study import Settings
-from lssvwm.worldmodel.evaluation.trials import window
 
 
 @pytest.mark.parametrize("actions", [(0, 1, 2), (2, 1, 0), None])

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Episode, EpisodeStore
-from lssvwm.worldmodel.evaluation.clips import draw_windows, read_windows
-from lssvwm.worldmodel.evaluation.probes import Examples, ProbeConfig, ProbeKind, classes_of, fit_basis, fit_probe
-from lssvwm.worldmodel.evaluation.probing import (
+from lssvwm.worldmodel.evaluation.probing.memory import (
     Sketch,
     probe_memory,
     read_memory,
@@ -23,6 +21,15 @@ from lssvwm.worldmodel.evaluation.probing import (
     split_episodes,
     targets_of,
 )
+from lssvwm.worldmodel.evaluation.probing.probes import (
+    Examples,
+    ProbeConfig,
+    ProbeKind,
+    classes_of,
+    fit_basis,
+    fit_probe,
+)
+from lssvwm.worldmodel.evaluation.protocols.clips import draw_windows, read_windows
 from places import places_checkpoint, places_store
 from worlds import random_clips, random_model, small_config
 
@@ -263,8 +270,8 @@ def test_what_is_known_later_shows_by_age(store: EpisodeStore, monkeypatch: pyte
         noise = torch.randn(len(home), 3, generator=generator(1))
         return {"features": torch.cat([noise, (known * (2 * home - 1))[:, None].float() * 3], 1)}
 
-    monkeypatch.setattr("lssvwm.worldmodel.evaluation.probing.read_windows", noted)
-    monkeypatch.setattr("lssvwm.worldmodel.evaluation.probing.read_memory", knowing)
+    monkeypatch.setattr("lssvwm.worldmodel.evaluation.probing.memory.read_windows", noted)
+    monkeypatch.setattr("lssvwm.worldmodel.evaluation.probing.memory.read_memory", knowing)
     model = random_model(small_config(), 0)
     asked = {"context": 20, "clips": 300, "reads": 4, "whole": True, "config": QUICK}
     linear, mlp = probe_memory(model, store, ["home"], **asked)

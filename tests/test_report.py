@@ -261,7 +261,7 @@ def test_returns_show_every_episode_and_the_interval() -> None:
     interval = within([RETURNS])
     svg = plot_returns([("random", within([[0.0] * 7]), [0.0] * 7), ("trained", interval, RETURNS)])
     assert "random" in texts(svg)
-    assert f"{interval.mean:.3f}  [{interval.low:.3f}, {interval.high:.3f}]" in texts(svg)
+    assert f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]" in texts(svg)
     uses = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}use")
     dots = [(use.get("x"), use.get("y")) for use in uses if "#3b82f6" in use.get("style", "")]
     assert len(dots) == len(set(dots)) == 11

@@ -21,18 +21,18 @@ from lssvwm.worldmodel.evaluation.calibration import (
     banded,
     calibrate,
     pearson,
-    ranks,
     reliability,
     spearman,
     threshold,
     watch,
 )
-from lssvwm.worldmodel.evaluation.metrics import compare
-from lssvwm.worldmodel.evaluation.rollout import rollout
-from lssvwm.worldmodel.evaluation.trials import Trial, window
+from lssvwm.worldmodel.evaluation.metrics.frames import compare
+from lssvwm.worldmodel.evaluation.protocols.rollout import rollout
+from lssvwm.worldmodel.evaluation.protocols.trials import Trial, window
 from lssvwm.worldmodel.evaluation.uncertainty import Options, evaluate, table
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import Imagined, WorldModel
+from lssvwm.worldmodel.reporting.resampling import ranks
 from lssvwm.worldmodel.sampling import Sampler, Sampling
 from lssvwm.worldmodel.uncertainty import derived, distance, head_entropy, other_draws, uncertainty
 from worlds import assert_same, generator, random_actions, random_clips, random_frames, random_model, small_config
@@ -299,7 +299,7 @@ def test_the_command_leaves_figures_and_a_plot(tmp_path: Path) -> None:
         assert kinds.keys() == {"heads", "draws"}
         assert len(kinds["draws"]["thresholds"]) == 4
     assert (tmp_path / "out" / "uncertainty.png").read_bytes().startswith(b"\x89PNG")
-    assert len(table(results["protocols"]).splitlines()) == 1 + 2 * 2 * 3
+    assert len(table(results["protocols"]).splitlines()) == 2 + 2 * 2 * 3
     with pytest.raises(InputError, match="--protocols cold-start"):
         evaluate(replace(options, protocols=("cold-start",)))
     with pytest.raises(InputError, match="--draws 0"):

@@ -5,91 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import tyro
 
-from lssvwm.agents.evaluation.anchors import Anchor, has_success, measured, merged, published
-from lssvwm.agents.evaluation.curves import Method, Metric, compared
+from lssvwm.agents.evaluation.comparison.anchors import Anchor, has_success, measured, merged, published
+from lssvwm.agents.evaluation.comparison.curves import Method, compared
+from lssvwm.agents.evaluation.comparison.page import learned, played
+from lssvwm.agents.evaluation.comparison.plots import plot_comparison, plot_gap
+from lssvwm.agents.evaluation.comparison.scores import Score, correlation, improvements, score
 from lssvwm.agents.evaluation.judging import Contestant, How, Result, judge, named_policy
-from lssvwm.agents.evaluation.plots import plot_comparison, plot_gap
+from lssvwm.agents.evaluation.options import Options
 from lssvwm.agents.evaluation.real import rows_for
-from lssvwm.agents.evaluation.report import markdown, versions
 from lssvwm.agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, open_run
-from lssvwm.agents.evaluation.scores import Score, correlation, improvements, score
 from lssvwm.agents.evaluation.starts import Starts, starts
-from lssvwm.agents.report.page import plain
 from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, recorded_by
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.worldmodel.checkpoint import device_of
-from lssvwm.worldmodel.common.atomic import replace as write_atomically
 from lssvwm.worldmodel.common.atomic import write_json
 from lssvwm.worldmodel.common.command_line import started_as, typed
 from lssvwm.worldmodel.common.errors import InputError, require
 from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.reporting.page import write_page
+from lssvwm.worldmodel.reporting.results import exact, versions
 
-Value = TypeVar("Value")
-
-RESULTS, REPORT, CURVES, GAP = "results.json", "report.md", "curves", "imagined"
-
-
-@dataclass(frozen=True)
-class Options:
-    """Judge what runs have learned, and policies beside it, on the same real episodes; compare how methods learned."""
-
-    runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Folders of runs (train_agent.py --out). Runs that differ in their seed alone are one method; NAME=RUN,RUN names
-    a method and its runs."""
-    out: Path = Path("evaluation")
-    """Folder for results.json, report.md, plots, and a folder for each policy with its episodes and videos."""
-    policies: tuple[str, ...] = ()
-    """Policies that learn nothing, played beside: random, scripted, oracle. Random and oracle are anchors as well."""
-    compare: tuple[str, ...] = ()
-    """NAME=RUN,RUN,... for each method: plots what the evaluations during training were, over real steps and
-    wall-clock, with bands over the runs. Nothing is played for this."""
-    metric: Metric = "success"
-    """What is compared."""
-    threshold: float = 0.9
-    """Level of the metric for which steps and time are counted."""
-    env: str | None = None
-    """Gymnasium id of the environment to play; None takes that of the runs."""
-    size: int | tuple[int, int] | None = None
-    """Side, or height and width, of the frames in pixels; None takes that of the runs."""
-    actions: tuple[int, ...] | None = None
-    """Which of the environment's discrete actions to use; None takes those of the runs."""
-    from_render: bool = False
-    """Show what the environment renders; runs do as they were told."""
-    max_episode_steps: int | None = None
-    """Truncate episodes after so many steps; None takes the runs' limit."""
-    env_options: str | None = None
-    """What else the environment is made with, as a JSON object; None takes that of the runs."""
-    every: int | None = None
-    """Act at every n-th frame of the environment only; None takes that of the runs."""
-    image_key: str | None = None
-    """Entry of a dictionary observation that is the image; None takes that of the runs, or finds it."""
-    layouts: tuple[int, int] | None = None
-    """The first and how many of the layouts to play, of a procedurally made world; None takes those of the runs'
-    evaluations."""
-    episodes: int = 100
-    """Real episodes for each policy, on the seeds from --seed on, the same for all."""
-    seed: int = EVALUATION_SEEDS
-    """First seed. Runs record on smaller ones."""
-    imagined: int | None = None
-    """Dreams for the imagined return of a policy; None takes as many as real episodes, 0 none."""
-    greedy: bool = False
-    """Play the most likely action of what was learned, instead of drawing one as in training."""
-    num_envs: int | None = None
-    """Environments played at once; None: one for each core, at least 2, or 64 with --no-processes. Figures do not
-    depend on it, but for what rounding makes of a learned policy."""
-    processes: bool = True
-    """Play each of them in a process of its own: for slow ones."""
-    videos: bool = True
-    """Write videos of each policy's best, median and worst episode."""
-    device: str = "auto"
-    """Where policies and dreams are computed: cpu, cuda, or auto for CUDA where there is one."""
-    progress: bool = True
-    """Show progress bars."""
+RESULTS, CURVES, GAP = "results.json", "curves", "imagined"
 
 
 @dataclass(frozen=True)
@@ -109,16 +50,10 @@ class Named:
 
 
 def evaluate(options: Options) -> dict[str, Any]:
-    """Do everything that is asked for and write it to `options.out`; returns what results.json holds.
+    """Do everything that is asked for and write it to `options.out`, print the page; returns what results.json holds.
 
     Everything that can be wrong is found before anything is played.
     """
-    for name in ("episodes", "num_envs"):
-        if (count := getattr(options, name)) is not None and count < 1:
-            raise InputError(f"--{name.replace('_', '-')} {count}: give at least 1")
-    for name in ("seed", "imagined"):
-        if (getattr(options, name) or 0) < 0:
-            raise InputError(f"--{name} {getattr(options, name)}: give 0 or more")
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file: name a folder")
     require("matplotlib", "video", "plots")
@@ -137,7 +72,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {
         "command": typed("lssvwm.agents.evaluation"),
         "options": {**asdict(options), "out": str(options.out)},
-        "versions": versions(),
+        "versions": versions("gymnasium"),
     }
     scores: list[Score] = []
     anchors: tuple[Anchor, ...] = ()
@@ -147,7 +82,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         scores = [score(name, each, anchors, success=has_success(config)) for name, each in results.items()]
         found["env"] = replace(config, extra_obs=False).to_dict()
         found["starts"] = {name: asdict(each) for name, each in started(results).items()}
-        found["anchors"] = [anchor.to_dict() for anchor in anchors]
+        found["anchors"] = [asdict(anchor) for anchor in anchors]
         found["methods"] = {each.name: each.to_dict() for each in scores}
         found["improvement"] = improvements(scores)
         pairs = {name: points for name, each in results.items() if (points := pairs_of(each))}
@@ -160,9 +95,9 @@ def evaluate(options: Options) -> dict[str, Any]:
     if methods:
         found["comparison"] = compared(methods, options.metric, options.threshold)
         plot_comparison(options.out / CURVES, methods, options.metric, options.threshold)
-    text = markdown(found, scores, anchors)
-    write_atomically(options.out / REPORT, lambda path: path.write_text(text, encoding="utf-8"))
-    kept: dict[str, Any] = plain(found, "results")
+    sections = [*(played(found, scores, anchors) if scores else ()), *(learned(found["comparison"]) if methods else ())]
+    kept: dict[str, Any] = exact(found)
+    print(write_page(options.out, found["env"]["id"] if groups else "Comparison", found["command"], "", sections))
     write_json(options.out / RESULTS, kept)
     return kept
 
@@ -209,45 +144,38 @@ def groups_of(options: Options) -> list[Group]:
 
 def config_of(options: Options, runs: Sequence[TrainedRun]) -> EnvConfig:
     """The environment that all contestants play: the runs', with what the options change of it."""
-    if not runs:
-        if options.env is None:
-            raise InputError("no environment is named: add --env ID, or a run")
-        return EnvConfig(
-            options.env,
-            size=options.size,
-            actions=options.actions,
-            max_episode_steps=options.max_episode_steps,
-            options=_first(options.env_options, ""),
-            every=_first(options.every, 1),
-            image_key=options.image_key,
-            from_render=options.from_render,
-            layouts=options.layouts,
-        )
-    own = []
-    for run in runs:
-        if run.settings.env is None and options.env is None:
-            raise InputError(f"{run.folder} names no environment: add --env ID")
-        told, same = run.settings, options.env in (None, run.settings.env)
-        own.append(
-            EnvConfig(
-                options.env or told.env_config.id,
-                size=options.size or told.size,
-                actions=options.actions or told.actions,
-                max_episode_steps=options.max_episode_steps or told.max_episode_steps,
-                options=_first(options.env_options, told.env_options if same else ""),
-                every=_first(options.every, told.every if same else 1),
-                image_key=options.image_key or (told.image_key if same else None),
-                from_render=options.from_render or (same and told.from_render),
-                layouts=options.layouts or (told.eval_config.layouts if same else None),
-            )
-        )
-    for run, config in zip(runs, own, strict=True):
+    own = [_config(options, run) for run in runs or (None,)]
+    for run, config in zip(runs, own, strict=False):
         if config != own[0]:
             raise InputError(
                 f"{runs[0].folder} plays {own[0]}, {run.folder} plays {config}: evaluate them apart, or make them play "
                 "the same with --env, --size, --actions, --max-episode-steps, --env-options, --every and --image-key"
             )
     return own[0]
+
+
+def _config(options: Options, run: TrainedRun | None) -> EnvConfig:
+    told = None if run is None else run.settings
+    env = options.env or (None if told is None else told.env)
+    if env is None:
+        named = "no environment is named: add --env ID, or a run"
+        raise InputError(named if run is None else f"{run.folder} names no environment: add --env ID")
+    config = EnvConfig(env)
+    if told is not None and env == told.env:
+        config = replace(told.eval_config, extra_obs=False)
+    elif told is not None:
+        config = EnvConfig(env, size=told.size, actions=told.actions, max_episode_steps=told.max_episode_steps)
+    asked: dict[str, Any] = {
+        "size": options.size,
+        "actions": options.actions,
+        "max_episode_steps": options.max_episode_steps,
+        "options": options.env_options,
+        "every": options.every,
+        "image_key": options.image_key,
+        "layouts": options.layouts,
+        "from_render": options.from_render or None,
+    }
+    return replace(config, **{key: value for key, value in asked.items() if value is not None})
 
 
 def how_of(options: Options) -> How:
@@ -309,11 +237,6 @@ def pairs_of(results: Sequence[Result]) -> list[tuple[float, float]]:
     return pairs
 
 
-def _first(asked: Value | None, own: Value) -> Value:
-    """What was asked for, which may be 0 or empty, else the run's own."""
-    return own if asked is None else asked
-
-
 def _checked(config: EnvConfig | None) -> EnvConfig:
     assert config is not None  # there is one wherever something is played
     return config
@@ -330,7 +253,5 @@ def _check_seeds(options: Options, groups: Sequence[Group]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Parse the command line, evaluate, and print the tables."""
-    options = tyro.cli(Options, args=args, prog=started_as("lssvwm.agents.evaluation"))
-    evaluate(options)
-    print((options.out / REPORT).read_text(encoding="utf-8"))
+    """Parse the command line and evaluate."""
+    evaluate(tyro.cli(Options, args=args, prog=started_as("lssvwm.agents.evaluation")))

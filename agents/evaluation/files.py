@@ -9,10 +9,11 @@ evaluations.npz     timesteps (n,), results (n, e) and ep_lengths (n, e), as SB3
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lssvwm.agents.evaluation.real import Evaluation
-from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.atomic import replace, write_text
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.loggers import Scalars
 
@@ -78,13 +79,7 @@ def write_episodes(path: Path, evaluation: Evaluation) -> None:
     ended = evaluation.ended or (math.nan,) * len(evaluation.seeds)
     each = (evaluation.seeds, evaluation.returns, evaluation.lengths, evaluation.successes, seconds, ended)
 
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            lines = csv.writer(file, lineterminator="\n")
-            lines.writerow(COLUMNS)
-            lines.writerows((*row[:3], int(row[3]), *row[4:]) for row in zip(*each, strict=True))
-
-    replace(path, write)
+    _write_csv(path, COLUMNS, ((*row[:3], int(row[3]), *row[4:]) for row in zip(*each, strict=True)))
 
 
 def read_episodes(path: Path, name: str) -> Evaluation:
@@ -113,14 +108,17 @@ def write_monitor(path: Path, evaluation: Evaluation, env_id: str, started: floa
     ended = evaluation.ended or (0.0,) * len(evaluation.seeds)
     rows = sorted(zip(ended, evaluation.returns, evaluation.lengths, strict=True), key=lambda row: row[0])
 
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            file.write(f"#{json.dumps({'t_start': started, 'env_id': env_id})}\n")
-            lines = csv.writer(file, lineterminator="\n")
-            lines.writerow(("r", "l", "t"))
-            lines.writerows((round(total, 6), length, round(end, 6)) for end, total, length in rows)
+    told = f"#{json.dumps({'t_start': started, 'env_id': env_id})}\n"
+    _write_csv(path, ("r", "l", "t"), ((round(total, 6), length, round(end, 6)) for end, total, length in rows), told)
 
-    replace(path, write)
+
+def _write_csv(path: Path, titles: Sequence[str], rows: Iterable[Sequence[object]], told: str = "") -> None:
+    text = io.StringIO(told, newline="")
+    text.seek(0, io.SEEK_END)
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(titles)
+    lines.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def append_evaluation(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from lssvwm.worldmodel.common.progress import Place
 
@@ -17,12 +16,6 @@ KINDS = {
     "evaluation": "judging what was learned",
 }
 """What stages do, by the end of their names."""
-
-# Not while somebody watches a video; a browser that loads a page again keeps the place to which it was scrolled.
-SCRIPT = (
-    "<script>setInterval(() => { if ([...document.querySelectorAll('video')].every(v => v.paused)) location.reload() },"
-    " 15000)</script>"
-)
 
 
 @dataclass(frozen=True)
@@ -102,18 +95,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def banner(now: Now) -> str:
-    """The section of the page, and if the run goes on what lets it load itself again."""
-    told = (
-        "<b>This run goes on</b>; the page loads itself again. If the time below stands still for long, it was killed: "
-        if now.goes_on
-        else "<b>This run has stopped</b>: "
-    )
-    bar = "" if now.share is None else f"<progress max=1 value={now.share:.4f}></progress>"
-    lines = "".join(f"<p>{escape(line)}</p>" for line in now.lines)
-    return (
-        f'<section class="panel wide now"><p>{told}<code>--resume</code> continues it.</p>'
-        f"<h2>{escape(now.stage)}</h2>{bar}{lines}</section>{SCRIPT if now.goes_on else ''}"
-    )

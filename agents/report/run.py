@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
-import torch
 
-from lssvwm import __version__
 from lssvwm.agents.evaluation import Evaluation
 from lssvwm.agents.evaluation.starts import Starts
 from lssvwm.agents.report.now import Now
@@ -22,6 +18,7 @@ from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 from lssvwm.worldmodel.episodes.data import FPS_KEY
 from lssvwm.worldmodel.evaluation import Dreamt, dream_along
 from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.results import versions
 from lssvwm.worldmodel.reporting.statistics import Interval, separated, within
 from lssvwm.worldmodel.reporting.video import Panel, encode_png, filmstrip, montage, write_mp4
 
@@ -76,17 +73,10 @@ def report_of(
     dreamt_returns = None if last is None else stages[last].get("imagined_returns")
     imagined = None if dreamt_returns is None else within([dreamt_returns])
 
-    versions = {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "gymnasium": gymnasium.__version__,
-        "numpy": np.__version__,
-        "lssvwm": __version__,
-    }
     results = {
         "env": settings["env"],
         "command": command,
-        "versions": versions,
+        "versions": versions("gymnasium"),
         "settings": settings,
         "stages": stages,
         "dream_drift": {

@@ -13,10 +13,10 @@ import numpy as np
 
 from benchmarks.evidence.claims import Claim
 from benchmarks.evidence.running import Plan, cpu_seconds
-from lssvwm.agents.evaluation.curves import Method as Learned
-from lssvwm.agents.evaluation.curves import lines, reached
+from lssvwm.agents.evaluation.comparison.curves import Method as Learned
+from lssvwm.agents.evaluation.comparison.curves import lines, reached
+from lssvwm.agents.evaluation.comparison.plots import plot_comparison
 from lssvwm.agents.evaluation.files import Evaluations
-from lssvwm.agents.evaluation.plots import plot_comparison
 from lssvwm.agents.evaluation.runs import evaluations_of
 from lssvwm.worldmodel.checkpoint import read_json
 from lssvwm.worldmodel.common.atomic import replace

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.shared.page import fill
-from lssvwm.agents.evaluation.curves import Axis, Line, Method, lines, reached
+from lssvwm.agents.evaluation.comparison.curves import Axis, Line, Method, lines, reached
+from lssvwm.agents.evaluation.comparison.plots import plot_comparison
 from lssvwm.agents.evaluation.files import EVALUATIONS
-from lssvwm.agents.evaluation.plots import plot_comparison
 from lssvwm.agents.evaluation.runs import evaluations_of
 from lssvwm.worldmodel.common.errors import InputError
 

@@ -37,10 +37,14 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     sync_folder(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text atomically."""
+    replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object atomically."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    replace(path, lambda temporary: temporary.write_text(text))
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sync_folder(folder: Path) -> None:

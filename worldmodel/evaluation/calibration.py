@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lssvwm.worldmodel.common.rng import row_generators
-from lssvwm.worldmodel.evaluation.heads import auroc
-from lssvwm.worldmodel.evaluation.metrics import psnr
-from lssvwm.worldmodel.evaluation.rollout import observe
-from lssvwm.worldmodel.evaluation.trials import Trial, window
+from lssvwm.worldmodel.evaluation.metrics.frames import psnr
+from lssvwm.worldmodel.evaluation.metrics.heads import auroc
+from lssvwm.worldmodel.evaluation.protocols.rollout import observe
+from lssvwm.worldmodel.evaluation.protocols.trials import Trial, window
+from lssvwm.worldmodel.reporting.resampling import ranks
 from lssvwm.worldmodel.reporting.statistics import FloatArray
 from lssvwm.worldmodel.sampling import Sampler
 from lssvwm.worldmodel.uncertainty import DRAWS, Uncertainty, uncertainty
@@ -120,13 +121,6 @@ def at_fixed_step(score: FloatArray, error: FloatArray) -> float | None:
 def finding(score: FloatArray, wrong: NDArray[np.bool_]) -> float | None:
     """Chance that a wrong frame has a higher score than one that is not."""
     return auroc(torch.from_numpy(score.ravel()), torch.from_numpy(wrong.ravel()))
-
-
-def ranks(values: FloatArray) -> FloatArray:
-    """Ranks from 1, equal values sharing the mean of theirs."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    found: FloatArray = (np.cumsum(counts) - (counts - 1) / 2)[which]
-    return found.reshape(values.shape)
 
 
 def banded(

@@ -11,26 +11,29 @@ import numpy as np
 import tyro
 
 from lssvwm.worldmodel.checkpoint import device_of
+from lssvwm.worldmodel.common.atomic import write_json
 from lssvwm.worldmodel.common.command_line import started_as, typed
 from lssvwm.worldmodel.common.errors import InputError, require
-from lssvwm.worldmodel.evaluation import page, report
-from lssvwm.worldmodel.evaluation.clips import draw_windows, read_windows
-from lssvwm.worldmodel.evaluation.fvd import VideoFeatures
-from lssvwm.worldmodel.evaluation.heads import judge_heads_on_real
-from lssvwm.worldmodel.evaluation.judging import Judged
-from lssvwm.worldmodel.evaluation.models import Model, describe, load_models, versions
+from lssvwm.worldmodel.evaluation.metrics.fvd import VideoFeatures
+from lssvwm.worldmodel.evaluation.metrics.heads import judge_heads_on_real
+from lssvwm.worldmodel.evaluation.metrics.perceptual import load_lpips
+from lssvwm.worldmodel.evaluation.models import Model, describe, load_models
 from lssvwm.worldmodel.evaluation.options import Options, StudyName
-from lssvwm.worldmodel.evaluation.perceptual import load_lpips
-from lssvwm.worldmodel.evaluation.probe_page import probe_study
-from lssvwm.worldmodel.evaluation.probing import Probed, looked_for, probe_memory
-from lssvwm.worldmodel.evaluation.running import losses, protocols_of, run_protocol, trials, windows_of
+from lssvwm.worldmodel.evaluation.probing.memory import Probed, looked_for, probe_memory
+from lssvwm.worldmodel.evaluation.probing.study import probe_study
+from lssvwm.worldmodel.evaluation.protocols.clips import draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.protocols.figures import figures_of, table
+from lssvwm.worldmodel.evaluation.protocols.judging import Judged
+from lssvwm.worldmodel.evaluation.protocols.running import losses, protocols_of, run_protocol, trials, windows_of
+from lssvwm.worldmodel.evaluation.protocols.trials import CORRUPTED
 from lssvwm.worldmodel.evaluation.studies.memory_use import ages_of, memory_use
 from lssvwm.worldmodel.evaluation.studies.palindrome import palindrome, walks_of
 from lssvwm.worldmodel.evaluation.studies.recovery import disturbed_windows, recovery
 from lssvwm.worldmodel.evaluation.studies.revisits import looked_at, revisits
 from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, plot_study
 from lssvwm.worldmodel.evaluation.studies.wrong_actions import wrong_actions, wrong_of
-from lssvwm.worldmodel.evaluation.trials import CORRUPTED
+from lssvwm.worldmodel.reporting.page import Section, write_page
+from lssvwm.worldmodel.reporting.results import plain, versions
 
 RESULTS = "results.json"
 
@@ -54,7 +57,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     clean: dict[str, Judged] = {}
     for protocol in protocols_of(options):
         judged = run_protocol(options, protocol, models, lpips, fvd)
-        protocols[protocol] = {name: report.figures_of(each) for name, each in judged.items()}
+        protocols[protocol] = {name: figures_of(each) for name, each in judged.items()}
         if protocol == "reasoning":
             clean = judged
         elif protocol in CORRUPTED:
@@ -64,22 +67,21 @@ def evaluate(options: Options) -> dict[str, Any]:
     command = typed("lssvwm.worldmodel.evaluation")
     results = {
         "command": command,
-        "versions": versions(),
+        "versions": versions("torchmetrics"),
         "options": asdict(options),
         "models": {model.name: described(model, options) for model in models},
         "protocols": protocols,
         "studies": {found.name: found.figures for found in studies},
         "probes": probes,
     }
-    report.write_results(options.out / RESULTS, results)
+    write_json(options.out / RESULTS, plain(results))
     if probes:
         studies.append(probe_study(probes, about_probes(options)))
     for found in studies:
         plot_study(options.out / found.picture, found)
     sections = [protocol_section(options, protocols)] if protocols else []
     sections += [found.section() for found in studies]
-    page.write_page(options.out / "report.md", command, models_of(options, models), sections)
-    print("\n\n".join(section.text() for section in sections))
+    print(write_page(options.out, "Evaluation", command, models_of(options, models), sections))
     return results
 
 
@@ -163,14 +165,14 @@ def about_probes(options: Options) -> str:
     )
 
 
-def protocol_section(options: Options, protocols: Mapping[str, Mapping[str, Any]]) -> page.Section:
+def protocol_section(options: Options, protocols: Mapping[str, Mapping[str, Any]]) -> Section:
     """The place of the protocols on the page."""
     about = (
         f"Context {options.context}, horizon {options.horizon} frames, {options.steps} denoising steps. By "
         "distance from the context, in frames; means of decibels over clips, with 95 % intervals (Student's t) over "
         "the episodes that they are from. One run of each model: the intervals say nothing of other seeds of training."
     )
-    return page.Section("Protocols", about, report.table(protocols), tuple(f"drift-{name}.png" for name in protocols))
+    return Section("Protocols", about, table(protocols), tuple(f"drift-{name}.png" for name in protocols))
 
 
 def models_of(options: Options, models: Sequence[Model]) -> str:
@@ -187,7 +189,7 @@ def described(model: Model, options: Options) -> dict[str, Any]:
     parts = (slice(begin, begin + options.rows) for begin in range(0, len(windows.episodes), options.rows))
     batches = (read_windows(model.store, windows.rows(part)) for part in parts)
     heads = judge_heads_on_real(model.checkpoint.model, batches)
-    return {**describe(model), "heads_on_real_frames": heads.to_dict()}
+    return {**describe(model), "heads_on_real_frames": asdict(heads)}
 
 
 def main(args: Sequence[str] | None = None) -> None:

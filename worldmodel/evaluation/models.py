@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +82,3 @@ def describe(model: Model) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "config": loaded.model.config.to_dict(),
     }
-
-
-def versions() -> Mapping[str, str]:
-    """What the figures were made with."""
-    found = {"python": platform.python_version()}
-    for name in ("lssvwm", "torch", "numpy", "torchmetrics"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 import tyro
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.evaluation.probes import ProbeConfig
+from lssvwm.worldmodel.evaluation.probing.probes import ProbeConfig
+from lssvwm.worldmodel.evaluation.protocols.trials import Corruption, Protocol
 from lssvwm.worldmodel.evaluation.studies.memory_use import MemoryUse
 from lssvwm.worldmodel.evaluation.studies.palindrome import Palindrome
 from lssvwm.worldmodel.evaluation.studies.recovery import Recovery
 from lssvwm.worldmodel.evaluation.studies.revisits import Revisits
-from lssvwm.worldmodel.evaluation.trials import Corruption, Protocol
 
 StudyName = Literal["memory", "revisits", "palindrome", "actions", "recovery"]
 

@@ -16,15 +16,18 @@ import numpy as np
 import tyro
 
 from lssvwm.worldmodel.checkpoint import device_of
-from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.worldmodel.common.atomic import write_json
 from lssvwm.worldmodel.common.command_line import run_main, started_as
-from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.evaluation.calibration import KINDS, Watched, calibrate, watch
-from lssvwm.worldmodel.evaluation.clips import draw_windows, read_windows
-from lssvwm.worldmodel.evaluation.judging import trial_for
-from lssvwm.worldmodel.evaluation.models import Model, describe, load_models, versions
-from lssvwm.worldmodel.evaluation.report import COLORS, REFERENCE, aligned, number, write_results
-from lssvwm.worldmodel.evaluation.trials import Protocol
+from lssvwm.worldmodel.evaluation.models import Model, describe, load_models
+from lssvwm.worldmodel.evaluation.protocols.clips import draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.protocols.judging import trial_for
+from lssvwm.worldmodel.evaluation.protocols.trials import Protocol
+from lssvwm.worldmodel.reporting.plots import Line, Plot, alone, plotted, write_plot
+from lssvwm.worldmodel.reporting.results import plain, versions
+from lssvwm.worldmodel.reporting.tables import estimate
+from lssvwm.worldmodel.reporting.tables import table as markdown
 from lssvwm.worldmodel.sampling import Sampler, Sampling
 from lssvwm.worldmodel.uncertainty import DRAWS
 
@@ -86,8 +89,13 @@ def evaluate(options: Options) -> dict[str, Any]:
         }
         for protocol, observed in seen.items()
     }
-    results = {"versions": versions(), "options": asdict(options), "model": describe(model), "protocols": judged}
-    write_results(options.out / "uncertainty.json", results)
+    results = {
+        "versions": versions("torchmetrics"),
+        "options": asdict(options),
+        "model": describe(model),
+        "protocols": judged,
+    }
+    write_json(options.out / "uncertainty.json", plain(results))
     plot(options.out / "uncertainty.png", judged)
     print(table(judged))
     return results
@@ -112,13 +120,10 @@ def watched(options: Options, protocol: Protocol, model: Model) -> Watched:
 
 
 def table(judged: Figures) -> str:
-    """The figures that decide, as aligned text: value [95 % interval over clips].
+    """The figures that decide: value [95 % interval over clips].
 
     "so far" is the area for the highest uncertainty since the context: what `truncate_above` goes by.
     """
-
-    def told(found: Mapping[str, float | None]) -> str:
-        return f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
 
     lines = [("protocol", "kind", "error", "pearson", "spearman", "at fixed step", "AUROC of wrong frames", "so far")]
     for protocol, kinds in judged.items():
@@ -128,26 +133,29 @@ def table(judged: Figures) -> str:
                 areas = (told(finds[area]) if name == "frame" else "" for area in ("auroc", "auroc_so_far"))
                 measures = (told(found[measure]) for measure in ("pearson", "spearman", "at_fixed_step"))
                 lines.append((protocol, kind, name, *measures, *areas))
-    return aligned(lines)
+    return markdown(lines)
+
+
+def told(found: Mapping[str, float | None]) -> str:
+    """A figure and its interval."""
+    return estimate(found["value"], found["low"], found["high"])
 
 
 def plot(path: Path, judged: Figures) -> None:
     """Write a PNG: the error of frames by how uncertain the model was, a panel per kind, a line per protocol."""
-    figure_module = require("matplotlib.figure", "video", "plots")
-    figure = figure_module.Figure((4.4 * len(KINDS), 3.4), layout="constrained", dpi=150)
     labels = {"heads": "entropy of the heads (nats)", "draws": "distance between draws (pixel RMS)"}
-    for axes, kind in zip(np.atleast_1d(figure.subplots(1, len(KINDS))), KINDS, strict=True):
-        for (protocol, kinds), color in zip(judged.items(), COLORS, strict=False):
+    plots = []
+    for kind in KINDS:
+        lines = []
+        for protocol, kinds in judged.items():
             groups = kinds[kind]["reliability"]
             said, so = ([group[key] for group in groups] for key in ("uncertainty", "error"))
-            axes.plot(said, so, "o-", color=color, linewidth=1.5, markersize=3, label=protocol)
+            lines.append(Line(protocol, said, alone(so)))
         if kind == "draws":
-            axes.axline((0, 0), slope=1, color=REFERENCE, linestyle="--", linewidth=1)
-        axes.set_xlabel(labels[kind])
-        axes.set_ylabel("error of the frame (pixel RMS)")
-        axes.grid(alpha=0.2)
-        axes.legend(frameon=False)
-    replace(path, lambda temporary: figure.savefig(temporary, format="png"))
+            ends = [0.0, max(max(line.x) for line in lines)]
+            lines.append(Line("as uncertain as wrong", ends, alone(ends), reference=True))
+        plots.append(Plot(lines, labels[kind], "error of the frame (pixel RMS)"))
+    write_plot(path, plotted(plots))
 
 
 def main(args: Sequence[str] | None = None) -> None:

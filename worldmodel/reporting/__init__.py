@@ -1,1 +1,1 @@
-"""What figures and pages are made of: intervals, resampling, videos."""
+"""What figures and pages are made of: intervals, resampling, tables, plots, pages, results as JSON, videos."""

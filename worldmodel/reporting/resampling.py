@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.reporting.statistics import FloatArray, Interval, checked
+from lssvwm.worldmodel.reporting.statistics import UPPER, FloatArray, Interval, checked
 
 Statistic = Callable[[FloatArray], FloatArray]
 """From values (..., n) to what they come to (...)."""
@@ -25,10 +25,6 @@ class Correlation:
     low: float
     high: float
     count: int
-
-    def to_dict(self) -> dict[str, float | int]:
-        """The four fields as plain numbers, ready for JSON."""
-        return asdict(self)
 
 
 def mean(values: FloatArray) -> FloatArray:
@@ -104,22 +100,22 @@ def improvement(scores: Sequence[float], others: Sequence[float], *, seed: int =
     return stratified_interval([scores, others], probability, seed=seed)
 
 
-def pearson(x: Sequence[float], y: Sequence[float], *, level: float = 0.95) -> Correlation | None:
+def pearson(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
     """How straight the line through pairs is, with Fisher's interval; None for fewer than 3 pairs or without spread.
 
     Of 3 pairs the interval is [-1, 1]; a coefficient of exactly 1 has one without width, however few pairs there are.
     Sequences of different lengths are an `InputError`.
     """
-    return _correlation(_paired(x, y), level, lambda r: 1.0)
+    return _correlation(_paired(x, y), lambda r: 1.0)
 
 
-def spearman(x: Sequence[float], y: Sequence[float], *, level: float = 0.95) -> Correlation | None:
+def spearman(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
     """Whether one rises with the other: Pearson's coefficient of the ranks, equal values sharing their mean rank.
 
     The interval widens Fisher's by 1 + r^2 / 2 in the variance (Bonett & Wright, 2000). None and errors as `pearson`.
     """
     pairs = _paired(x, y)
-    return _correlation(np.stack([_ranks(row) for row in pairs]), level, lambda r: 1.0 + r * r / 2)
+    return _correlation(np.stack([ranks(row) for row in pairs]), lambda r: 1.0 + r * r / 2)
 
 
 def _paired(x: Sequence[float], y: Sequence[float]) -> FloatArray:
@@ -128,14 +124,14 @@ def _paired(x: Sequence[float], y: Sequence[float]) -> FloatArray:
     return np.stack([checked(x), checked(y)]) if len(x) else np.zeros((2, 0))
 
 
-def _ranks(values: FloatArray) -> FloatArray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: FloatArray = (last - (counts - 1) / 2)[inverse]
-    return ranks
+def ranks(values: FloatArray) -> FloatArray:
+    """Ranks from 1 of all values of an array, equal ones sharing the mean of theirs."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    found: FloatArray = (np.cumsum(counts) - (counts - 1) / 2)[which]
+    return found.reshape(values.shape)
 
 
-def _correlation(pairs: FloatArray, level: float, spread: Callable[[float], float]) -> Correlation | None:
+def _correlation(pairs: FloatArray, spread: Callable[[float], float]) -> Correlation | None:
     count = pairs.shape[1]
     if count < 3 or np.any(np.ptp(pairs, axis=1) == 0):
         return None
@@ -145,6 +141,6 @@ def _correlation(pairs: FloatArray, level: float, spread: Callable[[float], floa
         return Correlation(r, -1.0, 1.0, count)
     if abs(r) > 1 - 1e-12:
         return Correlation(r, r, r, count)
-    half = NormalDist().inv_cdf((1 + level) / 2) * np.sqrt(spread(r) / (count - 3))
+    half = NormalDist().inv_cdf(UPPER) * np.sqrt(spread(r) / (count - 3))
     low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
     return Correlation(r, float(low), float(high), count)

@@ -1,4 +1,4 @@
-"""How sure a mean or a rate is: one implementation of intervals for everything that is judged."""
+"""How sure a mean or a rate is: one implementation of intervals (95 %) for everything that is judged."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from lssvwm.worldmodel.common.errors import InputError
 
 FloatArray = NDArray[np.float64]
+UPPER = 0.975
+"""Share below the upper end of an interval of 95 %."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Band:
     count: NDArray[np.int64]
 
 
-def student_band(values: FloatArray, *, level: float = 0.95) -> Band:
+def student_band(values: FloatArray) -> Band:
     """Mean and Student's t interval over the first axis: independent `values` (n, ...) to bands (...).
 
     NaNs are left out, column by column. One value has a mean and no interval (NaN), none has neither. What the values
@@ -51,27 +53,24 @@ def student_band(values: FloatArray, *, level: float = 0.95) -> Band:
     these weights do on others. Values that depend on each other, as the clips of one episode, are averaged before
     (`by_unit`).
     """
-    _check_level(level)
     exists = ~np.isnan(values)
     count = exists.sum(0)
     total = np.where(exists, values, 0.0).sum(0)
     mean = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
     square = np.where(exists, np.square(values - mean), 0.0).sum(0)
     deviation = np.sqrt(np.divide(square, count - 1, out=np.full(count.shape, np.nan), where=count > 1))
-    quantile = {n: student_quantile((1 + level) / 2, n - 1) if n > 1 else math.nan for n in np.unique(count).tolist()}
+    quantile = {n: student_quantile(UPPER, n - 1) if n > 1 else math.nan for n in np.unique(count).tolist()}
     half = np.vectorize(quantile.get, otypes=[float])(count) * deviation / np.sqrt(np.maximum(count, 1))
     return Band(mean, mean - half, mean + half, count)
 
 
-def mean_interval(values: FloatArray, *, level: float = 0.95) -> Interval:
+def mean_interval(values: FloatArray) -> Interval:
     """`student_band` of independent values (n,), NaNs left out."""
-    band = student_band(values, level=level)
+    band = student_band(values)
     return Interval(float(band.mean), float(band.low), float(band.high), int(band.count))
 
 
-def combined_interval(
-    samples: Sequence[Sequence[float] | FloatArray], weights: Sequence[float], *, level: float = 0.95
-) -> Interval:
+def combined_interval(samples: Sequence[Sequence[float] | FloatArray], weights: Sequence[float]) -> Interval:
     """The sum of the means of independent samples, each times its weight, with Welch's interval (1947).
 
     One sample of weight 1 has Student's interval; two of weights 1 and -1 give a difference of means; several, each
@@ -79,7 +78,6 @@ def combined_interval(
     that of all values. Where a sample is a single value nothing is known of its spread, and the interval has no width.
     Samples that are empty or not finite are an InputError.
     """
-    _check_level(level)
     known = [checked(each) for each in samples]
     mean = sum(weight * float(each.mean()) for each, weight in zip(known, weights, strict=True))
     count = sum(map(len, known))
@@ -92,18 +90,18 @@ def combined_interval(
     whole = math.floor(degrees + 1e-9)
     # In the inverse of the degrees the quantile bends upwards a little, so a chord is on the safe side.
     at = (1 / whole - 1 / degrees) * whole * (whole + 1)
-    below, above = (student_quantile((1 + level) / 2, each) for each in (whole, whole + 1))
+    below, above = (student_quantile(UPPER, each) for each in (whole, whole + 1))
     half = (below + at * (above - below)) * math.sqrt(sum(parts))
     return Interval(mean, mean - half, mean + half, count)
 
 
-def within(strata: Sequence[Sequence[float] | FloatArray], *, level: float = 0.95) -> Interval:
+def within(strata: Sequence[Sequence[float] | FloatArray]) -> Interval:
     """The mean of all values with its interval within the strata: how well just these do, as the runs of a method.
 
     Where a stratum is a single value they count as one sample.
     """
     known = _strata(strata)
-    return combined_interval(known, _shares(known), level=level)
+    return combined_interval(known, _shares(known))
 
 
 def difference_within(
@@ -142,16 +140,15 @@ def checked(values: Sequence[float] | FloatArray) -> FloatArray:
     return sample
 
 
-def rate_interval(hits: float, count: int, *, level: float = 0.95) -> Interval:
+def rate_interval(hits: float, count: int) -> Interval:
     """Share of `hits` among `count` independent trials with Wilson's score interval (1927), which stays within 0..1.
 
     `hits` may be a sum of shares: of several attempts in each of `count` episodes, which depend on each other. An
     InputError unless 0 <= hits <= count and there is a trial.
     """
-    _check_level(level)
     if count < 1 or not 0 <= hits <= count:
         raise InputError(f"{hits} of {count}: a rate needs a trial, and no more hits than trials")
-    z, share = NormalDist().inv_cdf((1 + level) / 2), hits / count
+    z, share = NormalDist().inv_cdf(UPPER), hits / count
     scale = 1 + z * z / count
     middle = (share + z * z / (2 * count)) / scale
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / scale
@@ -189,8 +186,3 @@ def _within(angle: float, degrees: int) -> float:
         total += term
         term *= cosine * cosine * k / (k + 1)
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise InputError(f"level is {level}: use a share between 0 and 1, such as 0.95")

@@ -9,7 +9,7 @@ from typing import Any
 
 from lssvwm.worldmodel.checkpoint import read_json
 from lssvwm.worldmodel.common.errors import InputError, check_value
-from lssvwm.worldmodel.evaluation.report import number
+from lssvwm.worldmodel.reporting.tables import number
 
 CARD, PAGE = "card.json", "README.md"
 FORMAT = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.evaluation import report
-from lssvwm.worldmodel.evaluation.heads import judge_heads_on_real
-from lssvwm.worldmodel.evaluation.judging import Judged, judge
-from lssvwm.worldmodel.evaluation.metrics import Curve
+from lssvwm.worldmodel.evaluation.metrics.frames import Curve
+from lssvwm.worldmodel.evaluation.metrics.heads import judge_heads_on_real
 from lssvwm.worldmodel.evaluation.models import load_models
 from lssvwm.worldmodel.evaluation.options import Options
-from lssvwm.worldmodel.evaluation.running import held, rolled_out, trials, windows_of
+from lssvwm.worldmodel.evaluation.protocols.figures import figures_of, has_curve
+from lssvwm.worldmodel.evaluation.protocols.judging import Judged, judge
+from lssvwm.worldmodel.evaluation.protocols.running import held, rolled_out, trials, windows_of
+from lssvwm.worldmodel.reporting.results import plain
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,16 @@ def score(folder: Path, episodes: Path, config: ScoreConfig, device: str = "cpu"
     still = Curve.cat([held(trial) for trial in trials(options, "reasoning", model, windows, options.rows)])
     heads = judge_heads_on_real(model.checkpoint.model, endings(model.store, config))
     found = {"model": judged, "last frame held": Judged(windows.episodes, still)}
-    plain: dict[str, Any] = report.plain(
+    scores: dict[str, Any] = plain(
         {
             "episodes": len(model.store),
             "frames": model.store.frames,
             **shape,
-            "continued": {name: _curves(report.figures_of(each)) for name, each in found.items()},
-            "heads": heads.to_dict(),
+            "continued": {name: _curves(figures_of(each)) for name, each in found.items()},
+            "heads": asdict(heads),
         }
     )
-    return plain
+    return scores
 
 
 def endings(store: EpisodeStore, config: ScoreConfig, rows: int = 8) -> Iterator[Clips]:
@@ -89,5 +90,5 @@ def _curves(figures: dict[str, Any]) -> dict[str, Any]:
             "by_distance": {label: at["mean"] for label, at in found["by_log_distance"].items()},
         }
         for metric, found in figures.items()
-        if report.has_curve(found)
+        if has_curve(found)
     }

@@ -12,13 +12,15 @@ from tqdm import tqdm
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.evaluation.clips import IntArray
 from lssvwm.worldmodel.evaluation.models import Model
-from lssvwm.worldmodel.evaluation.rollout import SEGMENT, observe
-from lssvwm.worldmodel.evaluation.studies.study import Line, Settings, Study, cell, generators_of, plain_band, predicted
+from lssvwm.worldmodel.evaluation.protocols.clips import IntArray
+from lssvwm.worldmodel.evaluation.protocols.figures import plain_band
+from lssvwm.worldmodel.evaluation.protocols.rollout import SEGMENT, observe
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell, generators_of, predicted
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel
-from lssvwm.worldmodel.reporting.statistics import Band, FloatArray, student_band
+from lssvwm.worldmodel.reporting.plots import Line, Plot, constant
+from lssvwm.worldmodel.reporting.statistics import FloatArray, student_band
 
 AGES = (64, 128, 256, 512, 900)
 """Where the next frame is predicted, as far as episodes go, unless something else is asked for."""
@@ -72,16 +74,15 @@ def memory_use(models: Sequence[Model], config: MemoryUse, settings: Settings) -
             table.append((model.name, str(age), *sides, cell(gain, i), str(gain.count[i])))
         figures[model.name] = {"ages": ages, "both": plain_band(both), "difference": plain_band(gain)}
         lines.append(Line(model.name, ages, gain))
-    zero = np.zeros(len(ages))
-    lines.append(Line("no use", ages, Band(zero, zero, zero, zero.astype(np.int64)), reference=True))
+    lines.append(constant("no use", ages, 0.0))
     about = (
         f"PSNR of the next frame, {settings.steps} denoising steps, {config.frames} frames from each age on, the same "
         f"noise for both memories. {len(models)} model(s), {len(drawn)} of {len(lengths)} episodes, read from their "
         "beginning; means and 95 % intervals (Student's t) over episodes. Difference: all history minus the last "
         f"{config.last} frames, above 0 where the longer past helps."
     )
-    axes = ("frames since the episode began", f"all history minus last {config.last}, dB")
-    return Study("memory", "Use of memory", about, tuple(table), figures, tuple(lines), axes)
+    plot = Plot(lines, "frames since the episode began", f"all history minus last {config.last}, dB")
+    return Study("memory", "Use of memory", about, table, figures, plot)
 
 
 def ages_of(config: MemoryUse, lengths: IntArray) -> list[int]:

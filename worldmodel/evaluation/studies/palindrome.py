@@ -18,14 +18,16 @@ from tqdm import tqdm
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 from lssvwm.worldmodel.episodes.data import INVERSE_KEY
-from lssvwm.worldmodel.evaluation.clips import Windows, read_windows
-from lssvwm.worldmodel.evaluation.metrics import psnr
+from lssvwm.worldmodel.evaluation.metrics.frames import psnr
 from lssvwm.worldmodel.evaluation.models import Model
-from lssvwm.worldmodel.evaluation.rollout import observe
-from lssvwm.worldmodel.evaluation.studies.study import Line, Settings, Study, cell, generators_of, plain_band
-from lssvwm.worldmodel.evaluation.trials import window
+from lssvwm.worldmodel.evaluation.protocols.clips import Windows, read_windows
+from lssvwm.worldmodel.evaluation.protocols.figures import plain_band
+from lssvwm.worldmodel.evaluation.protocols.rollout import observe
+from lssvwm.worldmodel.evaluation.protocols.trials import window
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell, generators_of
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.plots import Line, Plot
 from lssvwm.worldmodel.reporting.statistics import FloatArray, by_unit, student_band
 
 Inverse = Mapping[int, tuple[int, ...]]
@@ -101,8 +103,8 @@ def palindrome(models: Sequence[Model], config: Palindrome, settings: Settings) 
         f"{len(windows.episodes)} walks from {len(np.unique(windows.episodes))} of {len(store)} episodes; means and "
         "95 % intervals (Student's t) over episodes."
     )
-    axes = ("steps undone", "PSNR of the frame that comes again, dB")
-    return Study("palindrome", "Palindrome walk", about, tuple(table), figures, tuple(lines), axes)
+    plot = Plot(lines, "steps undone", "PSNR of the frame that comes again, dB")
+    return Study("palindrome", "Palindrome walk", about, table, figures, plot)
 
 
 def line_of(name: str, way: str, values: FloatArray, windows: Windows, steps: int) -> tuple[str, ...]:

@@ -15,14 +15,16 @@ from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.rng import normal
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 from lssvwm.worldmodel.episodes.retrace import mapped
-from lssvwm.worldmodel.evaluation.clips import IntArray, Windows, draw_windows, read_windows
 from lssvwm.worldmodel.evaluation.models import Model
-from lssvwm.worldmodel.evaluation.report import number
-from lssvwm.worldmodel.evaluation.rollout import observe
-from lssvwm.worldmodel.evaluation.studies.study import Line, Settings, Study, cell, generators_of, plain_band, predicted
-from lssvwm.worldmodel.evaluation.trials import window
+from lssvwm.worldmodel.evaluation.protocols.clips import IntArray, Windows, draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.protocols.figures import plain_band
+from lssvwm.worldmodel.evaluation.protocols.rollout import observe
+from lssvwm.worldmodel.evaluation.protocols.trials import window
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell, generators_of, predicted
 from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.plots import Line, Plot
 from lssvwm.worldmodel.reporting.statistics import FloatArray, by_unit, rate_interval, student_band
+from lssvwm.worldmodel.reporting.tables import estimate
 
 Disturbance = Literal["dropped", "noised", "jumped"]
 MEMORIES = ("all history", "window")
@@ -87,9 +89,8 @@ def recovery(models: Sequence[Model], config: Recovery, settings: Settings) -> S
                 hits = by_unit(share.astype(float), windows.episodes)
                 rate = rate_interval(float(hits.sum()), len(hits))
                 ends = (cell(bands[1], n - 1) for n in near)
-                told = f"{number(rate.mean)} [{number(rate.low)}, {number(rate.high)}]"
-                sizes = (str(len(clean)), str(len(hits)))
-                table.append((model.name, kind, memory, cell(bands[0]), *ends, cell(bands[2]), told, *sizes))
+                told = (cell(bands[0]), *ends, cell(bands[2]), estimate(rate.mean, rate.low, rate.high))
+                table.append((model.name, kind, memory, *told, str(len(clean)), str(len(hits))))
                 parts = dict(zip(("undisturbed", "lost", "until"), map(plain_band, bands), strict=True))
                 figures[model.name].setdefault(kind, {})[MEMORIES[m]] = {**parts, "recovered": rate.to_dict()}
                 if m == 0:
@@ -102,8 +103,8 @@ def recovery(models: Sequence[Model], config: Recovery, settings: Settings) -> S
         f"{config.last}: the same model with a memory of no more frames. {len(models)} model(s); means and 95 % "
         "intervals over episodes, Student's t and for rates Wilson's."
     )
-    axes = ("frames after the disturbance", "undisturbed minus disturbed, dB")
-    return Study("recovery", "Coherence under noise", about, tuple(table), figures, tuple(lines), axes)
+    plot = Plot(lines, "frames after the disturbance", "undisturbed minus disturbed, dB")
+    return Study("recovery", "Coherence under noise", about, table, figures, plot)
 
 
 def frames_until(lost: FloatArray, within: float) -> FloatArray:

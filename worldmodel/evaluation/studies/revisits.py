@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import EpisodeStore
-from lssvwm.worldmodel.evaluation.clips import IntArray
-from lssvwm.worldmodel.evaluation.metrics import MSE_FLOOR, psnr
+from lssvwm.worldmodel.evaluation.metrics.frames import MSE_FLOOR, psnr
 from lssvwm.worldmodel.evaluation.models import Model
+from lssvwm.worldmodel.evaluation.protocols.clips import IntArray
+from lssvwm.worldmodel.evaluation.protocols.figures import plain_band
 from lssvwm.worldmodel.evaluation.studies.memory_use import next_frames
-from lssvwm.worldmodel.evaluation.studies.study import Line, Settings, Study, cell, plain_band
-from lssvwm.worldmodel.reporting.statistics import Band, FloatArray, student_band
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell
+from lssvwm.worldmodel.reporting.plots import Line, Plot, constant
+from lssvwm.worldmodel.reporting.statistics import FloatArray, student_band
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,7 @@ def revisits(models: Sequence[Model], config: Revisits, settings: Settings) -> S
             if label not in KINDS:
                 curve.append(values[:, 0] - values[:, 1])
         lines.append(Line(model.name, ages[: len(curve)], student_band(np.stack(curve, 1))))
-    zero = np.zeros(len(ages))
-    lines.append(Line("no use", ages, Band(zero, zero, zero, zero.astype(np.int64)), reference=True))
+    lines.append(constant("no use", ages, 0.0))
     copies = student_band(np.array([_mean(each.copy[:, None])[0] for each in seen]))
     count = sum(len(each.returned) for each in seen)
     table.append(("the view as seen before", KINDS[0], cell(copies), "", "", str(count), str(int(copies.count))))
@@ -96,10 +97,8 @@ def revisits(models: Sequence[Model], config: Revisits, settings: Settings) -> S
         f"{config.last} is; new: none is. {len(models)} model(s), {len(drawn)} of {len(store)} episodes, at most "
         f"{config.frames} frames of either kind in each; means and 95 % intervals (Student's t) over episodes."
     )
-    axes = ("frames since the view was last seen", f"all history minus last {config.last}, dB")
-    return Study(
-        "revisits", "Return to a place seen before", about, tuple(table), figures, tuple(lines), axes, log=True
-    )
+    plot = Plot(lines, "frames since the view was last seen", f"all history minus last {config.last}, dB", log=True)
+    return Study("revisits", "Return to a place seen before", about, table, figures, plot)
 
 
 @dataclass(frozen=True)

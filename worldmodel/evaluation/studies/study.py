@@ -7,21 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lssvwm.worldmodel.common.atomic import replace
-from lssvwm.worldmodel.common.errors import require
 from lssvwm.worldmodel.common.rng import row_generators
 from lssvwm.worldmodel.episodes import Clips
-from lssvwm.worldmodel.evaluation.metrics import psnr
-from lssvwm.worldmodel.evaluation.page import Section
-from lssvwm.worldmodel.evaluation.report import COLORS, REFERENCE, Table, number
-from lssvwm.worldmodel.evaluation.rollout import continue_clip
+from lssvwm.worldmodel.evaluation.metrics.frames import psnr
+from lssvwm.worldmodel.evaluation.protocols.rollout import continue_clip
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel
+from lssvwm.worldmodel.reporting.page import Section
+from lssvwm.worldmodel.reporting.plots import Plot, plotted, write_plot
 from lssvwm.worldmodel.reporting.statistics import Band
+from lssvwm.worldmodel.reporting.tables import Table, estimate
 
 
 @dataclass(frozen=True)
@@ -38,18 +36,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One curve of a figure; a reference is dashed and grey."""
-
-    label: str
-    at: Sequence[float]
-    band: Band
-    reference: bool = False
-
-
-@dataclass(frozen=True)
 class Study:
-    """What was found: a table, figures for JSON, and one figure of curves."""
+    """What was found: a table, figures for JSON, and a plot."""
 
     name: str
     title: str
@@ -57,15 +45,11 @@ class Study:
     """How many models, episodes and clips it is of, and what its intervals are over."""
     table: Table
     figures: Mapping[str, Any]
-    lines: tuple[Line, ...]
-    axes: tuple[str, str]
-    """What runs along x and y."""
-    log: bool = False
-    """Whether x is logarithmic."""
+    plot: Plot
 
     @property
     def picture(self) -> str:
-        """Name of the file with the curves."""
+        """Name of the file with the plot."""
         return f"{self.name}.png"
 
     def section(self) -> Section:
@@ -88,36 +72,9 @@ def generators_of(seed: int, step: int, rows: Sequence[int], device: torch.devic
 
 def cell(band: Band, at: int | tuple[int, ...] = ()) -> str:
     """Mean and interval of one entry as text."""
-    mean, low, high = (float(part[at]) for part in (band.mean, band.low, band.high))
-    if np.isnan(mean):
-        return "-"
-    return number(mean) if np.isnan(low) else f"{number(mean)} [{number(low)}, {number(high)}]"
-
-
-def plain_band(band: Band) -> dict[str, Any]:
-    """For JSON."""
-    return {"mean": band.mean, "low": band.low, "high": band.high, "episodes": band.count}
+    return estimate(*(float(part[at]) for part in (band.mean, band.low, band.high)))
 
 
 def plot_study(path: Path, study: Study) -> None:
     """Write a PNG: the curves of a study with their intervals."""
-    figure_module = require("matplotlib.figure", "video", "plots")
-    figure = figure_module.Figure((6.4, 3.8), layout="constrained", dpi=150)
-    axes = figure.subplots()
-    colors = iter(COLORS * (1 + len(study.lines) // len(COLORS)))
-    for line in study.lines:
-        color, style = (REFERENCE, "--") if line.reference else (next(colors), "-")
-        marker = "o" if len(line.at) <= 12 else ""
-        axes.fill_between(line.at, line.band.low, line.band.high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(
-            line.at, line.band.mean, style, color=color, linewidth=1.5, marker=marker, markersize=3, label=line.label
-        )
-    axes.set_xlabel(study.axes[0])
-    if study.log:
-        axes.set_xscale("log")
-    axes.set_ylabel(study.axes[1])
-    axes.grid(alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    figure.suptitle(study.title, fontsize=11)
-    replace(path, lambda temporary: figure.savefig(temporary, format="png"))
+    write_plot(path, plotted([study.plot], study.title, width=6.4, height=3.8))

@@ -16,13 +16,14 @@ from torch import Tensor
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.episodes.retrace import led_here
-from lssvwm.worldmodel.evaluation.clips import Windows, draw_windows, read_windows
-from lssvwm.worldmodel.evaluation.metrics import per_frame, psnr
+from lssvwm.worldmodel.evaluation.metrics.frames import per_frame, psnr
 from lssvwm.worldmodel.evaluation.models import Model
-from lssvwm.worldmodel.evaluation.report import number
-from lssvwm.worldmodel.evaluation.rollout import rollout
-from lssvwm.worldmodel.evaluation.studies.study import Line, Settings, Study, plain_band
-from lssvwm.worldmodel.evaluation.trials import Trial, make_trial
+from lssvwm.worldmodel.evaluation.protocols.clips import Windows, draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.protocols.figures import plain_band
+from lssvwm.worldmodel.evaluation.protocols.rollout import rollout
+from lssvwm.worldmodel.evaluation.protocols.trials import Trial, make_trial
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell
+from lssvwm.worldmodel.reporting.plots import Line, Plot, constant
 from lssvwm.worldmodel.reporting.statistics import Band, FloatArray, by_unit, student_band
 
 KINDS = ("next frame", "dream")
@@ -49,13 +50,11 @@ def wrong_actions(models: Sequence[Model], settings: Settings) -> Study:
         for kind in KINDS:
             right, other = errors(model, windows, wrong, kind == "next frame", settings)
             ratio, by_step = ratio_of(right, other, windows), ratio_of(right, other, windows, by_step=True)
-            values = (f"{right.mean():.1f}", f"{other.mean():.1f}", told(ratio))
+            values = (f"{right.mean():.1f}", f"{other.mean():.1f}", cell(ratio))
             table.append((model.name, kind, *values, str(len(right)), str(int(ratio.count))))
             figures[model.name][kind] = {"ratio": plain_band(ratio), "by_distance": plain_band(by_step)}
             lines.append(Line(f"{model.name}, {kind}", range(1, settings.horizon + 1), by_step))
-    one = np.ones(settings.horizon)
-    ignored = Band(one, one, one, one.astype(np.int64))
-    lines.append(Line("actions ignored", range(1, settings.horizon + 1), ignored, reference=True))
+    lines.append(constant("actions ignored", range(1, settings.horizon + 1), 1.0))
     about = (
         "Mean squared error (grey levels of 255) of frames under the recorded actions and under others, each drawn "
         "from all recorded ones that differ from it; the same noise for both. Next frame: after all true frames and "
@@ -63,8 +62,8 @@ def wrong_actions(models: Sequence[Model], settings: Settings) -> Study:
         f"actions are ignored. {settings.steps} denoising steps, {len(models)} model(s). The ratio is the geometric "
         "mean over episodes of the ratio of mean errors, with its 95 % interval (Student's t on logarithms)."
     )
-    axes = ("frames after the context", "error under wrong / right actions")
-    return Study("actions", "Action-shuffle ratio", about, tuple(table), figures, tuple(lines), axes)
+    plot = Plot(lines, "frames after the context", "error under wrong / right actions")
+    return Study("actions", "Action-shuffle ratio", about, table, figures, plot)
 
 
 def actions_of(store: EpisodeStore, windows: Windows) -> Tensor:
@@ -136,9 +135,3 @@ def ratio_of(right: FloatArray, wrong: FloatArray, windows: Windows, *, by_step:
     mean_right, mean_wrong = (by_unit(each, windows.episodes) for each in both)
     band = student_band(np.log(mean_wrong / mean_right))
     return Band(np.exp(band.mean), np.exp(band.low), np.exp(band.high), band.count)
-
-
-def told(ratio: Band) -> str:
-    """A ratio and its interval as text."""
-    mean, low, high = (number(float(part)) for part in (ratio.mean, ratio.low, ratio.high))
-    return mean if np.isnan(ratio.low) else f"{mean} [{low}, {high}]"

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Clips
-from lssvwm.worldmodel.evaluation.clips import IntArray
-from lssvwm.worldmodel.evaluation.fvd import VideoFeatures, frechet_distance
-from lssvwm.worldmodel.evaluation.heads import HeadFigures, judge_heads, without_frames
-from lssvwm.worldmodel.evaluation.metrics import Curve, compare, nearest_psnr, per_frame
-from lssvwm.worldmodel.evaluation.rollout import Rollout, rollout
-from lssvwm.worldmodel.evaluation.trials import Corruption, Protocol, Trial, make_trial
+from lssvwm.worldmodel.evaluation.metrics.frames import Curve, compare, nearest_psnr, per_frame
+from lssvwm.worldmodel.evaluation.metrics.fvd import VideoFeatures, frechet_distance
+from lssvwm.worldmodel.evaluation.metrics.heads import HeadFigures, judge_heads, without_frames
+from lssvwm.worldmodel.evaluation.protocols.clips import IntArray
+from lssvwm.worldmodel.evaluation.protocols.rollout import Rollout, rollout
+from lssvwm.worldmodel.evaluation.protocols.trials import Corruption, Protocol, Trial, make_trial
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.reporting.statistics import FloatArray
 

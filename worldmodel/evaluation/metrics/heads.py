@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from lssvwm.worldmodel.common.errors import require
 from lssvwm.worldmodel.episodes import Clips
 from lssvwm.worldmodel.episodes.retrace import led_here
-from lssvwm.worldmodel.evaluation.rollout import observe
+from lssvwm.worldmodel.evaluation.protocols.rollout import observe
 from lssvwm.worldmodel.model import WorldModel
 
 
@@ -36,10 +36,6 @@ class HeadFigures:
     termination_auroc: float | None
     """Chance that a terminal frame gets a higher probability than another one; 0.5 is the base rate."""
     terminal_share: float | None
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def judge_heads(rewards: Tensor, terminations: Tensor, truth: Clips) -> HeadFigures:

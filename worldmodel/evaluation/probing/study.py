@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from lssvwm.worldmodel.evaluation.report import number
-from lssvwm.worldmodel.evaluation.studies.study import Line, Study
-from lssvwm.worldmodel.reporting.statistics import Band
+from lssvwm.worldmodel.evaluation.studies.study import Study
+from lssvwm.worldmodel.reporting.plots import Line, Plot, alone
+from lssvwm.worldmodel.reporting.tables import number
 
 Probes = Mapping[str, Sequence[Mapping[str, Any]]]
 """What `Probed.to_dict` gave, by model."""
@@ -29,11 +27,6 @@ def probe_study(probes: Probes, about: str) -> Study:
             if p["target"] == first["target"]:
                 lines.append(Line(f"{model}: {p['reading']}, {p['kind']}", p["ages"], alone(p["scores"])))
     lines.append(Line("base rate", first["ages"], alone(first["bases"]), reference=True))
-    axes = ("frames seen", f"{first['measure']} of {first['target']}")
-    return Study("probes", "Probes", about, tuple(table), probes, tuple(lines), axes)
-
-
-def alone(values: Sequence[float]) -> Band:
-    """Figures without an interval."""
-    nothing = np.full(len(values), np.nan)
-    return Band(np.array(values), nothing, nothing, np.ones(len(values), np.int64))
+    return Study(
+        "probes", "Probes", about, table, probes, Plot(lines, "frames seen", f"{first['measure']} of {first['target']}")
+    )

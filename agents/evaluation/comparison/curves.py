@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from lssvwm.agents.evaluation.files import Evaluations
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.reporting.statistics import FloatArray, student_band
+from lssvwm.worldmodel.reporting.statistics import Band, FloatArray, student_band
 
 Metric = Literal["success", "return"]
 Axis = Literal["steps", "seconds"]
@@ -32,15 +32,11 @@ class Line:
     y: FloatArray
 
 
-@dataclass(frozen=True)
-class Band:
-    """The mean over `count` runs at x (n,), and its 95 % interval, which a single run does not have."""
+class Over(NamedTuple):
+    """The mean over runs at x (n,), and its 95 % interval, which a single run does not have (NaN)."""
 
     x: FloatArray
-    mean: FloatArray
-    low: FloatArray | None
-    high: FloatArray | None
-    count: int
+    band: Band
 
 
 @dataclass(frozen=True)
@@ -53,10 +49,6 @@ class Reached:
     median: float | None
     first: float | None
     last: float | None
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def lines(method: Method, axis: Axis, metric: Metric) -> list[Line] | None:
@@ -71,7 +63,7 @@ def lines(method: Method, axis: Axis, metric: Metric) -> list[Line] | None:
     return found
 
 
-def band(runs: Sequence[Line], *, level: float = 0.95) -> Band:
+def band(runs: Sequence[Line]) -> Over:
     """The mean over runs, and Student's interval over runs at every point: the runs are what varies, not episodes.
 
     Between evaluations runs are interpolated linearly, nowhere extrapolated: the band spans what all of them cover.
@@ -87,10 +79,7 @@ def band(runs: Sequence[Line], *, level: float = 0.95) -> Band:
         x, y = np.mean([run.x for run in runs], axis=0), np.stack([run.y for run in runs])
     else:
         raise InputError("the runs of a method share no stretch of real steps: evaluate them at the same ones")
-    found = student_band(y, level=level)
-    if len(runs) == 1:
-        return Band(x, found.mean, None, None, 1)
-    return Band(x, found.mean, found.low, found.high, len(runs))
+    return Over(x, student_band(y))
 
 
 def reached(runs: Sequence[Line], level: float) -> Reached:
@@ -116,10 +105,15 @@ def compared(methods: Sequence[Method], metric: Metric, threshold: float) -> dic
         best = common_level(list(known.values())) if len(known) == len(methods) else None
         found[axis] = {
             name: {
-                "band": {key: None if v is None else np.asarray(v).tolist() for key, v in vars(band(runs)).items()},
-                "threshold": reached(runs, threshold).to_dict(),
-                "best_common": None if best is None else reached(runs, best).to_dict(),
+                "band": _plain(band(runs), len(runs)),
+                "threshold": asdict(reached(runs, threshold)),
+                "best_common": None if best is None else asdict(reached(runs, best)),
             }
             for name, runs in known.items()
         }
     return found
+
+
+def _plain(over: Over, runs: int) -> dict[str, Any]:
+    ends = {"low": over.band.low.tolist(), "high": over.band.high.tolist()} if runs > 1 else {"low": None, "high": None}
+    return {"x": over.x.tolist(), "mean": over.band.mean.tolist(), **ends, "count": runs}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from lssvwm.agents.evaluation.anchors import Anchor, Normalised, normalised
+from lssvwm.agents.evaluation.comparison.anchors import Anchor, Normalised, normalised
 from lssvwm.agents.evaluation.judging import Result
 from lssvwm.worldmodel.reporting.resampling import improvement, iqm, pearson, spearman, stratified_interval
 from lssvwm.worldmodel.reporting.statistics import Interval, difference_within, mean_interval, rate_interval, within
@@ -39,10 +39,7 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         parts = ("mean", "iqm", "success", "over_runs", "success_over_runs", "normalised", "imagined", "gap")
-        found: dict[str, Any] = {}
-        for part in parts:
-            value = getattr(self, part)
-            found[part] = None if value is None else value.to_dict()
+        found = {part: None if (value := getattr(self, part)) is None else asdict(value) for part in parts}
         runs = {
             result.contestant.name: {
                 **result.evaluation.to_dict(),
@@ -105,4 +102,4 @@ def correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     straight, rising = pearson(imagined, real), spearman(imagined, real)
     if straight is None or rising is None:
         return {**found, "note": "the returns do not differ"}
-    return {**found, "pearson": straight.to_dict(), "spearman": rising.to_dict()}
+    return {**found, "pearson": asdict(straight), "spearman": asdict(rising)}

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.evaluation.clips import IntArray, Windows, draw_windows, read_windows
-from lssvwm.worldmodel.evaluation.probes import Examples, ProbeConfig, ProbeKind, ProbeResult, fit_probe
-from lssvwm.worldmodel.evaluation.rollout import observe
-from lssvwm.worldmodel.evaluation.trials import window
+from lssvwm.worldmodel.evaluation.probing.probes import Examples, ProbeConfig, ProbeKind, ProbeResult, fit_probe
+from lssvwm.worldmodel.evaluation.protocols.clips import IntArray, Windows, draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.protocols.rollout import observe
+from lssvwm.worldmodel.evaluation.protocols.trials import window
 from lssvwm.worldmodel.layers.backbone import Hidden
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel

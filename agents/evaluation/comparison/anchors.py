@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from lssvwm.envs.factory import EnvConfig
@@ -32,10 +32,6 @@ class Anchor:
     value: float
     source: str
 
-    def to_dict(self) -> dict[str, str | float]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Normalised:
@@ -45,10 +41,6 @@ class Normalised:
     mean: float
     low: float
     high: float
-
-    def to_dict(self) -> dict[str, str | float]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def published(config: EnvConfig) -> tuple[Anchor, ...]:

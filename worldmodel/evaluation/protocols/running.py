@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from lssvwm.worldmodel.episodes import EpisodeStore
-from lssvwm.worldmodel.evaluation import report
-from lssvwm.worldmodel.evaluation.clips import Windows, draw_windows, read_windows
-from lssvwm.worldmodel.evaluation.fvd import VideoFeatures
-from lssvwm.worldmodel.evaluation.judging import Judged, judge, judge_cold_start, trial_for
-from lssvwm.worldmodel.evaluation.metrics import Curve, compare
+from lssvwm.worldmodel.evaluation.metrics.frames import Curve, compare
+from lssvwm.worldmodel.evaluation.metrics.fvd import VideoFeatures
+from lssvwm.worldmodel.evaluation.metrics.perceptual import Perceptual
 from lssvwm.worldmodel.evaluation.models import Model
 from lssvwm.worldmodel.evaluation.options import Options
-from lssvwm.worldmodel.evaluation.perceptual import Perceptual
-from lssvwm.worldmodel.evaluation.rollout import Rollout, rollout
-from lssvwm.worldmodel.evaluation.trials import CORRUPTED, Protocol, Trial
+from lssvwm.worldmodel.evaluation.protocols.clips import Windows, draw_windows, read_windows
+from lssvwm.worldmodel.evaluation.protocols.figures import metrics_of, plot_drift, summary, write_grid
+from lssvwm.worldmodel.evaluation.protocols.judging import Judged, judge, judge_cold_start, trial_for
+from lssvwm.worldmodel.evaluation.protocols.rollout import Rollout, rollout
+from lssvwm.worldmodel.evaluation.protocols.trials import CORRUPTED, Protocol, Trial
 
 STILL, REAL = "last frame held", "real frames"
 """What the models are seen beside: the frame before the first one asked for, held; and, after a cold start, reality."""
@@ -56,11 +56,11 @@ def run_protocol(
         kept = (held(trial) for trial in trials(options, protocol, model, windows, options.rows))
         reference = {STILL: Judged(windows.episodes, Curve.cat(list(kept)))}
     judged |= reference
-    report.plot_drift(options.out / f"drift-{protocol}.png", protocol, judged, list(reference))
+    plot_drift(options.out / f"drift-{protocol}.png", protocol, judged, list(reference))
     if options.shown > 0:
         first = windows.rows(slice(options.shown))
         trial = next(trials(options, protocol, model, first, options.shown))
-        report.write_grid(options.out, protocol, trial, imagined, model.store.fps)
+        write_grid(options.out, protocol, trial, imagined, model.store.fps)
     return judged
 
 
@@ -114,8 +114,8 @@ def held(trial: Trial) -> Curve:
 
 def losses(clean: Judged, corrupted: Judged) -> dict[str, Any]:
     """What each metric loses against the clean context, clip by clip: clean minus corrupted."""
-    before, after = report.metrics_of(clean), report.metrics_of(corrupted)
-    return {name: report.summary(before[name] - after[name], clean.episodes) for name in after}
+    before, after = metrics_of(clean), metrics_of(corrupted)
+    return {name: summary(before[name] - after[name], clean.episodes) for name in after}
 
 
 def protocols_of(options: Options) -> tuple[Protocol, ...]:

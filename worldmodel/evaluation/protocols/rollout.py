@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.rng import row_generators
-from lssvwm.worldmodel.episodes import Clips
-from lssvwm.worldmodel.evaluation.trials import Trial, window
+from lssvwm.worldmodel.episodes import Clips, Episode
+from lssvwm.worldmodel.evaluation.metrics.frames import psnr
+from lssvwm.worldmodel.evaluation.protocols.trials import Trial, window
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import Features, WorldModel
+from lssvwm.worldmodel.told import told_in
 
 SEGMENT = 60
 """Frames observed at once, about: what bounds the memory that a long context takes."""
@@ -80,6 +84,29 @@ def rollout(
     return _joined(parts, parts[0].memory.load_state_dict(together), 0)
 
 
+@dataclass(frozen=True)
+class Dreamt:
+    """A real episode dreamt again from its own beginning and actions."""
+
+    frames: NDArray[np.uint8]  # (T + 1, h, w, 3), the first `context` are real
+    context: int
+    psnr: tuple[float, ...]  # of every dreamt frame against the real one, in dB
+
+
+def dream_along(model: WorldModel, episode: Episode, *, context: int, steps: int | None) -> Dreamt:
+    """Observe the first `context` frames, at most half of the episode, then dream on under its recorded actions."""
+    context = max(1, min(context, len(episode.image) // 2))
+    arrays = (episode.image, episode.action, episode.reward, episode.terminated, np.ones(len(episode.image), np.bool_))
+    clips = Clips(*(torch.tensor(array)[None] for array in arrays))
+    if parts := model.config.told:
+        told = told_in(episode.extras, len(episode.image), parts, "the episode to dream along")
+        clips = replace(clips, told=torch.from_numpy(told)[None])
+    trial = Trial(window(clips, 0, context), window(clips, context, len(episode.image)))
+    frames = rollout(model, trial, steps=steps).frames
+    everything = torch.cat([trial.context.frames, frames], 1)[0]
+    return Dreamt(everything.numpy(), context, tuple(psnr(frames, trial.ahead.frames)[0].tolist()))
+
+
 def observe(model: WorldModel, clips: Clips, memory: Memory) -> Observed:
     """Let all frames of `clips` (B, T) enter `memory`, in segments; T may be 0."""
     length, seen = max(1, SEGMENT // model.config.chunk) * model.config.chunk, []
@@ -107,13 +134,10 @@ def continue_clip(
 
 def _joined(parts: Sequence[Rollout], memory: Memory, along: int) -> Rollout:
     """Several as one, along rows (0) or time (1), on the CPU."""
-    return Rollout(
-        torch.cat([part.frames for part in parts], along).cpu(),
-        torch.cat([part.rewards for part in parts], along).cpu(),
-        torch.cat([part.terminations for part in parts], along).cpu(),
-        torch.cat([part.features for part in parts], along).cpu(),
-        memory,
-    )
+    names = ("frames", "rewards", "terminations", "features")
+    parts_of = {name: [getattr(part, name) for part in parts] for name in names}
+    joined: dict[str, Any] = {name: torch.cat(each, along).cpu() for name, each in parts_of.items()}
+    return Rollout(**joined, memory=memory)
 
 
 def _goals(model: WorldModel, clips: Clips) -> dict[str, Any]:

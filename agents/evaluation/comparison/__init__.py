@@ -1,0 +1,1 @@
+"""Methods side by side, each of several runs: scores, what they are worth, learning curves, and the page."""

@@ -1,0 +1,1 @@
+"""How near frames are to the true ones, and how right the heads are."""

@@ -1,0 +1,1 @@
+"""What can be read off a memory that nobody trained for it."""
