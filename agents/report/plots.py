@@ -11,7 +11,7 @@ import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.reporting.plots import COLORS, Line, Plot, new_figure, plotted, styled, to_svg
+from lssvwm.worldmodel.reporting.plots import COLORS, Line, Plot, alone, new_figure, plotted, styled, to_svg
 from lssvwm.worldmodel.reporting.statistics import Band, Interval
 from lssvwm.worldmodel.reporting.tables import estimate
 
@@ -62,11 +62,11 @@ def plot_curves(curves: Mapping[str, Curve], title: str) -> bytes:
 
 def line_of(label: str, curve: Curve) -> Line:
     """A curve through the means of at most 200 stretches of neighbouring points."""
-    count = max(1, min(BUCKETS, len(curve.steps)))
-    parts = [part for part in np.array_split(np.array(curve.values), count) if len(part)]
-    x = [float(part.mean()) for part in np.array_split(np.array(curve.steps), count) if len(part)]
+    if len(curve.steps) <= BUCKETS:
+        return Line(label, curve.steps, alone(curve.values))
+    steps, parts = (np.array_split(np.array(each), BUCKETS) for each in (curve.steps, curve.values))
     mean, low, high = (np.array([of(part) for part in parts]) for of in (np.mean, np.min, np.max))
-    return Line(label, x, Band(mean, low, high, np.array([len(part) for part in parts])))
+    return Line(label, [float(part.mean()) for part in steps], Band(mean, low, high, np.array(list(map(len, parts)))))
 
 
 def plot_returns(entries: Sequence[tuple[str, Interval, Sequence[float]]]) -> bytes:

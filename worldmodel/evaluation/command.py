@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -87,16 +87,8 @@ def evaluate(options: Options) -> dict[str, Any]:
 
 def check(options: Options, models: Sequence[Model]) -> None:
     """Raise an InputError for what any study, protocol or probe lacks, before the first of them takes its minutes."""
-    settings, store = settings_of(options), models[0].store
-    checks: Mapping[StudyName, Callable[[], Any]] = {
-        "memory": lambda: ages_of(options.memory, store.lengths),
-        "actions": lambda: [wrong_of(model, settings) for model in models],
-        "palindrome": lambda: walks_of(models, options.palindrome, settings),
-        "recovery": lambda: disturbed_windows(models, options.recovery, settings),
-        "revisits": lambda: looked_at(store, options.revisits, settings),
-    }
     for name in options.studies:
-        checks[name]()
+        studies_of(options, models)[name].check()
     for protocol in protocols_of(options):
         for model in models:
             windows = windows_of(options, protocol, model.store)
@@ -107,9 +99,28 @@ def check(options: Options, models: Sequence[Model]) -> None:
         looked_for(model.checkpoint.model, model.store, options.probe, **probing(options))
 
 
-def settings_of(options: Options) -> Settings:
-    """What studies have in common."""
-    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+class Known(NamedTuple):
+    """A study: what raises an InputError where something lacks for it, and what runs it."""
+
+    check: Callable[[], object]
+    run: Callable[[], Study | None]
+
+
+def studies_of(options: Options, models: Sequence[Model]) -> Mapping[StudyName, Known]:
+    """All studies, of these models."""
+    shared = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+    o, store = options, models[0].store
+    return {
+        "memory": Known(lambda: ages_of(o.memory, store.lengths), lambda: memory_use(models, o.memory, shared)),
+        "actions": Known(lambda: [wrong_of(m, shared) for m in models], lambda: wrong_actions(models, shared)),
+        "palindrome": Known(
+            lambda: walks_of(models, o.palindrome, shared), lambda: palindrome(models, o.palindrome, shared)
+        ),
+        "recovery": Known(
+            lambda: disturbed_windows(models, o.recovery, shared), lambda: recovery(models, o.recovery, shared)
+        ),
+        "revisits": Known(lambda: looked_at(store, o.revisits, shared), lambda: revisits(models, o.revisits, shared)),
+    }
 
 
 def probing(options: Options) -> dict[str, Any]:
@@ -126,19 +137,10 @@ def probing(options: Options) -> dict[str, Any]:
 
 def study(name: StudyName, options: Options, models: Sequence[Model]) -> Study | None:
     """One study of all models."""
-    settings = settings_of(options)
-    if name == "memory":
-        found = memory_use(models, options.memory, settings)
-        if found is None:
-            print("use of memory is not judged: no episode is longer than the short memory", file=sys.stderr)
-        return found
-    if name == "actions":
-        return wrong_actions(models, settings)
-    if name == "palindrome":
-        return palindrome(models, options.palindrome, settings)
-    if name == "recovery":
-        return recovery(models, options.recovery, settings)
-    return revisits(models, options.revisits, settings)
+    found = studies_of(options, models)[name].run()
+    if found is None:
+        print(f"use of {name} is not judged: no episode is longer than the short memory", file=sys.stderr)
+    return found
 
 
 def probed(options: Options, model: Model) -> list[Probed]:

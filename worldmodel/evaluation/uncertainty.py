@@ -153,7 +153,7 @@ def plot(path: Path, judged: Figures) -> None:
             lines.append(Line(protocol, said, alone(so)))
         if kind == "draws":
             ends = [0.0, max(max(line.x) for line in lines)]
-            lines.append(Line("as uncertain as wrong", ends, alone(ends), reference=True))
+            lines.append(Line("error as large as said", ends, alone(ends), reference=True))
         plots.append(Plot(lines, labels[kind], "error of the frame (pixel RMS)"))
     write_plot(path, plotted(plots))
 

@@ -101,7 +101,9 @@ def plotted(plots: Sequence[Plot], title: str = "", *, width: float = 4.8, heigh
             axes.set(xlabel=plot.x, ylabel=plot.y, ylim=plot.limits)
             if plot.log:
                 axes.set_xscale("log")
-            elif axes.dataLim.max[0] >= THOUSANDS:
+                continue
+            axes.locator_params(nbins=5)
+            if axes.dataLim.max[0] >= THOUSANDS:
                 axes.xaxis.set_major_formatter(require("matplotlib.ticker", "video", "plots").EngFormatter(sep=""))
         if title and len(plots) == 1:
             panels[0].set_title(title)

@@ -31,9 +31,11 @@ def estimate(value: float | None, low: float | None, high: float | None) -> str:
 
 
 def table(lines: Table) -> str:
-    """A Markdown table whose columns line up as plain text too: the first to the left, the others to the right."""
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
-    rule = f"|{'-' * (first + 2)}|{''.join('-' * (width + 1) + ':|' for width in others)}"
-    head, *rows = (f"| {' | '.join([line[0].ljust(first), *map(str.rjust, line[1:], others)])} |" for line in cells)
-    return "\n".join([head, rule, *rows])
+    """A Markdown table whose columns line up as plain text too: numbers to the right."""
+    columns = [[cell.replace("|", "\\|") for cell in column] for column in zip(*lines, strict=True)]
+    for column in columns:
+        right = all(cell[:1] in "-0123456789" + NONE for cell in column[1:])
+        width = max(1 + right, *map(len, column))
+        column[:] = [cell.rjust(width) if right else cell.ljust(width) for cell in column]
+        column.insert(1, "-" * (width - right) + ":" * right)
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
