@@ -59,7 +59,8 @@ def test_a_page_says_what_was_run_and_leaves_out_what_is_not_there(tmp_path: Pat
     text = write_page(tmp_path, "Title", "python -m it", "", sections)
     assert (tmp_path / "report.md").read_text() == text
     assert text == (
-        "# Title\n\n```\npython -m it\n```\n\n## One\n\nof two clips.\n\n| name |  b |\n| ---- | -: |\n| x    |  1 |\n\n"
+        "# Title\n\n```\npython -m it\n```\n\n"
+        "## One\n\nof two clips.\n\n| name |  b |\n| ---- | -: |\n| x    |  1 |\n\n"
         "![One](one.png)\n\n## Two\n\nalone.\n"
     )
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import row_generators
 from lssvwm.worldmodel.episodes import NO_ACTION
 from lssvwm.worldmodel.episodes.data import INVERSE_KEY
 from lssvwm.worldmodel.evaluation.metrics.frames import psnr
@@ -21,7 +22,7 @@ from lssvwm.worldmodel.evaluation.studies.memory_use import MemoryUse, ages_of, 
 from lssvwm.worldmodel.evaluation.studies.palindrome import Palindrome, inverse_of, palindrome, parse_inverse
 from lssvwm.worldmodel.evaluation.studies.recovery import Recovery, frames_until, other_places, recovery
 from lssvwm.worldmodel.evaluation.studies.revisits import Revisits, revisits, sights
-from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, generators_of, plot_study
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, plot_study
 from lssvwm.worldmodel.evaluation.studies.wrong_actions import shuffled, wrong_actions
 from places import LOOKS, PLACES, Remembered, places_store
 from rings import CAP, Careful, Ring, Still, as_model, decibels, error, of_places, ring_episode, ring_store
@@ -80,7 +81,7 @@ def test_streamed_frames_are_those_of_observe_and_imagine(tmp_path: Path, change
             for first, value in ((0, whole), (time - 4, short)):
                 _, memory = model.observe(clip.frames[:, first:time], clip.actions[:, first:time])
                 told = clip.actions[:, time : time + chunk]
-                generators = generators_of(7, int(time), [int(row)], model.device)
+                generators = row_generators(7, int(time), [int(row)], model.device)
                 new = model.imagine(told[:, 0] if chunk == 1 else told, memory, steps=2, generator=generators)
                 frames = new.frame[:, None] if chunk == 1 else new.frame
                 assert value == pytest.approx(psnr(frames, clip.frames[:, time : time + chunk]).mean().item(), rel=1e-6)

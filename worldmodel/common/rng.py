@@ -44,7 +44,7 @@ def uniform(shape: tuple[int, ...], generators: Generators, like: Tensor) -> Ten
     return _drawn(torch.rand, shape, generators, like, None)
 
 
-def row_generators(seed: int, step: int, rows: range, device: torch.device) -> list[torch.Generator]:
+def row_generators(seed: int, step: int, rows: Sequence[int], device: torch.device) -> list[torch.Generator]:
     """Generators that follow from (seed, step, row) alone: whatever process draws a row draws the same."""
     states = [np.random.SeedSequence((seed, step, row)).generate_state(1, np.uint64)[0] for row in rows]
     return [torch.Generator(device).manual_seed(int(state) >> 1) for state in states]

@@ -102,7 +102,7 @@ def plotted(plots: Sequence[Plot], title: str = "", *, width: float = 4.8, heigh
             if plot.log:
                 axes.set_xscale("log")
                 continue
-            axes.locator_params(nbins=5)
+            axes.locator_params(nbins=round(1.5 * width))
             if axes.dataLim.max[0] >= THOUSANDS:
                 axes.xaxis.set_major_formatter(require("matplotlib.ticker", "video", "plots").EngFormatter(sep=""))
         if title and len(plots) == 1:
@@ -117,7 +117,7 @@ def plotted(plots: Sequence[Plot], title: str = "", *, width: float = 4.8, heigh
 
 
 def _draw(axes: Any, line: Line, color: str) -> None:
-    band, marker = line.band, "o" if len(line.x) <= MARKED else ""
+    band, marker = line.band, "o" if len(line.x) <= MARKED and not line.reference else ""
     style: dict[str, Any] = {"linestyle": "--", "linewidth": 1} if line.reference else {"linewidth": 1.4}
     if not line.reference and np.isfinite(band.low).any():
         axes.fill_between(line.x, band.low, band.high, color=color, alpha=0.2, linewidth=0)

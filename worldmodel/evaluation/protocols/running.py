@@ -21,6 +21,7 @@ from lssvwm.worldmodel.evaluation.protocols.figures import metrics_of, plot_drif
 from lssvwm.worldmodel.evaluation.protocols.judging import Judged, judge, judge_cold_start, trial_for
 from lssvwm.worldmodel.evaluation.protocols.rollout import Rollout, rollout
 from lssvwm.worldmodel.evaluation.protocols.trials import CORRUPTED, Protocol, Trial
+from lssvwm.worldmodel.evaluation.studies.study import Settings
 
 STILL, REAL = "last frame held", "real frames"
 """What the models are seen beside: the frame before the first one asked for, held; and, after a cold start, reality."""
@@ -80,7 +81,7 @@ def trials(options: Options, protocol: Protocol, model: Model, windows: Windows,
         )
 
 
-def roll(options: Options, model: Model, trial: Trial, first: int) -> Rollout:
+def roll(options: Options | Settings, model: Model, trial: Trial, first: int) -> Rollout:
     """What a model imagines in a trial whose rows are numbered from `first` on."""
     return rollout(
         model.checkpoint.model,

@@ -16,7 +16,7 @@ from lssvwm.worldmodel.evaluation.models import Model
 from lssvwm.worldmodel.evaluation.protocols.clips import IntArray
 from lssvwm.worldmodel.evaluation.protocols.figures import plain_band
 from lssvwm.worldmodel.evaluation.protocols.rollout import SEGMENT, observe
-from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell, generators_of, predicted
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell, predicted
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.reporting.plots import Line, Plot, constant
@@ -137,8 +137,7 @@ def next_frames(
                 short = _gather(model, store, here[which], max(0, time - last), min(last, time))
                 recent = observe(model, short, model.empty(len(which))).memory
                 for side, known in enumerate((memory.select(torch.tensor(which, device=model.device)), recent)):
-                    generators = generators_of(settings.seed, time, here[which].tolist(), model.device)
-                    values = predicted(model, told, known, generators, settings.steps)
+                    values = predicted(model, told, known, settings, time, here[which].tolist())
                     for row, value in zip(which, values.tolist(), strict=True):
                         found[begin + row][wanted[row] == time, side] = value
                 bar.update(len(which))

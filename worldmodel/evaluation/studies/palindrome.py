@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import row_generators
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 from lssvwm.worldmodel.episodes.data import INVERSE_KEY
 from lssvwm.worldmodel.evaluation.metrics.frames import psnr
@@ -24,7 +25,7 @@ from lssvwm.worldmodel.evaluation.protocols.clips import Windows, read_windows
 from lssvwm.worldmodel.evaluation.protocols.figures import plain_band
 from lssvwm.worldmodel.evaluation.protocols.rollout import observe
 from lssvwm.worldmodel.evaluation.protocols.trials import window
-from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell, generators_of
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.reporting.plots import Line, Plot
@@ -229,7 +230,7 @@ def walk_back(
         out, begun = clips.frames[:, context - 1 :], observe(model, window(clips, 0, context), model.empty(len(rows)))
         real = observe(model, window(clips, context, windows.length), begun.memory).memory
         found[0, part] = undone(model, real, back, out, settings, rows)
-        generators, memory, dreamt = generators_of(settings.seed, 1, rows, model.device), begun.memory, [out[:, 0]]
+        generators, memory, dreamt = row_generators(settings.seed, 1, rows, model.device), begun.memory, [out[:, 0]]
         for t in range(context, windows.length):
             new = model.imagine(clips.actions[:, t], memory, steps=settings.steps, generator=generators)
             memory = new.memory
@@ -243,7 +244,7 @@ def undone(
     model: WorldModel, memory: Memory, back: Back, out: Tensor, settings: Settings, rows: Sequence[int]
 ) -> FloatArray:
     """Dream the way back from `memory`: PSNR against `out` (B, steps + 1, h, w, 3) by steps undone, (B, steps)."""
-    generators = generators_of(settings.seed, 2, rows, model.device)
+    generators = row_generators(settings.seed, 2, rows, model.device)
     found = np.full((len(out), out.shape[1] - 1), np.nan)
     for at in range(back.actions.shape[1]):
         active = back.active[:, at].to(model.device)

@@ -12,15 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.common.rng import normal
+from lssvwm.worldmodel.common.rng import row_generators
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.episodes.retrace import mapped
 from lssvwm.worldmodel.evaluation.models import Model
 from lssvwm.worldmodel.evaluation.protocols.clips import IntArray, Windows, draw_windows, read_windows
 from lssvwm.worldmodel.evaluation.protocols.figures import plain_band
 from lssvwm.worldmodel.evaluation.protocols.rollout import observe
-from lssvwm.worldmodel.evaluation.protocols.trials import window
-from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell, generators_of, predicted
+from lssvwm.worldmodel.evaluation.protocols.trials import noised, select, window
+from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell, predicted
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.reporting.plots import Line, Plot
 from lssvwm.worldmodel.reporting.statistics import FloatArray, by_unit, rate_interval, student_band
@@ -129,14 +128,12 @@ def disturbed(model: Model, windows: Windows, config: Recovery, settings: Settin
                 instead = model.store.gather(windows.episodes[part], elsewhere[part], config.frames).frames
                 clips = replaced(clips, begin, instead)
             elif kind == "noised":
-                numbers = range(first, first + len(clips.mask))
-                generators = generators_of(settings.seed, 1, numbers, clips.frames.device)
-                bad = clips.frames[:, begin : begin + config.frames]
-                noise = normal(tuple(bad.shape), generators, clips.rewards) * (255 * config.noise)
-                clips = replaced(clips, begin, (bad + noise).round().clamp(0, 255).to(torch.uint8))
+                generators = row_generators(settings.seed, 1, range(first, first + len(clips.mask)), clips.mask.device)
+                bad = window(clips, begin, begin + config.frames)
+                clips = replaced(clips, begin, noised(bad, config.noise, generators).frames)
             elif kind == "dropped":
                 kept = [t for t in range(windows.length) if not begin <= t < begin + config.frames]
-                clips = mapped(clips, lambda part, kept=kept: part[:, kept])  # type: ignore[misc]
+                clips = select(clips, torch.tensor(kept).expand(len(clips.mask), -1))
             rows.append(stream(world, clips.to(world.device), settings, config.last, first))
         found[kind] = torch.cat(rows).numpy()
     return found
@@ -154,10 +151,7 @@ def stream(model: WorldModel, clips: Clips, settings: Settings, last: int, first
     for t in range(frames - settings.horizon, frames, chunk):
         told = window(clips, t, t + chunk)
         short = observe(model, window(clips, max(0, t - last), t), model.empty(len(rows))).memory
-        sides = [
-            predicted(model, told, known, generators_of(settings.seed, frames - t, rows, model.device), settings.steps)
-            for known in (memory, short)
-        ]
+        sides = [predicted(model, told, known, settings, frames - t, rows) for known in (memory, short)]
         found += [torch.stack(sides, 1)] * chunk
         memory = observe(model, told, memory).memory
     return torch.stack(found, 1)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lssvwm.worldmodel.common.rng import row_generators
@@ -58,16 +57,15 @@ class Study:
 
 
 def predicted(
-    model: WorldModel, told: Clips, memory: Memory, generators: Sequence[torch.Generator], steps: int | None
+    model: WorldModel, told: Clips, memory: Memory, settings: Settings, step: int, rows: Sequence[int]
 ) -> Tensor:
-    """PSNR (B,) of the frames that the model predicts next, one or a chunk: told (B, c), whose frames are the truth."""
-    new = continue_clip(model, told, memory, steps=steps, generators=generators)
+    """PSNR (B,) of the frames that the model predicts next, one or a chunk: told (B, c), whose frames are the truth.
+
+    The noise follows from `step` and the number of the row, whatever the memory is.
+    """
+    generators = row_generators(settings.seed, step, rows, model.device)
+    new = continue_clip(model, told, memory, steps=settings.steps, generators=generators)
     return psnr(new.frames, told.frames).mean(1).cpu()
-
-
-def generators_of(seed: int, step: int, rows: Sequence[int], device: torch.device) -> list[torch.Generator]:
-    """Generators that follow from (seed, step, row): what is compared draws the same noise."""
-    return [row_generators(seed, step, range(row, row + 1), device)[0] for row in rows]
 
 
 def cell(band: Band, at: int | tuple[int, ...] = ()) -> str:

@@ -20,7 +20,7 @@ from lssvwm.worldmodel.evaluation.metrics.frames import per_frame, psnr
 from lssvwm.worldmodel.evaluation.models import Model
 from lssvwm.worldmodel.evaluation.protocols.clips import Windows, draw_windows, read_windows
 from lssvwm.worldmodel.evaluation.protocols.figures import plain_band
-from lssvwm.worldmodel.evaluation.protocols.rollout import rollout
+from lssvwm.worldmodel.evaluation.protocols.running import roll
 from lssvwm.worldmodel.evaluation.protocols.trials import Trial, make_trial
 from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, cell
 from lssvwm.worldmodel.reporting.plots import Line, Plot, constant
@@ -117,15 +117,7 @@ def errors(
 
 
 def _errors(model: Model, trial: Trial, first: int, settings: Settings) -> Tensor:
-    rolled = rollout(
-        model.checkpoint.model,
-        trial,
-        steps=settings.steps,
-        seed=settings.seed,
-        rows=settings.rows,
-        first=first,
-        progress=settings.progress,
-    )
+    rolled = roll(settings, model, trial, first)
     return 255**2 / 10 ** (per_frame(psnr, rolled.frames, trial.ahead.frames) / 10)
 
 
