@@ -54,6 +54,12 @@ def evaluate(options: Options) -> dict[str, Any]:
 
     Everything that can be wrong is found before anything is played.
     """
+    for name in ("episodes", "num_envs"):
+        if (count := getattr(options, name)) is not None and count < 1:
+            raise InputError(f"--{name.replace('_', '-')} {count}: give at least 1")
+    for name in ("seed", "imagined"):
+        if (getattr(options, name) or 0) < 0:
+            raise InputError(f"--{name} {getattr(options, name)}: give 0 or more")
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file: name a folder")
     require("matplotlib", "video", "plots")
@@ -97,7 +103,9 @@ def evaluate(options: Options) -> dict[str, Any]:
         plot_comparison(options.out / CURVES, methods, options.metric, options.threshold)
     sections = [*(played(found, scores, anchors) if scores else ()), *(learned(found["comparison"]) if methods else ())]
     kept: dict[str, Any] = exact(found)
-    print(write_page(options.out, found["env"]["id"] if groups else "Comparison", found["command"], "", sections))
+    print(
+        write_page(options.out, found["env"]["id"] if groups else "Comparison", found["command"], "", sections), end=""
+    )
     write_json(options.out / RESULTS, kept)
     return kept
 

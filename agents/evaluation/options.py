@@ -9,7 +9,6 @@ import tyro
 
 from lssvwm.agents.evaluation.comparison.curves import Metric
 from lssvwm.agents.running.run import EVALUATION_SEEDS
-from lssvwm.worldmodel.common.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,3 @@ class Options:
     """Where policies and dreams are computed: cpu, cuda, or auto for CUDA where there is one."""
     progress: bool = True
     """Show progress bars."""
-
-    def __post_init__(self) -> None:
-        for name in ("episodes", "num_envs"):
-            if (count := getattr(self, name)) is not None and count < 1:
-                raise InputError(f"--{name.replace('_', '-')} {count}: give at least 1")
-        for name in ("seed", "imagined"):
-            if (getattr(self, name) or 0) < 0:
-                raise InputError(f"--{name} {getattr(self, name)}: give 0 or more")

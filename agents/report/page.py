@@ -97,29 +97,9 @@ def write_page(folder: Path, report: Report) -> Path:
 def render(report: Report) -> str:
     """The whole page as HTML: `page.html` filled in."""
     entries = [(e.name, e.interval, e.returns) for e in report.evaluations]
-    return (
-        _templates()
-        .get_template("page.html")
-        .render(
-            report=report,
-            returns=svg(plot_returns(entries), "returns") if entries else "",
-            curves=learning_curves(report.curves),
-            number=number,
-            span=span,
-            data_uri=data_uri,
-            video=video,
-        )
-    )
-
-
-def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
+    returns = svg(plot_returns(entries), "returns") if entries else ""
+    page = TEMPLATES.get_template("page.html")
+    return page.render(report=report, returns=returns, curves=learning_curves(report.curves))
 
 
 def learning_curves(curves: Mapping[str, Curve]) -> dict[str, list[str]]:
@@ -130,7 +110,7 @@ def learning_curves(curves: Mapping[str, Curve]) -> dict[str, list[str]]:
         drawn = svg(plot_curve(curve, (name if slash else tag).replace("_", " ")), tag)
         groups.setdefault(group if slash else "other", []).append(drawn)
     order = sorted(groups, key=lambda group: (GROUPS.index(group) if group in GROUPS else len(GROUPS), group))
-    return {group.replace("_", " ").capitalize(): groups[group] for group in order}
+    return {group: groups[group] for group in order}
 
 
 def video(clip: Clip) -> bytes:
@@ -150,3 +130,13 @@ def svg(data: bytes, label: str) -> str:
 def data_uri(kind: str, data: bytes) -> str:
     """A file of MIME type `kind` as an address that holds all of it."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+)
+TEMPLATES.globals |= {"number": number, "span": span, "data_uri": data_uri, "video": video}

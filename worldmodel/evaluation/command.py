@@ -81,7 +81,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         plot_study(options.out / found.picture, found)
     sections = [protocol_section(options, protocols)] if protocols else []
     sections += [found.section() for found in studies]
-    print(write_page(options.out, "Evaluation", command, models_of(options, models), sections))
+    print(write_page(options.out, "Evaluation", command, models_of(options, models), sections), end="")
     return results
 
 
@@ -191,7 +191,7 @@ def described(model: Model, options: Options) -> dict[str, Any]:
     parts = (slice(begin, begin + options.rows) for begin in range(0, len(windows.episodes), options.rows))
     batches = (read_windows(model.store, windows.rows(part)) for part in parts)
     heads = judge_heads_on_real(model.checkpoint.model, batches)
-    return {**describe(model), "heads_on_real_frames": asdict(heads)}
+    return {**describe(model), "heads_on_real_frames": heads.to_dict()}
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def score(folder: Path, episodes: Path, config: ScoreConfig, device: str = "cpu"
             "frames": model.store.frames,
             **shape,
             "continued": {name: _curves(figures_of(each)) for name, each in found.items()},
-            "heads": asdict(heads),
+            "heads": heads.to_dict(),
         }
     )
     return scores

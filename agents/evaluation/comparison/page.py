@@ -107,7 +107,12 @@ def learned(found: Mapping[str, Any]) -> Iterator[Section]:
                     at = (NONE if (x := asked[k]) is None else f"{x / unit:,.1f}" for k in ("median", "first", "last"))
                     level, runs = f"{asked['level']:.3g} ({what})", f"{asked['runs']} of {asked['count']}"
                     lines.append((name, level, runs, *at))
-        yield Section(f"Learning curves: {label}", f"Where each method first reached a {metric}.", lines, pictures)
+        yield Section(
+            f"Learning curves: {label}",
+            f"Where the runs first reached a {metric}: their median, the first and the last.",
+            lines,
+            pictures,
+        )
         pictures = ()
 
 

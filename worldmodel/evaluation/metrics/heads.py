@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class HeadFigures:
     termination_auroc: float | None
     """Chance that a terminal frame gets a higher probability than another one; 0.5 is the base rate."""
     terminal_share: float | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain values, for JSON."""
+        return asdict(self)
 
 
 def judge_heads(rewards: Tensor, terminations: Tensor, truth: Clips) -> HeadFigures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def figures_of(judged: Judged) -> dict[str, Any]:
     if judged.fvd is not None:
         figures["fvd"] = judged.fvd
     if judged.heads is not None:
-        figures["heads"] = asdict(judged.heads)
+        figures["heads"] = judged.heads.to_dict()
     return figures
 
 
