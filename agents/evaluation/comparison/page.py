@@ -109,7 +109,7 @@ def learned(found: Mapping[str, Any]) -> Iterator[Section]:
                     lines.append((name, level, runs, *at))
         yield Section(
             f"Learning curves: {label}",
-            f"Where the runs first reached a {metric}: their median, the first and the last.",
+            f"Where the runs first reached a {metric}: median, first and last.",
             lines,
             pictures,
         )
