@@ -49,6 +49,11 @@ class ActionNumbers(nn.Module):
         """(..., A) -> (..., K) int64, counted through all alternatives of all choices."""
         return actions.index_select(-1, self.chosen).long() + self.offsets
 
+    def beyond(self, actions: Tensor) -> bool:
+        """Whether any choice is none of its alternatives; NaN, which is no action, may be."""
+        chosen = actions.index_select(-1, self.chosen)
+        return bool((((chosen != chosen.floor()) | (chosen < 0) | (chosen >= self.sizes)) & ~chosen.isnan()).any())
+
     def features(self, actions: Tensor) -> Tensor:
         """(..., A) -> (..., R + alternatives): the reals, and 1 for every alternative that was chosen."""
         chosen = functional.one_hot(self.choices(actions), max(1, self.alternatives)).sum(-2)[..., : self.alternatives]

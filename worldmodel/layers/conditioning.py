@@ -99,7 +99,9 @@ class Condition(nn.Module):
                 raise InputError(
                     f"actions have {actions.shape[-1]} numbers, this world model wants {config.action_size}"
                 )
-            chosen = actions.index_select(-1, self.numbers.chosen) if self.choices is not None and not recorded else None
+            chosen = (
+                actions.index_select(-1, self.numbers.chosen) if self.choices is not None and not recorded else None
+            )
             if chosen is not None and bool(
                 (((chosen != chosen.floor()) | (chosen < 0) | (chosen >= self.numbers.sizes)) & ~chosen.isnan()).any()
             ):

@@ -90,7 +90,7 @@ class Moves(NamedTuple):
 
     features: Tensor
     alike: Tensor
-    count: float
+    total: float
 
 
 def compared(frames: Tensor, features: Tensor, mask: Tensor) -> Moves:
@@ -124,7 +124,7 @@ def distinct(moves: Moves, seed: int) -> Tensor:
     random = torch.Generator().manual_seed(seed)
     if (number := len(moves.features)) > MOVES:
         kept = torch.randperm(number, generator=random)[:MOVES].to(moves.alike.device)
-        moves = Moves(moves.features[kept], moves.alike[kept] * (number / MOVES), moves.count)
+        moves = Moves(moves.features[kept], moves.alike[kept] * (number / MOVES), moves.total)
     spread = torch.exp(torch.linspace(math.log(LEAST), math.log(MOST), CANDIDATES))[:, None]
     angles = (torch.randn(CANDIDATES, moves.features.shape[1], generator=random) * spread).to(moves.features)
     angles *= moves.features.abs().sum(0) > 0  # what never happened turns nothing
@@ -135,7 +135,7 @@ def distinct(moves: Moves, seed: int) -> Tensor:
     score = scores(moves, angles)
     angles *= angles.gather(1, angles.abs().argmax(1, keepdim=True)).sign()  # turning the other way is the same
     best: list[Tensor] = []
-    least = max(FOUND, CHANCE / max(moves.count, 1e-9) ** 0.5, float(score.max()) / 2)
+    least = max(FOUND, CHANCE / max(moves.total, 1e-9) ** 0.5, float(score.max()) / 2)
     for index in score.argsort(descending=True, stable=True).tolist():
         if score[index] < least:
             break
