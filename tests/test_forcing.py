@@ -30,6 +30,8 @@ CASES: dict[str, dict[str, Any]] = {
     "wide convolution": {"conv": 6},
     "velocity": {"target": "v"},
     "shortcut": {"shortcut": 4},
+    "path integration": {"path_integration": 3},
+    "path integration, chunks": {"path_integration": 3, "chunk": 2, "window": 2},
 }
 
 

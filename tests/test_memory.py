@@ -32,6 +32,7 @@ CONFIGS = {
     "window only": small_config(scan="none"),
     "history": small_config(window=None),
     "history only": small_config(window=None, scan="none"),
+    "path integration": small_config(path_integration=3),
 }
 BOTH = CONFIGS["both"]
 

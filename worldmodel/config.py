@@ -121,6 +121,9 @@ class WorldModelConfig:
     told: tuple[ToldPart, ...] = ()
     """What else every frame is conditioned on (`worldmodel.told`): a goal in words, or a few numbers. A dream carries
     on what its last real frame was told."""
+    path_integration: int = 0
+    """Angles, each turned by every action by an amount that is learned, of which every token is told the sines and
+    cosines: a pose that is worked out where none is told. 0 for none."""
     action_dropout: float = 0.0
     """Share of training frames whose action is withheld, so that the model also continues videos without actions."""
 
@@ -219,7 +222,7 @@ class WorldModelConfig:
         for name in (*counts, "state_size", "head_dim", "expand", "features", "reward_horizon"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give at least 1")
-        for name in ("num_actions", "action_size", "pose_size", "reward_weight", "noise_std"):
+        for name in ("num_actions", "action_size", "pose_size", "path_integration", "reward_weight", "noise_std"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)}: give 0 or more")
         if self.num_actions and self.action_size:
@@ -227,6 +230,8 @@ class WorldModelConfig:
                 f"num_actions={self.num_actions} and action_size={self.action_size}: actions are either discrete or "
                 "continuous, set one of them to 0"
             )
+        if self.path_integration and not (self.num_actions or self.action_size):
+            raise InputError(f"path_integration={self.path_integration}: a model that is told no actions has no path")
         if self.action_parts and ((parts := ActionSpec(self.action_parts)).count or parts.size != self.action_size):
             raise InputError(
                 f"action_size={self.action_size}, but the parts have {parts.size} numbers ({parts}): make them equal, "

@@ -12,10 +12,11 @@ from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.layers.attention import FrameLocalAttention, Turn, check_chunks, rotary
 from lssvwm.worldmodel.layers.conditioning import Condition, Goal, Place
-from lssvwm.worldmodel.layers.doubled import doubled
+from lssvwm.worldmodel.layers.doubled import doubled, halves
 from lssvwm.worldmodel.layers.fused import gelu
 from lssvwm.worldmodel.layers.mamba import BlockwiseMamba
 from lssvwm.worldmodel.layers.memory import LayerMemory, Memory
+from lssvwm.worldmodel.layers.path_integration import PathIntegration
 from lssvwm.worldmodel.layers.runtime import Chosen, Runtime, choose_attention, choose_scan
 
 
@@ -109,6 +110,8 @@ class Backbone(nn.Module):
         self.place = Place(config) if config.pose_size else None
         self.goal = Goal(config.told, config.dim) if config.told else None
         self.told_size = config.told_size
+        self.path = PathIntegration(config) if config.path_integration else None
+        self.angles = config.path_integration
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.grid, self.chunk, self.head_size = config.grid, config.chunk, config.dim // config.heads
         self.runtime = Runtime()
@@ -150,7 +153,8 @@ class Backbone(nn.Module):
         like = self.position
         layers = tuple(layer.empty(rows, like.detach()) for layer in self._layers)
         told = torch.zeros(rows, self.told_size, device=like.device) if self.goal is not None else None
-        return Memory(layers, torch.zeros(rows, dtype=torch.int64, device=like.device), told)
+        angles = like.detach().new_zeros(rows, self.angles) if self.path is not None else None
+        return Memory(layers, torch.zeros(rows, dtype=torch.int64, device=like.device), told, angles)
 
     def forward(
         self,
@@ -179,6 +183,11 @@ class Backbone(nn.Module):
         x = self.patch_in(latents) + self.position
         if self.place is not None and pose is not None:
             x = x + self.place(pose)
+        angles = memory.angles
+        if self.path is not None and angles is not None:
+            place, angles = self.path(halves(actions, self.chunk).clean if twice else actions, angles)
+            x = x + (doubled(place, place, self.chunk) if twice else place)
+            angles = angles[:, -1].contiguous()  # of its own, as memories are
         goal = None
         if self.goal is not None:
             assert memory.told is not None
@@ -207,7 +216,7 @@ class Backbone(nn.Module):
         if not advance:
             return Hidden(x, tuple(recalls), memory)
         last = None if self.goal is None or told is None else told[:, -1].float()
-        return Hidden(x, tuple(recalls), Memory(tuple(layers), memory.frames + frames, last))
+        return Hidden(x, tuple(recalls), Memory(tuple(layers), memory.frames + frames, last, angles))
 
     def checked(self, memory: Memory, frames: int) -> Memory:
         """The memory to continue from by `frames` frames. Raises InputError where these are not whole chunks."""

@@ -16,6 +16,7 @@ from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.diffusion.noise import fourier
 from lssvwm.worldmodel.diffusion.shortcut import finest
 from lssvwm.worldmodel.episodes import NO_ACTION
+from lssvwm.worldmodel.layers.action_numbers import ActionNumbers
 from lssvwm.worldmodel.told import ToldPart
 
 NOISE_BANDS, POSE_BANDS = 32, 6
@@ -30,36 +31,17 @@ class Condition(nn.Module):
     Of an action that is a vector, every choice has an embedding of its own; all are added to that of the other numbers.
     """
 
-    reals: Tensor
-    chosen: Tensor
-    sizes: Tensor
-    offsets: Tensor
-    middle: Tensor
-    reach: Tensor
-
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
         self.config = config
         self.noise = _mlp(2 * NOISE_BANDS, config.dim)
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last one: no action led here, or not told
-        vector = actions_of(config)
-        reals = [i for i, n in enumerate(vector.choices) if not n] if config.action_size else []
-        chosen = [i for i, n in enumerate(vector.choices) if n] if config.action_size else []
-        self.motion = _mlp(len(reals), config.dim) if reals else None
-        self.choices = nn.Embedding(sum(vector.choices), config.dim) if chosen else None
+        self.numbers = ActionNumbers(config)
+        reals, chosen = self.numbers.counts
+        self.motion = _mlp(reals, config.dim) if reals else None
+        self.choices = nn.Embedding(self.numbers.alternatives, config.dim) if chosen else None
         if self.choices is not None:
-            nn.init.normal_(self.choices.weight, std=len(chosen) ** -0.5)  # of the sum as of a single one
-        sizes = [vector.choices[i] for i in chosen]
-        box = [(vector.low[i], vector.high[i]) if vector.bounded else (-1.0, 1.0) for i in reals]
-        for name, values in {
-            "reals": torch.tensor(reals, dtype=torch.int64),
-            "chosen": torch.tensor(chosen, dtype=torch.int64),
-            "sizes": torch.tensor(sizes, dtype=torch.int64),
-            "offsets": torch.tensor(sizes, dtype=torch.int64).cumsum(0) - torch.tensor(sizes, dtype=torch.int64),
-            "middle": torch.tensor([(low + high) / 2 for low, high in box], dtype=torch.float32),
-            "reach": torch.tensor([(high - low) / 2 for low, high in box], dtype=torch.float32),
-        }.items():
-            self.register_buffer(name, values, persistent=False)
+            nn.init.normal_(self.choices.weight, std=chosen**-0.5)  # of the sum as of a single one
         self.pose = _mlp(config.pose_size * 2 * POSE_BANDS, config.dim) if config.pose_size else None
         self.step = nn.Embedding(finest(config.shortcut) + 1, config.dim) if config.shortcut else None
         if self.step is not None:
@@ -96,11 +78,9 @@ class Condition(nn.Module):
         """Vectors (B, T, A) without "none" -> (B, T, D), as `like` in precision."""
         parts: list[Tensor] = []
         if self.motion is not None:
-            reals = (actions.index_select(-1, self.reals) - self.middle) / self.reach
-            parts.append(self.motion(reals.to(like.dtype)))
+            parts.append(self.motion(self.numbers.reals(actions).to(like.dtype)))
         if self.choices is not None:
-            index = actions.index_select(-1, self.chosen).long() + self.offsets
-            parts.append(self.choices(index).sum(-2))
+            parts.append(self.choices(self.numbers.choices(actions)).sum(-2))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     def check(self, actions: Tensor, pose: Tensor | None, frames: int | None) -> None:
@@ -119,9 +99,11 @@ class Condition(nn.Module):
                 raise InputError(
                     f"actions have {actions.shape[-1]} numbers, this world model wants {config.action_size}"
                 )
-            chosen = actions.index_select(-1, self.chosen) if self.choices is not None and not recorded else None
+            chosen = (
+                actions.index_select(-1, self.numbers.chosen) if self.choices is not None and not recorded else None
+            )
             if chosen is not None and bool(
-                (((chosen != chosen.floor()) | (chosen < 0) | (chosen >= self.sizes)) & ~chosen.isnan()).any()
+                (((chosen != chosen.floor()) | (chosen < 0) | (chosen >= self.numbers.sizes)) & ~chosen.isnan()).any()
             ):
                 raise InputError(
                     f"the choices in actions are outside those of this world model ({actions_of(config)}): it was "

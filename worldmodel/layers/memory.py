@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,7 @@ class Memory:
     layers: tuple[LayerMemory, ...]
     frames: Tensor  # (B,) int64, frames committed so far
     told: Tensor | None = None  # (B, G) float32, what the last of them was told, in models that are
+    angles: Tensor | None = None  # (B, M), by how much their actions have turned, with `path_integration`
 
     @property
     def rows(self) -> int:
@@ -98,7 +99,7 @@ class Memory:
     def existing(self) -> Memory:
         """The same memory without slots of keys and values in which no row has a frame: less to attend to."""
         longest = self.longest
-        return Memory(tuple(layer.in_slots(min(longest, layer.slots)) for layer in self.layers), self.frames, self.told)
+        return replace(self, layers=tuple(layer.in_slots(min(longest, layer.slots)) for layer in self.layers))
 
     def clone(self) -> Memory:
         """A copy that shares no storage."""
@@ -115,8 +116,8 @@ class Memory:
     def state_dict(self) -> dict[str, Tensor]:
         """Flat named tensors, for safetensors or snapshots."""
         named = {f"layers.{i}.{j}": t for i, layer in enumerate(self.layers) for j, t in enumerate(layer.tensors())}
-        told = {} if self.told is None else {"told": self.told}
-        return {**named, "frames": self.frames, **told}
+        rest = {"told": self.told, "angles": self.angles}
+        return {**named, "frames": self.frames, **{name: t for name, t in rest.items() if t is not None}}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> Memory:
         """A memory of this structure with the tensors of `state_dict()`; its number of rows may differ."""
@@ -137,7 +138,7 @@ class Memory:
             layer.rebuild([tensors[f"layers.{i}.{j}"] for j in range(len(layer.tensors()))])
             for i, layer in enumerate(self.layers)
         )
-        return Memory(layers, tensors["frames"], tensors.get("told"))
+        return Memory(layers, tensors["frames"], tensors.get("told"), tensors.get("angles"))
 
     @property
     def longest(self) -> int:
@@ -147,7 +148,7 @@ class Memory:
     def with_histories(self, slots: int) -> Memory:
         """Keys and values of all frames (`window=None`), if there are any, in so many slots."""
         kept = (v.in_slots(slots) if isinstance(v.window, HistoryMemory) else v for v in self.layers)
-        return Memory(tuple(kept), self.frames, self.told)
+        return replace(self, layers=tuple(kept))
 
     def _fitted(self) -> Memory:
         # Asking for the longest row waits for the device, so only where there is something to fit.
@@ -163,5 +164,8 @@ class Memory:
             layer.rebuild([function(*each) for each in zip(layer.tensors(), *(o.tensors() for o in rest), strict=True)])
             for layer, *rest in zip(self.layers, *(other.layers for other in others), strict=True)
         )
-        told = None if self.told is None else function(self.told, *(other.told for other in others))
-        return Memory(layers, function(self.frames, *(other.frames for other in others)), told)
+        rest = [
+            None if first is None else function(first, *others)
+            for first, *others in zip(*((m.told, m.angles) for m in (self, *others)), strict=True)
+        ]
+        return Memory(layers, function(self.frames, *(other.frames for other in others)), *rest)

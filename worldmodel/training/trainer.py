@@ -221,7 +221,7 @@ class Trainer:
             mean.copy_(torch.lerp(mean, current, 1 - decay) if mean.is_floating_point() else current)
 
     def prepare(self) -> None:
-        """Fit the tokenizer to a sample of real frames."""
+        """Fit the tokenizer, and what is worked out from actions, to a sample of real frames."""
         if bool(self.model.tokenizer.fitted):
             return
         self.whole = self.processes.count == 1
@@ -231,8 +231,12 @@ class Trainer:
             clips = self.source.sample(max(1, self.config.fit_frames // length), length, generator)
             frames = clips.frames[clips.mask].to(self.model.device)
             self.model.tokenizer.fit(frames, seed=self.config.seed, progress=self.progress)
-        self.processes.same(self.model.tokenizer)
-        self.average.tokenizer.load_state_dict(self.model.tokenizer.state_dict())
+            if (path := self.model.backbone.path) is not None:
+                found = path.fit(*(part.to(self.model.device) for part in (clips.frames, clips.actions, clips.mask)))
+                print(f"path integration: {found} angles in which recorded actions undo each other")
+        for prepared in filter(None, (self.model.tokenizer, self.model.backbone.path)):
+            self.processes.same(prepared)
+        self.average.load_state_dict(self.model.state_dict())
         self.whole = True
 
     @property
