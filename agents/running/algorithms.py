@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +34,7 @@ from lssvwm.worldmodel.told import ToldPart
 IN_ENVIRONMENTS: tuple[Algo, ...] = ("ppo", *get_args(Name))
 """Those that take any environment; the others need the world model itself."""
 
-LEARNERS: Mapping[Algo, str] = {"dreamer": DREAMER_STATE, "clone": CLONING_STATE}
+LEARNERS: Mapping[str, str] = {"dreamer": DREAMER_STATE, "clone": CLONING_STATE}
 """Those that learn on the world model's features, and the file that holds what they have learned."""
 
 
@@ -58,11 +58,17 @@ class Algorithm(Protocol):
         ...
 
 
+ALGORITHMS: dict[str, Callable[[LoopSettings, Path, Checkpoint, EpisodeStore], Algorithm]] = {}
+"""Algorithms that others add, by what --algo calls them (docs/architecture.md): made from the settings, the folder that
+holds their state, the world model, and the episodes in which its dreams begin. Those of a round train until `--dreams`
+more."""
+
+
 def check_algorithm(settings: LoopSettings) -> None:
     """Raise an InputError for an algorithm that is not known, or cannot learn where it is to."""
     s = settings
-    if s.algo not in get_args(Algo):
-        raise InputError(f"--algo {s.algo}: choose one of {', '.join(get_args(Algo))}")
+    if s.algo not in (known := (*get_args(Algo), *ALGORITHMS)):
+        raise InputError(f"--algo {s.algo}: choose one of {', '.join(known)}")
     if s.place not in get_args(Place):
         raise InputError(f"--in {s.place}: choose dream or real")
     if s.place == "real" and s.algo not in IN_ENVIRONMENTS:
@@ -99,7 +105,7 @@ def algorithm(
     It learns in dreams of `checkpoint` that begin in `contexts`; without a checkpoint in the real environment. The
     policy that it gives can be used when it is gone.
     """
-    s = settings
+    check_algorithm(s := settings)  # a run of an algorithm that was added may be opened where it was not
     if checkpoint is not None and s.algo not in IN_ENVIRONMENTS:
         assert contexts is not None
         yield _in_the_model(s, out, checkpoint, contexts, progress)
@@ -138,6 +144,8 @@ def _in_the_model(
     s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore, progress: bool
 ) -> Algorithm:
     model = checkpoint.model
+    if s.algo in ALGORITHMS:
+        return ALGORITHMS[s.algo](s, out, checkpoint, contexts)
     if s.algo == "plan":
         return Planner(model, s.planning)
     if s.algo == "clone":
@@ -158,6 +166,8 @@ def _cloner(s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: Episod
 def until(settings: LoopSettings, round_: int, frames: int) -> int:
     """How far the algorithm has trained when round `round_` has ended, as it counts; `frames` are recorded by then."""
     s = settings
+    if s.algo in ALGORITHMS:
+        return (round_ + 1) * s.dreams
     if s.algo == "dreamer":
         if s.dream_ratio is not None:
             return int(frames * s.dream_ratio / (s.dreamer.rows * s.dreamer.horizon))

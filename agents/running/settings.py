@@ -148,7 +148,7 @@ class WorldSettings:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     seed: int = 0
     """Everything random in the run follows from it."""
-    log: tuple[Log, ...] = ("tensorboard",)
+    log: tuple[Log | str, ...] = ("tensorboard",)
     """Where settings, curves and videos of dreams go: any of tensorboard, wandb, trackio, mlflow."""
 
     @property
@@ -179,7 +179,7 @@ class WorldSettings:
 class LoopSettings(WorldSettings):
     """The whole loop: record, learn the world, dream, act."""
 
-    algo: Algo = "dreamer"
+    algo: Algo | str = "dreamer"
     """What learns to act: dreamer on the world model's features, clone (what was recorded) on the same, ppo (recurrent)
     or one of Stable-Baselines3's on frames; plan learns nothing and searches in dreams at every step."""
     place: Annotated[Place, arg(name="in")] = "dream"
