@@ -20,7 +20,7 @@ import torch
 import test_forcing
 import test_model
 from lssvwm.agents.evaluation.runs import open_run
-from lssvwm.agents.running.algorithms import ALGORITHMS
+from lssvwm.agents.running.choices import ALGORITHMS
 from lssvwm.agents.running.trackers import TRACKERS
 from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
@@ -107,7 +107,7 @@ def test_a_mixer_keeps_what_the_scan_promises(tmp_path: Path, monkeypatch: pytes
     save_checkpoint(tmp_path, model.float(), world={}, step=0)
     assert load_checkpoint(tmp_path).model.config == config
     MIXERS.clear()
-    with pytest.raises(InputError, match=r"scan='averages': give one of .*run what adds it to .*MIXERS before"):
+    with pytest.raises(InputError, match=r"scan='averages': give one of .*run what adds it to MIXERS first"):
         load_checkpoint(tmp_path)
 
 
@@ -125,7 +125,7 @@ def test_a_tokenizer_trains_and_dreams(lamps: Path, tmp_path: Path) -> None:
     assert dream.step(1)[0].shape == (16, 48, 3)
 
     TOKENIZERS.clear()
-    with pytest.raises(InputError, match=r"tokenizer='cosines': give one of .*run what adds it to .*TOKENIZERS before"):
+    with pytest.raises(InputError, match=r"tokenizer='cosines': give one of .*run what adds it to TOKENIZERS first"):
         load_checkpoint(out / "world_model")
 
 
@@ -152,10 +152,10 @@ def test_an_algorithm_goes_through_the_loop(lamps: Path, tmp_path: Path) -> None
     assert state["best"] == told["0-policy"]["best"] > 0
     assert (out / "report" / "index.html").exists()
 
-    found = open_run(out)
+    assert open_run(out).settings.algo == "search"
     ALGORITHMS.clear()
-    with pytest.raises(InputError, match="--algo search: choose one of dreamer, ppo"):
-        found.learned(found.settings.eval_config, torch.device("cpu"), greedy=False)
+    with pytest.raises(InputError, match=r"settings.json: algo='search': give one of .*run what adds it to ALGORITHMS"):
+        open_run(out)
 
 
 def test_a_logger_gets_what_a_run_tracks(lamps: Path, tmp_path: Path) -> None:

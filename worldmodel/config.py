@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from lssvwm.worldmodel.actions import ActionPart, ActionSpec
 from lssvwm.worldmodel.common.errors import InputError, check_fields, read_parts
@@ -212,8 +212,8 @@ class WorldModelConfig:
         _check_sizes(self)
         if not 0 <= self.whitening <= 1:
             raise InputError(f"whitening={self.whitening}: give a number from 0 to 1")
-        check_known("scan", self.scan, Scan, MIXERS, "worldmodel.registry.MIXERS")
-        check_known("tokenizer", self.tokenizer, TokenizerKind, TOKENIZERS, "worldmodel.registry.TOKENIZERS")
+        check_known("scan", self.scan, (*get_args(Scan), *MIXERS), "MIXERS")
+        check_known("tokenizer", self.tokenizer, (*get_args(TokenizerKind), *TOKENIZERS), "TOKENIZERS")
         if self.tokenizer != "autoencoder" and (self.autoencoder or self.architecture):
             raise InputError(f"autoencoder={self.autoencoder!r} is named but not used: add tokenizer='autoencoder'")
         if self.window is not None and self.window < 0:

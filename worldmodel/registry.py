@@ -6,8 +6,8 @@ addition has run the code that adds it, or is told to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, get_args
+from collections.abc import Callable, Collection
+from typing import Any
 
 from lssvwm.worldmodel.common.errors import InputError
 
@@ -18,7 +18,7 @@ TOKENIZERS: dict[str, Callable[..., Any]] = {}
 """By `tokenizer`: what makes the `tokenizer.Tokenizer`, a module too, from the config."""
 
 
-def check_known(name: str, value: str, shipped: Any, added: dict[str, Callable[..., Any]], where: str) -> None:
-    """Raise an InputError for a `value` that is neither one of the Literal `shipped` nor `added`, in `where`."""
-    if value not in (known := (*get_args(shipped), *added)):
-        raise InputError(f"{name}={value!r:.80}: give one of {known}, or run what adds it to {where} before")
+def check_known(name: str, value: str, known: Collection[str], table: str) -> None:
+    """Raise an InputError for a `value` that is not `known`, some of which others may have added to `table`."""
+    if value not in known:
+        raise InputError(f"{name}={value!r:.80}: give one of {(*known,)}, or run what adds it to {table} first")

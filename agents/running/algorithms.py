@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,7 @@ from lssvwm.agents.model_free.recurrent import RecurrentPolicy, load_net
 from lssvwm.agents.model_free.sb3_config import Name, SB3Config
 from lssvwm.agents.planning.planner import Planner
 from lssvwm.agents.policies.world_model import WorldModelPolicy, load_agent
-from lssvwm.agents.running.choices import Algo, Place
+from lssvwm.agents.running.choices import ALGORITHMS, Algo, Place
 from lssvwm.agents.running.settings import LoopSettings
 from lssvwm.envs.dream import ContextLength, DreamOptions, DreamVectorEnv
 from lssvwm.envs.factory import make_vec
@@ -58,17 +58,9 @@ class Algorithm(Protocol):
         ...
 
 
-ALGORITHMS: dict[str, Callable[[LoopSettings, Path, Checkpoint, EpisodeStore], Algorithm]] = {}
-"""Algorithms that others add, by what --algo calls them (docs/architecture.md): made from the settings, the folder that
-holds their state, the world model, and the episodes in which its dreams begin. Those of a round train until `--dreams`
-more."""
-
-
 def check_algorithm(settings: LoopSettings) -> None:
-    """Raise an InputError for an algorithm that is not known, or cannot learn where it is to."""
+    """Raise an InputError for an algorithm that cannot learn where it is to."""
     s = settings
-    if s.algo not in (known := (*get_args(Algo), *ALGORITHMS)):
-        raise InputError(f"--algo {s.algo}: choose one of {', '.join(known)}")
     if s.place not in get_args(Place):
         raise InputError(f"--in {s.place}: choose dream or real")
     if s.place == "real" and s.algo not in IN_ENVIRONMENTS:
@@ -105,7 +97,7 @@ def algorithm(
     It learns in dreams of `checkpoint` that begin in `contexts`; without a checkpoint in the real environment. The
     policy that it gives can be used when it is gone.
     """
-    check_algorithm(s := settings)  # a run of an algorithm that was added may be opened where it was not
+    s = settings
     if checkpoint is not None and s.algo not in IN_ENVIRONMENTS:
         assert contexts is not None
         yield _in_the_model(s, out, checkpoint, contexts, progress)
@@ -145,7 +137,8 @@ def _in_the_model(
 ) -> Algorithm:
     model = checkpoint.model
     if s.algo in ALGORITHMS:
-        return ALGORITHMS[s.algo](s, out, checkpoint, contexts)
+        added: Algorithm = ALGORITHMS[s.algo](s, out, checkpoint, contexts)
+        return added
     if s.algo == "plan":
         return Planner(model, s.planning)
     if s.algo == "clone":

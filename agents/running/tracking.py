@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lssvwm.agents.running.trackers import PURPOSES, TRACKERS, Tracker
-from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.worldmodel.common.errors import require
 from lssvwm.worldmodel.common.loggers import Logger
 from lssvwm.worldmodel.reporting.video import Pixels
 
@@ -41,8 +41,6 @@ class Tracking:
     def __init__(self, out: Path, names: Sequence[str], settings: Callable[[], Mapping[str, Any]]) -> None:
         self.out, self.names, self.settings = out, names, settings
         self.trackers: list[Tracker] = []
-        if unknown := [name for name in names if name not in TRACKERS]:
-            raise InputError(f"--log {unknown[0]}: choose of {', '.join(TRACKERS)}")
         for name in names:
             if name in PURPOSES:
                 require(name, name, PURPOSES[name])
