@@ -170,7 +170,7 @@ def test_exploring_takes_a_share_of_other_actions_and_tells_the_policy() -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"algo": "sarsa"}, "--algo sarsa: choose one of dreamer, ppo"),
+        ({"algo": "sarsa"}, "algo='sarsa': give one of .'dreamer', 'ppo'"),
         ({"place": "mars"}, "--in mars: choose dream or real"),
         ({"algo": "ppo", "dream_start": 2.0}, "start=2.0: choose any"),
         ({"algo": "sb3-ppo", "dream_context": 0}, "context_length=.*give a number of at least 1"),

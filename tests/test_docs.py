@@ -152,7 +152,7 @@ def test_make_targets_exist(target: str) -> None:
 def test_the_tour_of_the_code_names_what_is_there() -> None:
     """Every path of the page exists, and what is named behind a colon is defined in that file."""
     page = TEXT["docs/architecture.md"]
-    found = re.findall(r"`((?:worldmodel|envs|agents|tests)/[\w/]*(?:\.py)?)(?::(\w+))?`", page)
+    found = re.findall(r"`((?:worldmodel|envs|agents|tests|examples)/[\w/]*(?:\.py)?)(?::(\w+))?`", page)
     assert len(found) > 40
     for path, name in found:
         assert (ROOT / path).exists(), path

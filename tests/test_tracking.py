@@ -171,8 +171,10 @@ def test_the_dream_beside_what_was_goes_to_all(logged: Path) -> None:
 
 
 def test_what_cannot_log_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"--log tensorbored: choose of tensorboard, wandb, trackio, mlflow"):
-        Loop(tmp_path / "run", replace(SMALL, log=("tensorbored",)), progress=False)  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"log='tensorbored': give one of .'tensorboard', 'wandb', 'trackio', 'mlflow'"
+    ):
+        replace(SMALL, log=("tensorbored",))
     errors = SimpleNamespace(Error=ZeroDivisionError)
     broken = SimpleNamespace(init=lambda **_: 1 / 0, Settings=dict, errors=errors)
     monkeypatch.setitem(sys.modules, "wandb", broken)  # type: ignore[arg-type]

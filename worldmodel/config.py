@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from lssvwm.worldmodel.actions import ActionPart, ActionSpec
 from lssvwm.worldmodel.common.errors import InputError, check_fields, read_parts
+from lssvwm.worldmodel.registry import MIXERS, TOKENIZERS, check_known
 from lssvwm.worldmodel.told import ToldPart, read_told, size_of
 
 Scan = Literal["blockwise", "whole-frame", "none"]
@@ -127,7 +128,7 @@ class WorldModelConfig:
     action_dropout: float = 0.0
     """Share of training frames whose action is withheld, so that the model also continues videos without actions."""
 
-    tokenizer: TokenizerKind = "patches"
+    tokenizer: TokenizerKind | str = "patches"
     """How frames become latents: principal components of patches, or an autoencoder of `diffusers`."""
     autoencoder: str = ""
     """Pretrained autoencoder: local folder or name on the Hugging Face hub, OWNER/NAME or OWNER/NAME/SUBFOLDER.
@@ -152,7 +153,7 @@ class WorldModelConfig:
     """Attention heads."""
     mlp_ratio: float = 4.0
     """Hidden width of the feed-forward part, in units of `dim`."""
-    scan: Scan = "blockwise"
+    scan: Scan | str = "blockwise"
     """What the state-space scan runs over: tiles of the token grid, whole frames, or nothing."""
     tiles: tuple[tuple[int, int], ...] = ((2, 2), (1, 1))
     """Tile size (rows, columns of tokens) by layer, repeated over the layers. The paper mixes small and large."""
@@ -214,7 +215,9 @@ class WorldModelConfig:
         _check_sizes(self)
         if not 0 <= self.whitening <= 1:
             raise InputError(f"whitening={self.whitening}: give a number from 0 to 1")
-        if self.tokenizer == "patches" and (self.autoencoder or self.architecture):
+        check_known("scan", self.scan, (*get_args(Scan), *MIXERS), "MIXERS")
+        check_known("tokenizer", self.tokenizer, (*get_args(TokenizerKind), *TOKENIZERS), "TOKENIZERS")
+        if self.tokenizer != "autoencoder" and (self.autoencoder or self.architecture):
             raise InputError(f"autoencoder={self.autoencoder!r} is named but not used: add tokenizer='autoencoder'")
         if self.window is not None and self.window < 0:
             raise InputError(f"window={self.window}: give 0 or more frames, or None for all")
@@ -260,14 +263,15 @@ class WorldModelConfig:
             raise InputError(f"min_noise={self.min_noise}: give a noise level above 0 and up to 1")
         if self.window is not None and self.window % self.chunk:
             raise InputError(f"window={self.window} must be whole chunks of chunk={self.chunk} frames")
-        if self.scan == "blockwise" and (not self.tiles or min(map(min, self.tiles)) < 1):
+        tiled = self.scan not in ("whole-frame", "none")
+        if tiled and (not self.tiles or min(map(min, self.tiles)) < 1):
             raise InputError(f"tiles={self.tiles}: give at least one tile (rows, columns), such as tile (1, 1)")
         if self.height % self.patch or self.width % self.patch:
             raise InputError(
                 f"patch={self.patch} does not divide the frame {self.height}x{self.width}; choose a patch that does"
             )
         rows, columns = self.grid
-        for tile in self.tiles if self.scan == "blockwise" else ():
+        for tile in self.tiles if tiled else ():
             if rows % tile[0] or columns % tile[1]:
                 raise InputError(f"tile {tile} does not divide the {rows}x{columns} token grid; choose tiles that do")
         if self.dim % self.heads or (self.dim // self.heads) % 8:

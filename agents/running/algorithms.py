@@ -20,7 +20,7 @@ from lssvwm.agents.model_free.recurrent import RecurrentPolicy, load_net
 from lssvwm.agents.model_free.sb3_config import Name, SB3Config
 from lssvwm.agents.planning.planner import Planner
 from lssvwm.agents.policies.world_model import WorldModelPolicy, load_agent
-from lssvwm.agents.running.choices import Algo, Place
+from lssvwm.agents.running.choices import ALGORITHMS, Algo, Place
 from lssvwm.agents.running.settings import LoopSettings
 from lssvwm.envs.dream import ContextLength, DreamOptions, DreamVectorEnv
 from lssvwm.envs.factory import make_vec
@@ -34,7 +34,7 @@ from lssvwm.worldmodel.told import ToldPart
 IN_ENVIRONMENTS: tuple[Algo, ...] = ("ppo", *get_args(Name))
 """Those that take any environment; the others need the world model itself."""
 
-LEARNERS: Mapping[Algo, str] = {"dreamer": DREAMER_STATE, "clone": CLONING_STATE}
+LEARNERS: Mapping[str, str] = {"dreamer": DREAMER_STATE, "clone": CLONING_STATE}
 """Those that learn on the world model's features, and the file that holds what they have learned."""
 
 
@@ -59,10 +59,8 @@ class Algorithm(Protocol):
 
 
 def check_algorithm(settings: LoopSettings) -> None:
-    """Raise an InputError for an algorithm that is not known, or cannot learn where it is to."""
+    """Raise an InputError for an algorithm that cannot learn where it is to."""
     s = settings
-    if s.algo not in get_args(Algo):
-        raise InputError(f"--algo {s.algo}: choose one of {', '.join(get_args(Algo))}")
     if s.place not in get_args(Place):
         raise InputError(f"--in {s.place}: choose dream or real")
     if s.place == "real" and s.algo not in IN_ENVIRONMENTS:
@@ -138,6 +136,9 @@ def _in_the_model(
     s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore, progress: bool
 ) -> Algorithm:
     model = checkpoint.model
+    if s.algo in ALGORITHMS:
+        added: Algorithm = ALGORITHMS[s.algo](s, out, checkpoint, contexts)
+        return added
     if s.algo == "plan":
         return Planner(model, s.planning)
     if s.algo == "clone":
@@ -158,6 +159,8 @@ def _cloner(s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: Episod
 def until(settings: LoopSettings, round_: int, frames: int) -> int:
     """How far the algorithm has trained when round `round_` has ended, as it counts; `frames` are recorded by then."""
     s = settings
+    if s.algo in ALGORITHMS:
+        return (round_ + 1) * s.dreams
     if s.algo == "dreamer":
         if s.dream_ratio is not None:
             return int(frames * s.dream_ratio / (s.dreamer.rows * s.dreamer.horizon))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 Algo = Literal[
     "dreamer",
@@ -17,3 +18,8 @@ Algo = Literal[
     "sb3-td3",
 ]
 Place = Literal["dream", "real"]
+
+ALGORITHMS: dict[str, Callable[..., Any]] = {}
+"""Algorithms that others add, by what --algo calls them (docs/architecture.md): what makes an `algorithms.Algorithm`
+from the `LoopSettings`, the folder that holds its state, the `Checkpoint` of the world model, and the `EpisodeStore` in
+which dreams begin. In each round it trains until `--dreams` more."""

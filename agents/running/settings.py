@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from tyro.conf import Suppress, arg
 
@@ -16,13 +16,14 @@ from lssvwm.agents.dreamer.dreamer import DreamerConfig
 from lssvwm.agents.model_free.ppo import PPOConfig
 from lssvwm.agents.model_free.sb3_config import SB3Config
 from lssvwm.agents.planning.planner import PlanningConfig
-from lssvwm.agents.running.choices import Algo, Place
+from lssvwm.agents.running.choices import ALGORITHMS, Algo, Place
 from lssvwm.agents.running.probe import Probe
-from lssvwm.agents.running.trackers import Log
+from lssvwm.agents.running.trackers import TRACKERS, Log
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.worldmodel.actions import ActionPart, told
 from lssvwm.worldmodel.common.errors import InputError, check_value, one_line
 from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.registry import check_known
 from lssvwm.worldmodel.told import ToldPart
 from lssvwm.worldmodel.training import HeadsConfig, TrainingConfig
 
@@ -148,8 +149,12 @@ class WorldSettings:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     seed: int = 0
     """Everything random in the run follows from it."""
-    log: tuple[Log, ...] = ("tensorboard",)
+    log: tuple[Log | str, ...] = ("tensorboard",)
     """Where settings, curves and videos of dreams go: any of tensorboard, wandb, trackio, mlflow."""
+
+    def __post_init__(self) -> None:
+        for name in self.log:
+            check_known("log", name, TRACKERS, "TRACKERS")
 
     @property
     def all_world_steps(self) -> int:
@@ -179,7 +184,7 @@ class WorldSettings:
 class LoopSettings(WorldSettings):
     """The whole loop: record, learn the world, dream, act."""
 
-    algo: Algo = "dreamer"
+    algo: Algo | str = "dreamer"
     """What learns to act: dreamer on the world model's features, clone (what was recorded) on the same, ppo (recurrent)
     or one of Stable-Baselines3's on frames; plan learns nothing and searches in dreams at every step."""
     place: Annotated[Place, arg(name="in")] = "dream"
@@ -222,6 +227,10 @@ class LoopSettings(WorldSettings):
     contexts: Path | None = None
     """With --world-model: episodes in which dreams begin. None takes those that it was trained on, or those that it
     carries."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_known("algo", self.algo, (*get_args(Algo), *ALGORITHMS), "ALGORITHMS")
 
     @property
     def all_world_steps(self) -> int:

@@ -23,7 +23,7 @@ Log = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 Send = Callable[[int, Mapping[str, float | bytes]], None]
 """Takes the points of one step by tag, and videos as GIF."""
 
-PURPOSES: Mapping[Log, str] = {
+PURPOSES: Mapping[str, str] = {
     "wandb": "Logs to Weights & Biases (--log wandb)",
     "trackio": "Logs to Trackio (--log trackio)",
     "mlflow": "Logs to MLflow (--log mlflow)",
@@ -262,9 +262,10 @@ def _shown(value: float | bytes, video: Callable[[bytes], Any]) -> Any:
     return video(value) if isinstance(value, bytes) else value
 
 
-TRACKERS: Mapping[Log, Callable[[Path, Mapping[str, Any]], Tracker]] = {
+TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": Wandb,
     "trackio": Trackio,
     "mlflow": Mlflow,
 }
+"""By what --log calls them; others add theirs (docs/architecture.md)."""

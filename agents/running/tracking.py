@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lssvwm.agents.running.trackers import PURPOSES, TRACKERS, Log, Tracker
-from lssvwm.worldmodel.common.errors import InputError, require
+from lssvwm.agents.running.trackers import PURPOSES, TRACKERS, Tracker
+from lssvwm.worldmodel.common.errors import require
 from lssvwm.worldmodel.common.loggers import Logger
 from lssvwm.worldmodel.reporting.video import Pixels
 
@@ -38,11 +38,9 @@ class Several:
 class Tracking:
     """The trackers of a run, opened when the first part begins, or by `open`."""
 
-    def __init__(self, out: Path, names: Sequence[Log], settings: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, out: Path, names: Sequence[str], settings: Callable[[], Mapping[str, Any]]) -> None:
         self.out, self.names, self.settings = out, names, settings
         self.trackers: list[Tracker] = []
-        if unknown := [name for name in names if name not in TRACKERS]:
-            raise InputError(f"--log {unknown[0]}: choose of {', '.join(TRACKERS)}")
         for name in names:
             if name in PURPOSES:
                 require(name, name, PURPOSES[name])

@@ -16,6 +16,7 @@ from lssvwm.worldmodel.layers.doubled import doubled, halves
 from lssvwm.worldmodel.layers.fused import gelu
 from lssvwm.worldmodel.layers.mamba import BlockwiseMamba
 from lssvwm.worldmodel.layers.memory import LayerMemory, Memory
+from lssvwm.worldmodel.layers.mixer import make_mixer
 from lssvwm.worldmodel.layers.path_integration import PathIntegration
 from lssvwm.worldmodel.layers.runtime import Chosen, Runtime, choose_attention, choose_scan
 
@@ -51,7 +52,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: WorldModelConfig, index: int) -> None:
         super().__init__()
-        self.scan = None if config.scan == "none" else BlockwiseMamba(config, config.tile(index))
+        self.scan = make_mixer(config, index)
         self.attention = None if config.window == 0 else FrameLocalAttention(config)
         hidden = int(config.dim * config.mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(config.dim, hidden), Gelu(), nn.Linear(hidden, config.dim))
@@ -129,7 +130,7 @@ class Backbone(nn.Module):
         for layer in self._layers:
             if layer.attention is not None:
                 layer.attention.use(runtime)
-            if layer.scan is not None:
+            if isinstance(layer.scan, BlockwiseMamba):
                 layer.scan.choice = runtime.scan
         self.runtime = runtime
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.registry import TOKENIZERS
 from lssvwm.worldmodel.tokenizer.autoencoder import AutoencoderTokenizer
 from lssvwm.worldmodel.tokenizer.blueprint import completed
 from lssvwm.worldmodel.tokenizer.patches import PatchTokenizer
@@ -39,11 +41,22 @@ class Tokenizer(Protocol):
         """Latents (..., H * W, C) -> frames (..., h, w, 3) uint8."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """As of any module."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
+        """As of any module."""
+        ...
+
 
 if TYPE_CHECKING:  # a module is wanted from `make_tokenizer`; that each keeps the promises above is checked here
     KINDS: tuple[type[Tokenizer], ...] = (PatchTokenizer, AutoencoderTokenizer)
 
 
-def make_tokenizer(config: WorldModelConfig) -> PatchTokenizer | AutoencoderTokenizer:
+def make_tokenizer(config: WorldModelConfig) -> Tokenizer:
     """The tokenizer that `config` names, not fitted. `completed(config)` has the number of channels that comes out."""
+    if config.tokenizer in TOKENIZERS:
+        tokenizer: Tokenizer = TOKENIZERS[config.tokenizer](config)
+        return tokenizer
     return PatchTokenizer(config) if config.tokenizer == "patches" else AutoencoderTokenizer(config)

@@ -37,7 +37,7 @@ def completed(config: WorldModelConfig) -> WorldModelConfig:
 
     A completed config, as in a checkpoint, comes back as it is and nothing is read.
     """
-    if config.tokenizer == "patches" or config.architecture:
+    if config.tokenizer != "autoencoder" or config.architecture:
         return config
     blueprint = read_blueprint(config.autoencoder) if config.autoencoder else small_blueprint(config)
     shape = latent_shape(blueprint)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.precision import use_policy
+from lssvwm.worldmodel.tokenizer import Tokenizer
 
 PATIENCE = timedelta(days=1)
 """How long a process waits for another one: one records or reads a large folder while the others have nothing to do."""
@@ -117,7 +118,7 @@ class Processes:
         torch.distributed.gather(tensor.contiguous(), parts)
         return torch.cat([part.cpu() for part in parts]) if parts else tensor
 
-    def same(self, module: nn.Module) -> None:
+    def same(self, module: nn.Module | Tokenizer) -> None:
         """Give every process the main one's state of `module`."""
         if self.count > 1:
             module.load_state_dict(broadcast(module.state_dict()))

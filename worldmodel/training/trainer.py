@@ -224,18 +224,20 @@ class Trainer:
         """Fit the tokenizer, and what is worked out from actions, to a sample of real frames."""
         if bool(self.model.tokenizer.fitted):
             return
-        self.whole = self.processes.count == 1
+        self.whole, path = self.processes.count == 1, self.model.backbone.path
         if self.processes.main:
             length = self.config.stages.length(0)
             generator = np.random.default_rng((self.config.seed, 0, 0, 1))  # no row of any step draws from this one
             clips = self.source.sample(max(1, self.config.fit_frames // length), length, generator)
+            if path is not None:  # first, as a tokenizer that is fitted says that all of this is done
+                given = (part.to(self.model.device) for part in (clips.frames, clips.actions, clips.mask))
+                found = path.fit(*given, seed=self.config.seed)
+                print(f"path integration: {found} angles in which recorded actions undo each other")
             frames = clips.frames[clips.mask].to(self.model.device)
             self.model.tokenizer.fit(frames, seed=self.config.seed, progress=self.progress)
-            if (path := self.model.backbone.path) is not None:
-                found = path.fit(*(part.to(self.model.device) for part in (clips.frames, clips.actions, clips.mask)))
-                print(f"path integration: {found} angles in which recorded actions undo each other")
-        for prepared in filter(None, (self.model.tokenizer, self.model.backbone.path)):
-            self.processes.same(prepared)
+        self.processes.same(self.model.tokenizer)
+        if path is not None:
+            self.processes.same(path)
         self.average.load_state_dict(self.model.state_dict())
         self.whole = True
 
