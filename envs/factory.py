@@ -10,11 +10,9 @@ import contextlib
 import difflib
 import functools
 import importlib
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +21,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from lssvwm.envs.config import EnvConfig as EnvConfig
 from lssvwm.envs.layouts import Layouts, is_grid
 from lssvwm.envs.policy import FrameArray
 from lssvwm.envs.repeating import EveryNth
@@ -34,89 +33,12 @@ from lssvwm.envs.vector import FrameVectorEnv as FrameVectorEnv
 from lssvwm.envs.vector import LocalRows, ProcessRows, in_workers
 from lssvwm.envs.worlds.minigrid import MiniGridFrames
 from lssvwm.envs.worlds.packages import PACKAGES
-from lssvwm.worldmodel.common.errors import InputError, check_value, require
+from lssvwm.worldmodel.common.errors import InputError, require
 
 FrameEnv = gym.Env[FrameArray, Any]
 """What `make` returns: observations (h, w, 3) uint8, actions as `envs.spaces.actions` knows them."""
 
 _MINIGRID = ("MiniGrid-", "BabyAI-", "lssvwm/MiniGrid-")
-
-
-@dataclass(frozen=True)
-class EnvConfig:
-    """Which environment, and how the model sees it. Survives JSON: `EnvConfig.from_dict(json.loads(json.dumps(...)))`.
-
-    id: a Gymnasium id; `module:id` imports `module` first, as in `gymnasium.make`.
-    size: side of the frame in pixels (>= 1), or its height and width; None keeps the environment's frame.
-    actions: which of the environment's discrete actions 0..n-1 to offer, renumbered 0..len-1 in this order; None offers
-        all.
-    extra_obs: ask the environment for its extra observations (Memory Maze, MiniGrid: position, heading, layout), found
-        in `info`.
-    max_episode_steps: truncate after so many steps; a shorter limit of the environment's own still holds.
-    options: what else the environment is made with, as a JSON object: '{"actions": "vpt"}'.
-    every: the agent acts at every n-th frame: its action is repeated, rewards are summed (`envs.repeating`).
-    image_key: the entry of a dictionary observation that is the image, with dots where it is nested; None takes
-        "image", or the only one of bytes.
-    layouts: of a procedurally made world, the first and how many of its layouts (`envs.layouts`); None draws from all.
-    from_render: show what the environment renders; what it observes is found in `info`, under `state`.
-    """
-
-    id: str
-    size: int | tuple[int, int] | None = None
-    actions: tuple[int, ...] | None = None
-    extra_obs: bool = False
-    max_episode_steps: int | None = None
-    options: str = ""
-    every: int = 1
-    image_key: str | None = None
-    from_render: bool = False
-    layouts: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        sides = self.size if isinstance(self.size, tuple) else (self.size,)
-        if not all(side is None or side >= 1 for side in sides) or (isinstance(self.size, tuple) and len(sides) != 2):
-            raise InputError(f"EnvConfig.size is {self.size}: give a side of at least 1, height and width, or None")
-        for name, value in (("max_episode_steps", self.max_episode_steps), ("every", self.every)):
-            if value is not None and value < 1:
-                raise InputError(f"EnvConfig.{name} is {value}: give a number of at least 1, or None")
-        if self.actions is not None and (not self.actions or len(set(self.actions)) < len(self.actions)):
-            raise InputError(
-                f"EnvConfig.actions is {self.actions}: name at least one action, each once, or None for all"
-            )
-        if self.layouts is not None and (len(self.layouts) != 2 or self.layouts[0] < 0 or self.layouts[1] < 1):
-            raise InputError(f"EnvConfig.layouts is {self.layouts}: give the first, 0 or more, and how many, 1 or more")
-        self.arguments()
-
-    def arguments(self) -> dict[str, Any]:
-        """`options` as keyword arguments. Raises InputError for text that is no JSON object."""
-        try:
-            found = json.loads(self.options or "{}")
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"EnvConfig.options is {self.options!r}: write a JSON object ({error})") from error
-        if not isinstance(found, dict):
-            raise InputError(f"EnvConfig.options is {self.options!r}: write a JSON object of keyword arguments")
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types only, ready for JSON. `every` came later: where it is 1 it is left out."""
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {name: value for name, value in plain.items() if (name, value) != ("every", 1)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EnvConfig:
-        """Inverse of `to_dict`. Raises InputError for keys it does not know, and for values of another type."""
-        if not isinstance(values, Mapping):
-            raise InputError(f"environment config is {values!r:.80}: give an object with an 'id'")
-        known = get_type_hints(cls)
-        unknown = sorted(map(str, set(values) - set(known)))
-        if unknown or "id" not in values:
-            raise InputError(f"environment config has unknown keys {unknown} or no 'id': known keys are {[*known]}")
-        told: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        for name, value in told.items():
-            check_value(f"EnvConfig.{name}", value, known[name])
-        return cls(**told)
 
 
 def make(config: EnvConfig, render_mode: str | None = None) -> FrameEnv:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lssvwm.envs.dream import DreamVectorEnv, Observation, Output
 from lssvwm.envs.dream.options import autoreset
+from lssvwm.envs.dream.outputs import OutputFormat
 from lssvwm.envs.dream.validation import check_actions
-from lssvwm.envs.dream.view import View
 from lssvwm.envs.factory import EnvConfig, make_vec, trusted
 from lssvwm.envs.spaces.actions import shaped, space_of
 from lssvwm.worldmodel.actions import actions_of
@@ -69,8 +69,8 @@ class WorldModelFeatures(_Wrapper):
         self.autoreset_mode: AutoresetMode = envs.metadata["autoreset_mode"]
         self.output: Output = output
         self._actions = actions_of(self.model.config)
-        self._view = View(observation, output, channels_first, self.device)
-        self.single_observation_space = self._view.space(self.model.config)
+        self._format = OutputFormat(observation, output, channels_first, self.device)
+        self.single_observation_space = self._format.space(self.model.config)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self._memory = self.model.empty(self.num_envs)
         self._features = torch.zeros(self.num_envs, self.model.config.features, device=self.device)
@@ -87,7 +87,7 @@ class WorldModelFeatures(_Wrapper):
         shown = self._tensor(frames)
         self._hear(info)
         self._begin(np.ones(self.num_envs, bool) if mask is None else np.asarray(mask, bool), shown)
-        return self._view.observe(shown, self._features), info
+        return self._format.observe(shown, self._features), info
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """As of the environment; its actions lead to the frames that are observed."""
@@ -103,8 +103,8 @@ class WorldModelFeatures(_Wrapper):
             self._hear(info.get("final_info", {}))
             self._observe(last, led_here)
             self._told = now
-            final = self._view.observe(last, self._features)
-            info = {**info, "final_obs": self._view.row_by_row(final, ended)}
+            final = self._format.observe(last, self._features)
+            info = {**info, "final_obs": self._format.final_obs(final, ended)}
             self._begin(ended, shown)
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP and began.any():
             # These rows were reset instead of stepped, whatever the action.
@@ -114,12 +114,12 @@ class WorldModelFeatures(_Wrapper):
         else:
             self._observe(shown, led_here)
         self._ended = ended
-        results = (self._view.array(self._host(part)) for part in (reward, terminated, truncated))
-        return self._view.observe(shown, self._features), *results, info
+        results = (self._format.array(self._host(part)) for part in (reward, terminated, truncated))
+        return self._format.observe(shown, self._features), *results, info
 
     @torch.no_grad()
     def _observe(self, frames: Tensor, led_here: Tensor) -> None:
-        if self._view.observation != "frame":
+        if self._format.observation != "frame":
             seen, self._memory = self.model.observe(
                 frames[:, None], led_here[:, None], self._memory, **self._goals(slice(None))
             )
@@ -129,7 +129,7 @@ class WorldModelFeatures(_Wrapper):
     def _begin(self, began: NDArray[np.bool_], frames: Tensor) -> None:
         """Start an episode in the rows of `began` with their frames; other rows stay as they are."""
         self._ended = self._ended & ~began
-        if self._view.observation != "frame":
+        if self._format.observation != "frame":
             rows = torch.as_tensor(np.flatnonzero(began), device=self.device)
             none = no_actions(self.model.config, len(rows), self.device)
             seen, memory = self.model.observe(frames[rows][:, None], none[:, None], **self._goals(rows.cpu().numpy()))

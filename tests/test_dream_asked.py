@@ -46,7 +46,7 @@ def test_frames_handed_over_are_observed(folder: Path, channels_first: bool) -> 
         assert np.array_equal(frames[row], shown[row][-1])
         image, action = parts[row]
         seen, memory = loaded.model.observe(torch.tensor(image)[None], torch.tensor(action)[None])
-        assert_close(env._memory.select(torch.tensor([row])), memory)
+        assert_close(env._dreams.memory.select(torch.tensor([row])), memory)
         torch.testing.assert_close(env._dreams.features[row], seen.features[0, -1].float())
 
 
@@ -62,7 +62,7 @@ def test_a_frame_of_an_episode(folder: Path, length: Any, begin: int) -> None:
     assert np.array_equal(info["context_frames"][0, -len(image) :], image)
     assert np.array_equal(info["context_actions"][0, -len(image) :], action)
     _, memory = loaded.model.observe(torch.tensor(image)[None], torch.tensor(action)[None])
-    assert_close(env._memory.select(torch.tensor([0])), memory)
+    assert_close(env._dreams.memory.select(torch.tensor([0])), memory)
     frames, info = env.reset(options={"episode": [None, name], "start": [None, 0]})
     assert np.array_equal(frames[1], env.store.read(name).image[0])
     assert info["context_length"][1] == 1

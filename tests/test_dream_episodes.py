@@ -70,7 +70,7 @@ def test_a_dream_continues_the_context_that_its_seed_draws(folder: Path) -> None
         assert np.array_equal(frames[row], clip.frames[0, -1].numpy())
         with torch.no_grad():
             _, memory = env.model.observe(clip.frames, clip.actions)
-        for name, tensor in env._memory.select(torch.tensor([row])).state_dict().items():
+        for name, tensor in env._dreams.memory.select(torch.tensor([row])).state_dict().items():
             torch.testing.assert_close(tensor, memory.state_dict()[name], rtol=1e-4, atol=1e-4)
 
 
@@ -269,15 +269,15 @@ def test_resetting_a_row_leaves_the_others_bit_for_bit(folder: Path) -> None:
         env.reset(seed=0)
         env.step([0, 1, 2])
         frames, _, _, _, _ = env.step([1, 1, 1])
-        before = env._memory.clone()
+        before = env._dreams.memory.clone()
         if reset:
             partly, _ = env.reset(options={"reset_mask": np.array([False, True, False])})
             others = torch.tensor([0, 2])
             assert np.array_equal(partly[others], frames[others])
             assert not np.array_equal(partly[1], frames[1])
             for name, tensor in before.state_dict().items():
-                assert torch.equal(env._memory.state_dict()[name][others], tensor[others]), name
-            assert env._memory.frames.tolist() == [5, 3, 5]
+                assert torch.equal(env._dreams.memory.state_dict()[name][others], tensor[others]), name
+            assert env._dreams.memory.frames.tolist() == [5, 3, 5]
         return env.step([2, 2, 2])
 
     plain, partly = play(False), play(True)

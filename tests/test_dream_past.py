@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-import lssvwm.envs.dream.index
+import lssvwm.envs.dream.world
 from dreams import ID, actions_of, dream_folder, exact, roll, vec
 from lssvwm.envs import check_vector_env
 from lssvwm.envs.checker import from_id
 from lssvwm.envs.dream import DreamVectorEnv
-from lssvwm.envs.dream.index import MemoryIndex
+from lssvwm.envs.dream.contexts import ContextKey, sample_context
 from lssvwm.envs.dream.options import DreamOptions
-from lssvwm.envs.dream.starts import Begin, draw
+from lssvwm.envs.dream.world import PrefixCache
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 from worlds import assert_close, random_model, small_config, small_store
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lssvwm.envs.dream.index, "SHORTEST", 3)
+    monkeypatch.setattr(lssvwm.envs.dream.world, "MIN_SEGMENT", 3)
 
 
 def drawn(store: EpisodeStore, count: int, **options: Any) -> list[tuple[int, int]]:
@@ -40,7 +40,7 @@ def drawn(store: EpisodeStore, count: int, **options: Any) -> list[tuple[int, in
     episodes = [store.read(name).image for name in store.names]
     found = []
     for number in range(count):
-        clips = draw(store, DreamOptions(**options), Begin(7, number)).clips
+        clips = sample_context(store, DreamOptions(**options), ContextKey(7, number)).clips
         shown = clips.frames[0].numpy()
         places = [
             (first, first + len(shown) - 1)
@@ -55,7 +55,7 @@ def drawn(store: EpisodeStore, count: int, **options: Any) -> list[tuple[int, in
 
 @pytest.mark.parametrize("every", [3, 100])
 def test_a_dream_has_the_memory_of_its_whole_past(folder: Path, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lssvwm.envs.dream.index, "SHORTEST", every)
+    monkeypatch.setattr(lssvwm.envs.dream.world, "MIN_SEGMENT", every)
     loaded = exact(folder)
     env = DreamVectorEnv(4, checkpoint=loaded, max_episode_steps=1, context_info=True, **WHOLE)
     for turn in range(4):
@@ -70,7 +70,7 @@ def test_a_dream_has_the_memory_of_its_whole_past(folder: Path, every: int, monk
             assert not info["context_frames"][row, :-length].any()
             assert (info["context_actions"][row, :-length] == -1).all()
             seen, memory = loaded.model.observe(frames, actions)
-            assert_close(env._memory.select(torch.tensor([row])), memory)
+            assert_close(env._dreams.memory.select(torch.tensor([row])), memory)
             torch.testing.assert_close(env._dreams.features[row], seen.features[0, -1].float())
         assert info["context_frames"].shape[1] == max(lengths)
 
@@ -84,7 +84,7 @@ def test_the_same_seed_is_the_same_dream_whatever_was_read_before(folder: Path) 
     for one, two in zip(roll(fresh, 5, actions), roll(used, 5, actions), strict=True):
         assert np.array_equal(one, two)
     assert np.array_equal(roll(again, 5, actions)[0], roll(fresh, 5, actions)[0])
-    assert again._world.index is used._world.index  # read once for all
+    assert again._world.prefixes is used._world.prefixes  # read once for all
 
 
 def test_dreams_with_a_whole_past_begin_at_every_frame(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_windows_of_several_lengths_are_observed_as_each_alone(folder: Path) -> 
         frames, actions = (
             torch.from_numpy(info[key][row : row + 1, -length:]) for key in ("context_frames", "context_actions")
         )
-        assert_close(env._memory.select(torch.tensor([row])), loaded.model.observe(frames, actions)[1])
+        assert_close(env._dreams.memory.select(torch.tensor([row])), loaded.model.observe(frames, actions)[1])
 
 
 def test_an_index_reads_every_segment_once_and_keeps_to_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,14 +139,14 @@ def test_an_index_reads_every_segment_once_and_keeps_to_its_room(monkeypatch: py
     monkeypatch.setattr(model, "observe", noting)
     size = model.empty(1).nbytes
     lengths = np.array([40, 60])
-    index = MemoryIndex(model, lengths, room=10 * size)
+    index = PrefixCache(model, lengths, room=10 * size)
     assert index.every == 10
     frames = torch.randint(255, (1, 60, 16, 8, 3), dtype=torch.uint8)
     flat = torch.zeros(1, 60)
 
     def read(count: int) -> list[int]:
         asked.clear()
-        index.at_end("a", Clips(*(part[:, :count] for part in (frames, flat.long(), flat, flat.bool(), flat.bool()))))
+        index.read("a", Clips(*(part[:, :count] for part in (frames, flat.long(), flat, flat.bool(), flat.bool()))))
         return list(asked)
 
     assert read(34) == [10, 10, 10, 4]
@@ -154,19 +154,19 @@ def test_an_index_reads_every_segment_once_and_keeps_to_its_room(monkeypatch: py
     assert read(10) == [10]  # for its last frame's features
     assert read(60) == [10, 10, 10]
     assert sum(memory.nbytes for memory in index.kept.values()) <= 10 * size
-    assert MemoryIndex(model, lengths).every == 3
+    assert PrefixCache(model, lengths).every == 3
 
 
 def test_an_index_of_memories_that_grow_keeps_to_its_room_and_answers_the_same() -> None:
     model, frames = random_model(small_config(window=None), 0), torch.randint(255, (1, 60, 16, 8, 3), dtype=torch.uint8)
     flat, lengths = torch.zeros(1, 60), np.array([60, 60])
     room = 4 * model.observe(frames[:, :32], flat[:, :32].long())[1].nbytes
-    index, unbounded = MemoryIndex(model, lengths, room=room), MemoryIndex(model, lengths)
+    index, unbounded = PrefixCache(model, lengths, room=room), PrefixCache(model, lengths)
     unbounded.every = index.every
     for count in (33, 60, 60, 20):
         for name in ("a", "b"):
             clips = Clips(*(p[:, :count] for p in (frames, flat.long(), flat, flat.bool(), flat.bool())))
-            found, expected = (each.at_end(name, clips) for each in (index, unbounded))
+            found, expected = (each.read(name, clips) for each in (index, unbounded))
             assert torch.equal(found.features, expected.features)
     held = sum(memory.nbytes for memory in index.kept.values())
     assert 0 < held <= room < sum(memory.nbytes for memory in unbounded.kept.values())

@@ -16,8 +16,8 @@ from lssvwm.agents.policies.baselines import RandomPolicy
 from lssvwm.agents.running.probe import probe
 from lssvwm.envs.factory import EnvConfig, make
 from lssvwm.envs.keys import MEMORY_MAZE, MINIGRID, keys_of, to_gymnasium
-from lssvwm.envs.play.beginning import choose
 from lssvwm.envs.play.command import by_name
+from lssvwm.envs.play.context import choose_context
 from lssvwm.envs.play.game import Game
 from lssvwm.envs.play.messages import parse, picture
 from lssvwm.envs.play.real_side import real_config
@@ -49,7 +49,7 @@ def test_both_begin_where_the_recording_stands(checkpoint: Path) -> None:
     game = game_of(checkpoint)
     for number in range(4):
         game.begin(number)
-        past, shown = game.beginning, game.pictures()
+        past, shown = game.context, game.pictures()
         recorded = game.store.read(past.episode)
         assert 4 <= past.frames <= 6
         assert past.seed in (3, 4)
@@ -57,15 +57,20 @@ def test_both_begin_where_the_recording_stands(checkpoint: Path) -> None:
         assert np.array_equal(shown.real, shown.dream)
         assert game.state()["real"]["notice"] == ""
         assert game.dream.read == past.frames
-    lengths = {(one.episode, one.frames) for one in (choose(game.store, n, seed=0, longest=6) for n in range(30))}
+    lengths = {
+        (one.episode, one.frames) for one in (choose_context(game.store, n, seed=0, longest=6) for n in range(30))
+    }
     assert len(lengths) > 3
-    assert choose(game.store, 5, seed=0, longest=6).episode == choose(game.store, 5, seed=0, longest=6).episode
+    assert (
+        choose_context(game.store, 5, seed=0, longest=6).episode
+        == choose_context(game.store, 5, seed=0, longest=6).episode
+    )
 
 
 def test_another_world_than_was_recorded_is_said(checkpoint: Path) -> None:
     game = game_of(checkpoint)
     assert game.real is not None
-    past = next(b for b in (choose(game.store, n, seed=0, longest=6) for n in range(9)) if b.frames > 4)
+    past = next(b for b in (choose_context(game.store, n, seed=0, longest=6) for n in range(9)) if b.frames > 4)
     wrong = past.clips.actions.clone()
     wrong[0, 1:] = 1 - wrong[0, 1:]
     game.real.begin(replace(past, clips=replace(past.clips, actions=wrong)))
@@ -78,14 +83,14 @@ def test_another_world_than_was_recorded_is_said(checkpoint: Path) -> None:
 
 def test_both_take_the_same_actions_and_the_real_one_is_real(checkpoint: Path) -> None:
     game = game_of(checkpoint)
-    env, past = gym.make("Corridor-v0"), game.beginning
+    env, past = gym.make("Corridor-v0"), game.context
     env.reset(seed=past.seed)
     for action in past.clips.actions[0, 1:].tolist():
         env.step(action)
     for action in (1, 0, 1):
         game.step(action)
         assert np.array_equal(game.pictures().real, env.step(action)[0])
-    assert game.dreamt.actions[-3:] == game.happened.actions[-3:] == [1, 0, 1]  # type: ignore[union-attr]
+    assert game.dream_trajectory.actions[-3:] == game.real_trajectory.actions[-3:] == [1, 0, 1]  # type: ignore[union-attr]
     assert game.state()["dream"]["played"] == game.state()["real"]["played"] == 3
     assert game.dream.read == past.frames + 3
 
@@ -103,7 +108,7 @@ def test_going_back_repeats_the_dream_bit_for_bit(checkpoint: Path, steps: int |
     game.back()
     assert game.state()["real"]["apart"]
     assert np.array_equal(game.pictures().real, real)  # it cannot go back
-    assert (len(game.dreamt), game.dream.read) == (game.beginning.frames + 1,) * 2
+    assert (len(game.dream_trajectory), game.dream.read) == (game.context.frames + 1,) * 2
     if steps is not None:
         assert not np.array_equal(dreamt(game, [0, 1, 1]), first)
         game.back()
@@ -170,18 +175,18 @@ class Noting(Script):
 def test_the_policy_reads_what_happened_and_nothing_twice(checkpoint: Path) -> None:
     policy = Noting()
     game = game_of(checkpoint, policy="plays:script=1")
-    assert game.pilot is not None
-    game.pilot._policy = policy
+    assert game.policy is not None
+    game.policy._policy = policy
     game.step(0)
     game.step(None)
     game.step(0)
     game.step(None)
-    past = game.beginning
+    past = game.context
     frames = [one for one in policy.seen if isinstance(one, np.ndarray)]
     told = [one for one in policy.seen if isinstance(one, int)]
-    assert np.array_equal(np.stack(frames), np.stack(game.dreamt.frames[: past.frames + 3]))
+    assert np.array_equal(np.stack(frames), np.stack(game.dream_trajectory.frames[: past.frames + 3]))
     assert told == [*past.clips.actions[0, 1:].tolist(), 0, 1, 0]
-    assert game.dreamt.actions[-4:] == [0, 1, 0, 1]
+    assert game.dream_trajectory.actions[-4:] == [0, 1, 0, 1]
     assert policy.resets == 1
     game.begin(1)
     game.step(None)
@@ -197,7 +202,7 @@ def test_saved_episodes_hold_what_was_played(checkpoint: Path, tmp_path: Path) -
     assert game.real is not None
     game.real.env.metadata = {**game.real.env.metadata, "render_fps": 3}
     game.save("episode", 8.0)
-    past = game.beginning
+    past = game.context
     (dream,), (real,) = (
         [store.read(name) for name in store.names]
         for store in (EpisodeStore(tmp_path / "out" / name) for name in ("dream", "real"))

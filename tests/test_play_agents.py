@@ -44,7 +44,7 @@ def test_a_run_plays(run: Path) -> None:
     game.step(0)
     for _ in range(3):
         game.step(None)
-    assert game.dreamt.actions[-4:] == [0, 1, 1, 1]
+    assert game.dream_trajectory.actions[-4:] == [0, 1, 1, 1]
 
 
 def test_its_memory_is_that_of_the_dream(run: Path) -> None:
@@ -52,10 +52,10 @@ def test_its_memory_is_that_of_the_dream(run: Path) -> None:
     game = open_game(options_of(run / "world_model", policy=str(run)), policy_of)
     game.step(0)
     game.step(None)
-    assert game.pilot is not None
-    watcher: Any = game.pilot._policy.watcher  # type: ignore[attr-defined]
-    frames = torch.from_numpy(np.stack(game.dreamt.frames[:-1]))[None]
-    actions = torch.tensor(game.dreamt.actions[:-1])[None]
+    assert game.policy is not None
+    watcher: Any = game.policy._policy.watcher  # type: ignore[attr-defined]
+    frames = torch.from_numpy(np.stack(game.dream_trajectory.frames[:-1]))[None]
+    actions = torch.tensor(game.dream_trajectory.actions[:-1])[None]
     _, memory = watcher.model.observe(frames, actions)
     for name, tensor in memory.state_dict().items():
         torch.testing.assert_close(watcher.memory.state_dict()[name], tensor, rtol=1e-4, atol=1e-4)
@@ -76,10 +76,10 @@ def test_a_world_that_comes_with_the_package_brings_its_policy(monkeypatch: pyte
     agents_play.main(["minigrid-memory-s7", "--out", str(tmp_path)])
     assert asked[0].policy == "minigrid-memory-s7"
     game = open_game(asked[0], policy_of)
-    taken = len(game.dreamt.actions)
+    taken = len(game.dream_trajectory.actions)
     for _ in range(2):
         game.step(None)
-    assert len(game.dreamt.actions) == taken + 2
+    assert len(game.dream_trajectory.actions) == taken + 2
     without = corridor_run(tmp_path / "without")
     with pytest.raises(InputError, match=r"comes without a policy \(policy\.safetensors\): name a run"):
         policy_of(load_checkpoint(without), str(without))

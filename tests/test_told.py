@@ -287,7 +287,7 @@ def test_a_row_is_told_what_its_context_was_until_it_begins_anew(folder: Path, m
     if mode == "Disabled":
         _, info = env.reset(options={**where, "reset_mask": np.array([True, False, True, False])})
         assert info["_mission"].tolist() == [True, False, True, False]
-    told = env._memory.told
+    told = env._dreams.memory.told
     assert told is not None
     texts = told_apart(told.numpy(), env.model.config.told)["mission"].tolist()
     has = info["_mission"]

@@ -19,7 +19,7 @@ from lssvwm.agents.planning.planner import PlanningConfig
 from lssvwm.agents.running.choices import ALGORITHMS, Algo, Place
 from lssvwm.agents.running.probe import Probe
 from lssvwm.agents.running.trackers import TRACKERS, Log
-from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.config import EnvConfig, EnvOptions
 from lssvwm.worldmodel.actions import ActionPart, told
 from lssvwm.worldmodel.common.errors import InputError, check_value, one_line
 from lssvwm.worldmodel.config import WorldModelConfig
@@ -102,29 +102,11 @@ class SB3Options(SB3Config):
 
 
 @dataclass(frozen=True)
-class WorldSettings:
+class WorldSettings(EnvOptions):
     """The real world, what is recorded from it, and the world model that learns from that."""
 
     env: str | None = "MiniGrid-MemoryS7-v0"
     """Gymnasium id of the real environment; `module:id` imports a module first. None only where nothing is played."""
-    size: int | tuple[int, int] | None = None
-    """Side of the frames in pixels, or their height and width; None keeps the environment's own."""
-    image_key: str | None = None
-    """Entry of a dictionary observation that is the image, with dots where it is nested; None finds it."""
-    from_render: bool = False
-    """Show what the environment renders, where what it observes is no image; recordings keep that as extras."""
-    actions: tuple[int, ...] | None = None
-    """Which of the environment's discrete actions to use; None uses all."""
-    layouts: tuple[int, int] | None = None
-    """Of a procedurally made world, the first and how many of its layouts to record; None draws from all."""
-    extra_obs: bool = False
-    """Ask for the environment's extra observations; the oracle needs them, recordings keep them."""
-    max_episode_steps: int | None = None
-    """Truncate real episodes after so many steps; None keeps the environment's own limit."""
-    env_options: str = ""
-    """What else the environment is made with, as a JSON object: '{"actions": "vpt"}'."""
-    every: int = 1
-    """Act at every n-th frame of the environment only, repeating the action and adding up the rewards."""
     tell: tuple[str, ...] = ()
     """What else to tell the world model with every frame: keys of the environment's observation that are a text, such
     as mission, or a few numbers. What it has in dreams is what their context had."""
@@ -160,24 +142,6 @@ class WorldSettings:
     def all_world_steps(self) -> int:
         """Training steps of the world model in the whole run."""
         return self.world_steps
-
-    @property
-    def env_config(self) -> EnvConfig:
-        """The real environment as the model sees it."""
-        if self.env is None:
-            raise InputError("no environment is named: add --env ID")
-        return EnvConfig(
-            self.env,
-            size=self.size,
-            actions=self.actions,
-            extra_obs=self.extra_obs,
-            max_episode_steps=self.max_episode_steps,
-            options=self.env_options,
-            every=self.every,
-            image_key=self.image_key,
-            from_render=self.from_render,
-            layouts=self.layouts,
-        )
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ DREAM = {
     "envs/dream/dreams.py:advance": "taking the mask of rows to the device",
     "worldmodel/common/rng.py:_drawn": "which rows rest, where some do",
     "envs/dream/termination.py:ends": "one read of the probabilities of endings",
-    "envs/dream/view.py:array": "taking ends to the device",
+    "envs/dream/outputs.py:array": "taking ends to the device",
     "worldmodel/layers/backbone.py:forward": "on a CPU alone: whether all rows have a full window",
 }
 """Where a dream step may wait, and for what."""

@@ -10,22 +10,22 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from lssvwm.envs.checker.copies import pickles, snapshot
-from lssvwm.envs.checker.driver import SubjectError
-from lssvwm.envs.checker.episodes import ends, first_run
-from lssvwm.envs.checker.interface import declared
-from lssvwm.envs.checker.isolation import masked_step, mutation, partial_reset
-from lssvwm.envs.checker.randomness import rows_apart, seeds, single
+from lssvwm.envs.checker.case import Case, CheckSettings, first_difference
+from lssvwm.envs.checker.driver import CaseError
 from lssvwm.envs.checker.report import ConformanceError, Findings, Report
-from lssvwm.envs.checker.subject import Subject, Wanted, first_difference
-from lssvwm.envs.checker.surroundings import closing, wrappers
+from lssvwm.envs.checker.rules.episode_ends import ends, first_run
+from lssvwm.envs.checker.rules.interface import declared
+from lssvwm.envs.checker.rules.isolation import masked_step, mutation, partial_reset
+from lssvwm.envs.checker.rules.seeding import row_independence, seeds, single
+from lssvwm.envs.checker.rules.snapshots import pickles, snapshot
+from lssvwm.envs.checker.rules.wrappers import closing, wrappers
 from lssvwm.envs.factory import find_spec
 from lssvwm.worldmodel.common.errors import InputError
 
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 
-_COMPARING: tuple[Callable[[Subject], None], ...] = (
-    rows_apart,
+_COMPARING: tuple[Callable[[Case], None], ...] = (
+    row_independence,
     single,
     mutation,
     partial_reset,
@@ -34,7 +34,7 @@ _COMPARING: tuple[Callable[[Subject], None], ...] = (
     pickles,
     wrappers,
 )
-"""The rules that compare two runs, in this order: later ones build on what `rows_apart` finds."""
+"""The rules that compare two runs, in this order: later ones build on what `row_independence` finds."""
 
 
 def check_vector_env(
@@ -75,60 +75,60 @@ def check_vector_env(
         single = single_from_id(make) if single is None else single
         make = functools.partial(from_id, make)
     asked_modes = [None] if modes is None else [AutoresetMode(mode) for mode in modes]
-    wanted = Wanted(num_envs, steps, seed, single, max_episode_steps, snapshots, pickling, wrappers, tolerance)
+    settings = CheckSettings(num_envs, steps, seed, single, max_episode_steps, snapshots, pickling, wrappers, tolerance)
     report, first = Report(), None
     for mode, output in itertools.product(asked_modes, [None] if outputs is None else outputs):
         options: dict[str, Any] = {} if mode is None else {"autoreset_mode": mode}
         options |= {} if output is None else {"output": output}
         setting = ", ".join(([mode.name] if mode else []) + ([output] if output else []))
-        found = Findings(report, setting, strict)
+        findings = Findings(report, setting, strict)
         create = functools.partial(make, num_envs=num_envs, **options)
-        subject = Subject(create, wanted, found, mode, output, strict, create())
+        case = Case(create, settings, findings, mode, output, create())
         try:
-            _check(subject, first)
+            _check(case, first)
         finally:
-            subject.close()
-        if first is None and subject.base:
-            first = subject
+            case.close()
+        if first is None and case.base:
+            first = case
     if report.violations:
         raise ConformanceError(report)
     return report
 
 
-def _check(subject: Subject, first: Subject | None) -> None:
-    declared(subject)
-    if subject.found.has("interface") or not first_run(subject):
+def _check(case: Case, first: Case | None) -> None:
+    declared(case)
+    if case.findings.has("interface") or not first_run(case):
         return
-    repeatable = seeds(subject)
-    rules: list[Callable[[], None]] = [functools.partial(ends, subject, repeatable)]
+    repeatable = seeds(case)
+    rules: list[Callable[[], None]] = [functools.partial(ends, case, repeatable)]
     if repeatable:
-        rules += [functools.partial(rule, subject) for rule in _COMPARING]
-        rules.append(functools.partial(_agreement, subject, first))
-    rules.append(functools.partial(closing, subject))
+        rules += [functools.partial(rule, case) for rule in _COMPARING]
+        rules.append(functools.partial(_agreement, case, first))
+    rules.append(functools.partial(closing, case))
     for rule in rules:
         try:
             rule()
-        except SubjectError as failure:
-            subject.found.add(failure.code, str(failure))
-            subject.renew()
+        except CaseError as failure:
+            case.findings.add(failure.code, str(failure))
+            case.renew()
 
 
-def _agreement(subject: Subject, first: Subject | None) -> None:
+def _agreement(case: Case, first: Case | None) -> None:
     if first is None:
         return
     if first.env.metadata.get("autoreset_mode") is not first.mode:
-        subject.found.add(
+        case.findings.add(
             "metadata", "making an environment in another mode changes the metadata of those that exist", strict=True
         )
-    if subject.mode is first.mode:
-        text = first_difference(first.base, subject.base)
-    elif first.independent and subject.independent and first.listed and subject.listed:
-        text = first_difference(first.listed, subject.listed, subject.wanted.tolerance)
+    if case.mode is first.mode:
+        text = first_difference(first.base, case.base)
+    elif first.independent and case.independent and first.listed and case.listed:
+        text = first_difference(first.listed, case.listed, case.settings.tolerance)
     else:
-        subject.found.note("episodes are not compared with those of other modes, since rows are not independent")
+        case.findings.note("episodes are not compared with those of other modes, since rows are not independent")
         return
     if text:
-        subject.found.add("agreement", f"episodes are not those of {first.found.setting}", text)
+        case.findings.add("agreement", f"episodes are not those of {first.findings.setting}", text)
 
 
 def from_id(env_id: str, num_envs: int, *, vectorization_mode: str | None = None, **options: Any) -> AnyVectorEnv:

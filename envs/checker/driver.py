@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 Seed = int | list[int] | list[int | None] | None
 
 
-class SubjectError(Exception):
+class CaseError(Exception):
     """The environment under test raised where the contract allows the call, or returned what cannot be read on."""
 
     def __init__(self, message: str, code: str = "raises") -> None:
@@ -83,12 +83,12 @@ class Actions:
 
 
 def guarded(call: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What `function` returns; whatever it raises becomes an SubjectError that names `call`."""
+    """What `function` returns; whatever it raises becomes a CaseError that names `call`."""
     try:
         return function(*args, **kwargs)
     except Exception as error:  # anybody's environment: what it raises is a finding, not an error of the checker
         text = str(error).strip().splitlines()
-        raise SubjectError(f"{call} raised {type(error).__name__}{': ' + text[0][:200] if text else ''}") from error
+        raise CaseError(f"{call} raised {type(error).__name__}{': ' + text[0][:200] if text else ''}") from error
 
 
 def single_events(env: gym.Env[Any, Any], actions: Actions, row: int, seed: int, count: int) -> list[Event]:
@@ -159,7 +159,7 @@ class Driver:
         call = f"reset(seed={seed!r}{'' if mask is None else ', options={reset_mask: mask}'})"
         returned = guarded(call, self.env.reset, seed=seed, **options)
         if not isinstance(returned, tuple) or len(returned) != 2:
-            raise SubjectError(f"{call} returned no pair of observation and info")
+            raise CaseError(f"{call} returned no pair of observation and info")
         observation, info = returned
         begun = np.ones(self.num_envs, bool) if mask is None else mask
         self._look_for_tensors(observation)
@@ -187,7 +187,7 @@ class Driver:
         untouched = frozen(given)
         returned = guarded("step(actions)", self.env.step, given, **({} if mask is None else {"mask": wanted.copy()}))
         if not isinstance(returned, tuple) or len(returned) != 5:
-            raise SubjectError("step(actions) did not return observation, reward, terminated, truncated, info")
+            raise CaseError("step(actions) did not return observation, reward, terminated, truncated, info")
         self.modified |= difference(untouched, frozen(given)) is not None
         if self._scribbling:
             scribble(given)
@@ -195,7 +195,7 @@ class Driver:
         names = ("reward", "terminated", "truncated")
         for name, code, value in zip(names, ("reward", "flags", "flags"), returned[1:4], strict=True):
             if (shape := np.shape(frozen(value))) != (self.num_envs,):
-                raise SubjectError(f"{name} has the shape {shape}: return one entry per row, ({self.num_envs},)", code)
+                raise CaseError(f"{name} has the shape {shape}: return one entry per row, ({self.num_envs},)", code)
         return Result(*returned, begun, advanced)
 
     def _write(self, result: Result, begun: Mask, advanced: Mask, done: Mask) -> None:
@@ -243,8 +243,8 @@ class Driver:
     def _split(self, observation: Any) -> list[Any]:
         try:
             rows = guarded("", rows_of, self.env.observation_space, observation)
-        except SubjectError as failure:
-            raise SubjectError("observations cannot be split by observation_space", "observation") from failure
+        except CaseError as failure:
+            raise CaseError("observations cannot be split by observation_space", "observation") from failure
         if len(rows) != self.num_envs:
-            raise SubjectError(f"the observation has {len(rows)} rows: return {self.num_envs}, one each", "observation")
+            raise CaseError(f"the observation has {len(rows)} rows: return {self.num_envs}, one each", "observation")
         return list(rows)

@@ -99,7 +99,7 @@ class Findings:
     """Collects what one setting shows, each sentence once."""
 
     def __init__(self, report: Report, setting: str, strict: bool) -> None:
-        self.report, self.setting, self._strict = report, setting, strict
+        self.report, self.setting, self.strict = report, setting, strict
         self._said: set[tuple[str, str]] = set()
 
     def add(self, code: str, message: str, example: str | None = None, strict: bool = False) -> None:
@@ -108,7 +108,7 @@ class Findings:
             return
         self._said.add((code, message))
         text = message if example is None else f"{message} ({example})"
-        if strict and not self._strict:
+        if strict and not self.strict:
             self.note(f"beyond Gymnasium's contract [{code}]: {text}")
         else:
             self.report.violations.append(Violation(code, text, self.setting))

@@ -10,22 +10,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lssvwm.envs.dream.contexts import Context, ContextLoader, Told, with_told
 from lssvwm.envs.dream.options import DreamOptions
-from lssvwm.envs.dream.seeding import Chance
-from lssvwm.envs.dream.starts import Start, Starts, Told, telling
+from lssvwm.envs.dream.seeding import RowGenerators
 from lssvwm.envs.dream.state import DreamState
 from lssvwm.envs.dream.world import World
-from lssvwm.worldmodel.episodes import NO_ACTION, Clips
+from lssvwm.worldmodel.episodes import Clips
 from lssvwm.worldmodel.pessimism import Pessimism
 from lssvwm.worldmodel.told import told_apart
 from lssvwm.worldmodel.uncertainty import uncertainty
 
-Rows = NDArray[np.bool_]
+RowMask = NDArray[np.bool_]
 """Some of N rows, bool (N,)."""
 
 
-class Dreamt(NamedTuple):
-    """What a step told of every row, (N,) float64 on the device; zeros for rows that did not go on."""
+class ResetRequests(NamedTuple):
+    """What the caller of `reset` asks for, by row number."""
+
+    contexts: Mapping[int, Context]
+    told: Mapping[int, Told]
+
+
+NO_REQUESTS = ResetRequests({}, {})
+
+
+class Prediction(NamedTuple):
+    """What the heads said of a step in every row, (N,) float64 on the device; zeros for rows that did not go on."""
 
     reward: Tensor
     termination: Tensor  # probability
@@ -42,90 +52,79 @@ class Dreams:
     def __init__(self, rows: int, world: World, options: DreamOptions) -> None:
         self.world, self.options, config = world, options, world.model.config
         self.pessimism = Pessimism(options.pessimism, options.pessimism_over)
-        self.starts = Starts(world.store, options)
-        self.chance = Chance(rows, world.device)
+        self.contexts = ContextLoader(world.store, options)
+        self.generators = RowGenerators(rows, world.device)
         self.memory = world.model.empty(rows)
         self.frame = torch.zeros(rows, config.height, config.width, 3, dtype=torch.uint8, device=world.device)
         self.features = torch.zeros(rows, config.features, device=world.device)
         self.clock: NDArray[np.int64] = np.zeros(rows, np.int64)
-        self.done: Rows = np.zeros(rows, bool)
-        self.goals: dict[str, NDArray[Any]] = {}
+        self.done: RowMask = np.zeros(rows, bool)
+        self.told: dict[str, NDArray[Any]] = {}
         """What every row is told, by key, (N,) or (N, ...): it stays the same through a dream."""
 
     @property
     def begun(self) -> bool:
         """Whether every row has a dream."""
-        return self.chance.seeded
+        return self.generators.seeded
 
     @torch.no_grad()
-    def begin(
-        self,
-        rows: Rows,
-        *,
-        stagger: bool = False,
-        asked: Mapping[int, Start] | None = None,
-        told: Mapping[int, Told] | None = None,
-    ) -> list[Clips]:
-        """Start new dreams in `rows`, where `asked` says for some of them; returns their n contexts, (1, C, ...) each.
+    def begin(self, rows: RowMask, *, stagger: bool = False, requests: ResetRequests = NO_REQUESTS) -> list[Clips]:
+        """Start new dreams in `rows`, as `requests` say for some of them; returns their n contexts, (1, C, ...) each.
 
-        Rows in `told` are told that instead of what was recorded, from the first frame of their contexts on.
-        Windows of one length are observed in one pass, whole pasts one by one.
+        Rows that are told something by request are told it from the first frame of their contexts on.
         """
         numbers = np.flatnonzero(rows)
         clock = np.zeros(len(numbers), np.int64)
         if stagger and self.options.max_episode_steps is not None:
-            clock = (self.chance.phase(numbers) * self.options.max_episode_steps).astype(np.int64)
-        given = asked or {}
-        drawn = iter(self.starts.take(self.chance.upcoming(np.array([n for n in numbers if n not in given], np.int64))))
-        starts = [given[number] if number in given else next(drawn) for number in numbers.tolist()]
-        if told:
-            parts = self.world.model.config.told
-            starts = [
-                telling(start, told.get(int(number), {}), parts) for number, start in zip(numbers, starts, strict=True)
-            ]
-        self.chance.begin(numbers)
-        self.starts.expect(self.chance.upcoming(np.arange(len(rows))))
-        self.observe(numbers, starts)
+            clock = (self.generators.phase(numbers) * self.options.max_episode_steps).astype(np.int64)
+        (given, told), parts = requests, self.world.model.config.told
+        wanted: list[int] = numbers.tolist()
+        drawn = iter(self.contexts.take(self.generators.context_keys([row for row in wanted if row not in given])))
+        contexts = [given[row] if row in given else next(drawn) for row in wanted]
+        contexts = [with_told(each, told.get(row, {}), parts) for row, each in zip(wanted, contexts, strict=True)]
+        self.generators.begin(numbers)
+        self.contexts.prefetch(self.generators.context_keys(range(len(rows))))
+        self.observe(numbers, contexts)
         self.clock, self.done = self.clock.copy(), self.done & ~rows
         self.clock[numbers] = clock
-        return [start.clips for start in starts]
+        return [context.clips for context in contexts]
 
-    def observe(self, numbers: NDArray[np.int64], starts: Sequence[Start]) -> None:
-        """Let the rows at index `numbers` have read what their dreams begin with."""
-        together: dict[Any, list[int]] = {}
-        for i, start in enumerate(starts):
-            together.setdefault(start.clips.frames.shape[1] if start.episode is None else -i - 1, []).append(i)
-        for which in together.values():
-            clips = Clips.cat([starts[i].clips for i in which]).to(self.world.device)
-            if (name := starts[which[0]].episode) is None:
+    def observe(self, numbers: NDArray[np.int64], contexts: Sequence[Context]) -> None:
+        """Let the rows at index `numbers` have read their contexts: windows of one length in one pass, whole pasts
+        one by one."""
+        batches: dict[Any, list[int]] = {}
+        for i, context in enumerate(contexts):
+            batches.setdefault(context.clips.frames.shape[1] if context.episode is None else -i - 1, []).append(i)
+        for batch in batches.values():
+            clips = Clips.cat([contexts[i].clips for i in batch]).to(self.world.device)
+            if (episode := contexts[batch[0]].episode) is None:
                 seen, memory = self.world.model.observe(clips.frames, clips.actions, **clips.goals)
                 features = seen.features[:, -1]
             else:
-                features, memory = self.world.index.at_end(name, clips)
-            index = torch.as_tensor(numbers[which], device=self.world.device)
+                features, memory = self.world.prefixes.read(episode, clips)
+            index = torch.as_tensor(numbers[batch], device=self.world.device)
             self.memory = self.memory.put(index, memory)
             self.frame = self.frame.index_copy(0, index, clips.frames[:, -1])
             self.features = self.features.index_copy(0, index, features.float())
-        self._tell()
+        self._read_told()
 
-    def _tell(self) -> None:
+    def _read_told(self) -> None:
         if self.memory.told is not None:
-            self.goals = told_apart(self.memory.told.cpu().numpy(), self.world.model.config.told)
+            self.told = told_apart(self.memory.told.cpu().numpy(), self.world.model.config.told)
 
     @torch.no_grad()
-    def advance(self, actions: Tensor, live: Rows) -> Dreamt:
+    def advance(self, actions: Tensor, live: RowMask) -> Prediction:
         """Dream one frame further under actions (N,) or (N, A) in the rows of `live`; the others stay as they are."""
         # Told that some rows rest, the model waits for the device to say which: not where all go on.
         active = None if live.all() else torch.as_tensor(live, device=self.world.device)
-        sampler, before, noise = self.world.sampler, self.memory, self.chance.noise
+        sampler, before, noise = self.world.sampler, self.memory, self.generators.noise
         # Other draws look at the memory of before once more.
         in_place = self.options.uncertainty != "draws" and not self.pessimism.looks_back
         imagined = sampler.imagine(actions, before, generator=noise, active=active, in_place=in_place)
         reward = self.pessimism.reward(sampler, actions, before, imagined, noise, active=active)
-        doubt = None
-        if self.options.uncertainty != "none":
-            kind = self.options.uncertainty
-            doubt = uncertainty(kind, sampler, actions, before, imagined, noise, active=active)
+        kind, uncertain = self.options.uncertainty, None
+        if kind != "none":
+            uncertain = uncertainty(kind, sampler, actions, before, imagined, noise, active=active)
 
         def kept(new: Tensor, old: Tensor | float) -> Tensor:
             return new if active is None else torch.where(active.view(-1, *[1] * (new.ndim - 1)), new, old)
@@ -134,22 +133,22 @@ class Dreams:
         self.frame = kept(imagined.frame, self.frame)
         self.features = kept(imagined.features.float(), self.features)
         self.clock = self.clock + live
-        return Dreamt(kept(reward.double(), 0.0), kept(imagined.termination.double(), 0.0), doubt)
+        return Prediction(kept(reward.double(), 0.0), kept(imagined.termination.double(), 0.0), uncertain)
 
     def state(self, rows: Tensor) -> DreamState:
         """All that decides how the dreams at index `rows` go on."""
-        tensors = {name: tensor[rows.to(tensor.device)] for name, tensor in self._own().items()}
+        tensors = {name: tensor[rows.to(tensor.device)] for name, tensor in self._tensors().items()}
         memory = self.memory.select(rows.to(self.world.device)).state_dict()
         tensors |= {f"memory.{name}": tensor for name, tensor in memory.items()}
         return DreamState(tensors, {**self.world.origin, **self.options.decisive})
 
-    def _own(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Tensor]:
         return {
             "frame": self.frame,
             "features": self.features,
             "clock": torch.from_numpy(self.clock),
             "done": torch.from_numpy(self.done),
-            **{f"chance.{name}": tensor for name, tensor in self.chance.state_dict().items()},
+            **{f"chance.{name}": tensor for name, tensor in self.generators.state_dict().items()},
         }
 
     def load_state(self, state: DreamState) -> None:
@@ -157,35 +156,12 @@ class Dreams:
         rows, device = len(self.done), self.world.device
         empty = self.world.model.empty(rows)
         mine = {f"memory.{name}": tensor for name, tensor in empty.state_dict().items()}
-        state.check({**self.world.origin, **self.options.decisive}, self._own() | mine)
-        self.chance.check(state.under("chance."))
+        state.check({**self.world.origin, **self.options.decisive}, self._tensors() | mine)
+        self.generators.check(state.under("chance."))
         memory = {name: tensor.to(device, copy=True) for name, tensor in state.under("memory.").items()}
         self.memory = empty.load_state_dict(memory)
-        self._tell()
+        self._read_told()
         self.frame, self.features = state.tensors["frame"].to(device), state.tensors["features"].to(device)
         self.clock, self.done = state.tensors["clock"].numpy(), state.tensors["done"].numpy()
-        self.chance.load_state_dict(state.under("chance."))
-        self.starts.expect(self.chance.upcoming(np.arange(rows)))
-
-
-def padded(clips: Sequence[Clips]) -> Clips:
-    """Clips of one row each as one batch; shorter ones have frames without a mask in front, with no action."""
-    longest = max(each.mask.shape[1] for each in clips)
-
-    def filled(part: Tensor, value: float) -> Tensor:
-        front = (*part.shape[:1], longest - part.shape[1], *part.shape[2:])
-        return torch.cat([part.new_full(front, value), part], 1)
-
-    return Clips.cat(
-        [
-            Clips(
-                filled(each.frames, 0),
-                filled(each.actions, torch.nan if each.actions.is_floating_point() else NO_ACTION),
-                filled(each.rewards, 0),
-                filled(each.terminated, False),
-                filled(each.mask, False),
-                told=None if each.told is None else filled(each.told, 0),
-            )
-            for each in clips
-        ]
-    )
+        self.generators.load_state_dict(state.under("chance."))
+        self.contexts.prefetch(self.generators.context_keys(range(rows)))

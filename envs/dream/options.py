@@ -14,9 +14,9 @@ from lssvwm.worldmodel.pessimism import Over, Pessimism
 Observation = Literal["frame", "features", "both"]
 Output = Literal["numpy", "torch"]
 Terminate = Literal["sample", "threshold", "never"]
-Doubt = Literal["none", "heads", "draws"]
+UncertaintyKind = Literal["none", "heads", "draws"]
 
-Beginning = Literal["any", "episode"]
+ContextStart = Literal["any", "episode"]
 WHOLE: Literal["all"] = "all"
 ContextLength = int | tuple[int, int] | Literal["all"]
 
@@ -25,10 +25,36 @@ RENDER_MODES = ("rgb_array",)
 
 @dataclass(frozen=True)
 class DreamOptions:
-    """The options of `DreamVectorEnv`, which says what they mean. Raises InputError for those that cannot be met."""
+    """What one may ask of a dream besides its world; all are options of `DreamVectorEnv`, by keyword.
+
+    context_length: real frames observed before a dream begins; its first observation is the last of them. A number n;
+        (1, n) draws one for each dream, and goes no further than the longest episode; "all" reads the whole past, from
+        the first frame of the episode on, as real play has seen it (`PrefixCache` says what that costs).
+    start: where in an episode the context is: "any" is anywhere (with "all" every frame after which an episode goes on
+        is equally likely to be its last), "episode" is the first frames (with "all" the first alone); a number from 0
+        to 1 is the share of dreams that begin so.
+    max_episode_steps: horizon of a dream; reaching it truncates. None dreams on.
+    terminate: the termination head ends an episode by a draw ("sample"), above one half ("threshold") or "never".
+    observation: "frame" (h, w, 3) uint8, "features" (F,) float32 of the model, or a dictionary of "both".
+    output: "numpy" arrays, or "torch" tensors on the device. Then a step brings to the host only whether actions that
+        were given as tensors are valid, and N termination probabilities and uncertainties where they decide something.
+        Masks `_key` of infos are numpy arrays either way, and `final_obs` is one batch of tensors.
+    channels_first: frames are (3, h, w), also those of `context_info`; `render` is not concerned.
+    stagger: the dreams that `reset()` begins in all rows have 0 to max_episode_steps - 1 steps behind them already, by
+        seed and evenly spread, so that rows are not truncated all at once. Later dreams are whole.
+    context_info: tell the context whenever a row begins, to warm up a policy.
+    uncertainty: tell how little a step is to be trusted (`worldmodel.uncertainty`): from the "heads", or from other
+        "draws" of it.
+    truncate_above: a dream whose uncertainty exceeds this has left what the model knows, and is truncated.
+    pessimism: rewards are lowered by so many standard deviations (`worldmodel.pessimism`), measured over
+    pessimism_over: "masks" of the reward head's inputs, or other "draws" of the step.
+    prefetch: read the contexts of the next dreams on a background thread. Dreams do not depend on it.
+
+    Raises InputError for what cannot be met.
+    """
 
     context_length: ContextLength = 8
-    start: Beginning | float = "any"
+    start: ContextStart | float = "any"
     max_episode_steps: int | None = 64
     terminate: Terminate = "sample"
     autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP
@@ -37,7 +63,7 @@ class DreamOptions:
     channels_first: bool = False
     stagger: bool = False
     context_info: bool = False
-    uncertainty: Doubt = "none"
+    uncertainty: UncertaintyKind = "none"
     truncate_above: float | None = None
     pessimism: float = 0.0
     pessimism_over: Over = "masks"
@@ -49,13 +75,15 @@ class DreamOptions:
             ("observation", Observation),
             ("output", Output),
             ("terminate", Terminate),
-            ("uncertainty", Doubt),
+            ("uncertainty", UncertaintyKind),
         ):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"{name}={getattr(self, name)!r:.80}: choose one of {', '.join(get_args(kind))}")
         check_context_length(self.context_length)
         Pessimism(self.pessimism, self.pessimism_over)
-        if self.start not in get_args(Beginning) and not (isinstance(self.start, int | float) and 0 <= self.start <= 1):
+        if self.start not in get_args(ContextStart) and not (
+            isinstance(self.start, int | float) and 0 <= self.start <= 1
+        ):
             raise InputError(f"start={self.start!r}: choose any, episode, or the share of episodes from 0 to 1")
         at_least_one(max_episode_steps=self.max_episode_steps)
         if self.render_mode not in (None, *RENDER_MODES):

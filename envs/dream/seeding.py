@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lssvwm.envs.dream.starts import Begin
+from lssvwm.envs.dream.contexts import ContextKey
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.philox import Counted
 
@@ -17,7 +17,7 @@ _WORD = 2**64
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-class Chance:
+class RowGenerators:
     """Three independent sources per row: contexts, which are numbered, the noise of frames, and draws of endings."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -41,9 +41,9 @@ class Chance:
         # A key of its own, or endings would be drawn by the numbers that choose the first context.
         self._draws[row] = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
 
-    def upcoming(self, rows: NDArray[np.int64]) -> list[Begin]:
-        """The beginnings of the next dreams of `rows`."""
-        return [Begin(int(self.seeds[row]), int(self.dreams[row])) for row in rows]
+    def context_keys(self, rows: Iterable[int]) -> list[ContextKey]:
+        """The keys of the contexts of the next dreams of `rows`."""
+        return [ContextKey(int(self.seeds[row]), int(self.dreams[row])) for row in rows]
 
     def begin(self, rows: NDArray[np.int64]) -> None:
         """The next dreams of `rows` have begun."""
@@ -67,13 +67,18 @@ class Chance:
         return {
             "seeds": torch.from_numpy(self.seeds.copy()),
             "dreams": torch.from_numpy(self.dreams.copy()),
-            "noise": self.noise.state() if isinstance(self.noise, Counted) else states(self.noise),
+            "noise": self._noise_state(),
             "draws": torch.from_numpy(np.array([_words(source) for source in self._draws], np.uint64).view(np.int64)),
         }
 
+    def _noise_state(self) -> Tensor:
+        if isinstance(self.noise, Counted):
+            return self.noise.state()
+        return torch.stack([generator.get_state() for generator in self.noise])
+
     def check(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise InputError unless the noise in `tensors` is of this kind and can be gone on from."""
-        have, want = (noise.shape[1:] for noise in (tensors["noise"], self.state_dict()["noise"]))
+        have, want = (noise.shape[1:] for noise in (tensors["noise"], self._noise_state()))
         if have != want:
             raise InputError(
                 f"the state keeps {tuple(have)} numbers for the noise of each row, this device and version "
@@ -104,11 +109,6 @@ def noise_for(rows: int, device: torch.device) -> list[torch.Generator] | Counte
     launch for each, numbers by counting. A CPU counts slower than it draws.
     """
     return [torch.Generator(device) for _ in range(rows)] if device.type == "cpu" else Counted(rows, device)
-
-
-def states(generators: Sequence[torch.Generator]) -> Tensor:
-    """The states of all, one row each."""
-    return torch.stack([generator.get_state() for generator in generators])
 
 
 def _words(source: np.random.Generator) -> list[int]:

@@ -11,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from lssvwm.envs.dream.options import RENDER_MODES, Beginning, ContextLength, Doubt, Observation, Terminate
-from lssvwm.envs.dream.requested import TOLD
+from lssvwm.envs.dream.options import RENDER_MODES, ContextLength, ContextStart, Observation, Terminate, UncertaintyKind
 from lssvwm.envs.dream.state import DreamState
+from lssvwm.envs.dream.validation import TOLD
 from lssvwm.envs.dream.vector import DreamVectorEnv
 from lssvwm.envs.policy import FrameArray
 from lssvwm.worldmodel.checkpoint import Checkpoint
@@ -37,7 +37,7 @@ class DreamEnv(gym.Env[Any, Any]):
         checkpoint: str | Path | Checkpoint,
         contexts: str | Path | None = None,
         context_length: ContextLength = 8,
-        start: Beginning | float = "any",
+        start: ContextStart | float = "any",
         steps: int | None = None,
         profile: str | None = None,
         target_fps: float | None = None,
@@ -45,7 +45,7 @@ class DreamEnv(gym.Env[Any, Any]):
         observation: Observation = "frame",
         channels_first: bool = False,
         context_info: bool = False,
-        uncertainty: Doubt = "none",
+        uncertainty: UncertaintyKind = "none",
         truncate_above: float | None = None,
         prefetch: bool = True,
         device: str = "cpu",

@@ -1,4 +1,4 @@
-"""What all dreams of one checkpoint share: the model, the episodes in which they begin, how frames are sampled."""
+"""What all dreams of one checkpoint share: the model, episodes to begin in and its memory of them, and the sampler."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from lssvwm.envs.contexts import check_length, check_world, contexts_of
-from lssvwm.envs.dream.index import MemoryIndex
 from lssvwm.envs.dream.options import ContextLength
 from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.precision import use_policy
-from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.sampling import Sampler, Sampling, choose
+
+MIN_SEGMENT = 16
+"""Frames between two snapshots of a prefix cache, at least."""
+CACHE_BYTES = 1 << 30
+"""Room for the snapshots of all episodes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +58,9 @@ class World:
         return fps if known else None
 
     @cached_property
-    def index(self) -> MemoryIndex:
+    def prefixes(self) -> PrefixCache:
         """What the model remembers at frames of the episodes; shared by all dreams of this world."""
-        return MemoryIndex(self.model, self.store.lengths)
+        return PrefixCache(self.model, self.store.lengths)
 
     @cached_property
     def origin(self) -> dict[str, Any]:
@@ -78,11 +86,53 @@ class World:
         return _load, (self.path, self.store, self.sampler.sampling, str(self.device))
 
 
+class Read(NamedTuple):
+    """What a model knows after it has read frames."""
+
+    features: Tensor  # (1, F), of the last frame
+    memory: Memory  # of one row
+
+
+class PrefixCache:
+    """Memory after the first frames of episodes of `lengths` frames, for dreams that have read the whole past.
+
+    A past is read in segments of `every` frames, and the memory between two segments is kept: so an episode is read
+    once, and after that `every / 2` frames for each context, on average. `every` is as small as lets the snapshots of
+    all episodes fit into `room` bytes, unless they grow (attention over all frames): then what comes when the room is
+    full is not kept, and read again each time. Pasts are read one by one and always in the same segments: what is known
+    of a frame does not depend on what was asked before, bit for bit.
+
+    The weights of `model` must stay as they are.
+    """
+
+    def __init__(self, model: WorldModel, lengths: NDArray[np.int64], *, room: int = CACHE_BYTES) -> None:
+        self.model = model
+        self.every = max(MIN_SEGMENT, -(-int(lengths.sum()) * model.empty(1).nbytes // room))
+        self.kept: dict[tuple[str, int], Memory] = {}
+        self.left = room  # bytes
+
+    def read(self, episode: str, past: Clips) -> Read:
+        """What is known after all frames of `past`, (1, C, ...): the first C of `episode`."""
+        frames = past.frames.shape[1]
+        # The last frame is read anew, for its features.
+        begin = max(at for at in range(0, frames, self.every) if at == 0 or (episode, at) in self.kept)
+        memory = self.kept.get((episode, begin))
+        while True:
+            end = min(begin + self.every, frames)
+            part = past.span(slice(begin, end))
+            seen, memory = self.model.observe(part.frames, part.actions, memory, **part.goals)
+            if end % self.every == 0 and (episode, end) not in self.kept and memory.nbytes <= self.left:
+                self.kept[episode, end] = memory
+                self.left -= memory.nbytes
+            if end == frames:
+                return Read(seen.features[:, -1], memory)
+            begin = end
+
+
 def open_world(
     checkpoint: str | Path | Checkpoint,
     contexts: str | Path | None,
     device: str,
-    *,
     context_length: ContextLength,
     rows: int,
     steps: int | None,
@@ -91,9 +141,11 @@ def open_world(
 ) -> World:
     """Load and check everything that `rows` dreams need. Raises InputError for what cannot be dreamed."""
     use_policy()
-    given = isinstance(checkpoint, Checkpoint)
-    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, device)
-    path = None if given else loaded.path.resolve()
+    if isinstance(checkpoint, Checkpoint):
+        loaded, path = checkpoint, None
+    else:
+        loaded = load_checkpoint(checkpoint, device)
+        path = loaded.path.resolve()
     model = loaded.model.eval().to(device)
     store = EpisodeStore(contexts_of(loaded) if contexts is None else contexts, told=model.config.told)
     check_world(loaded, store)

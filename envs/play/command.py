@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from lssvwm.envs.dream.options import Doubt
+from lssvwm.envs.dream.options import UncertaintyKind
 from lssvwm.envs.policy import Policy
 from lssvwm.worldmodel.actions import actions_of
 from lssvwm.worldmodel.checkpoint import Checkpoint, device_of
@@ -45,12 +45,12 @@ class PlayOptions:
     """Recorded frames that both worlds have behind them at most when play begins."""
     steps: int | None = None
     """Denoising steps per frame; None takes the model's usual number. The page can change it."""
-    uncertainty: Doubt = "heads"
+    uncertainty: UncertaintyKind = "heads"
     """What the meter of uncertainty measures (docs/uncertainty.md). The page can change it."""
     speed: float = 8.0
     """Frames per second, at most. The page can change it."""
     seed: int = 0
-    """Decides the beginnings, and all chance of the dreams."""
+    """Decides the contexts, and all chance of the dreams."""
     out: Path = Path("runs/play")
     """Folder for what is saved, and for the token of the address."""
     host: str = "127.0.0.1"
@@ -106,7 +106,7 @@ def open_game(options: PlayOptions, load_policy: LoadPolicy) -> Game:
     from lssvwm.envs.dream.world import open_world
     from lssvwm.envs.play.dream_side import DreamSide
     from lssvwm.envs.play.game import Game
-    from lssvwm.envs.play.pilot import Pilot
+    from lssvwm.envs.play.policy import PolicyPlayer
     from lssvwm.envs.play.real_side import RealSide, known_keys, real_config
 
     world = open_world(
@@ -126,12 +126,12 @@ def open_game(options: PlayOptions, load_policy: LoadPolicy) -> Game:
             "a world that has those"
         )
     real = None if options.real is None else RealSide(real_config(options.real, checkpoint), checkpoint.model.config)
-    pilot = None if options.policy is None else Pilot(load_policy(checkpoint, options.policy), options.policy)
+    policy = None if options.policy is None else PolicyPlayer(load_policy(checkpoint, options.policy), options.policy)
     return Game(
         world.store,
         DreamSide(world, options.uncertainty),
         real,
-        pilot,
+        policy,
         known_keys(checkpoint, real),
         seed=options.seed,
         past=options.past,
@@ -163,7 +163,7 @@ def hello_of(options: PlayOptions, game: Game) -> dict[str, Any]:
         "checkpoint": str(options.checkpoint),
         "trained": checkpoint.step,
         "real": None if game.real is None else game.real.config.id,
-        "policy": None if game.pilot is None else game.pilot.name,
+        "policy": None if game.policy is None else game.policy.name,
         "actions": [{"action": one.action, "label": one.label, "chords": one.chords} for one in game.keys.bindings],
         "steps": game.dream.choices,
     }

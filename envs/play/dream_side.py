@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from lssvwm.envs.dream.contexts import Context
 from lssvwm.envs.dream.dreams import Dreams
-from lssvwm.envs.dream.options import Doubt, DreamOptions
-from lssvwm.envs.dream.starts import Start
+from lssvwm.envs.dream.options import DreamOptions, UncertaintyKind
 from lssvwm.envs.dream.state import DreamState
 from lssvwm.envs.dream.world import World
-from lssvwm.envs.play.beginning import Beginning
+from lssvwm.envs.play.context import PlayContext
 from lssvwm.envs.policy import FrameArray
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.sampling import Sampler
@@ -25,7 +25,7 @@ ENDS_ABOVE = 0.5
 
 
 @dataclass(frozen=True)
-class Told:
+class DreamStep:
     """What a step of the dream told."""
 
     reward: float = 0.0
@@ -37,12 +37,12 @@ class Told:
 class DreamSide:
     """One dream in `world`."""
 
-    def __init__(self, world: World, uncertainty: Doubt) -> None:
+    def __init__(self, world: World, uncertainty: UncertaintyKind) -> None:
         self._dreams = self._made(world, uncertainty)
-        self.told = Told()
+        self.last = DreamStep()
 
     @staticmethod
-    def _made(world: World, uncertainty: Doubt) -> Dreams:
+    def _made(world: World, uncertainty: UncertaintyKind) -> Dreams:
         # Contexts are chosen by whoever plays, not drawn ahead.
         options = DreamOptions(max_episode_steps=None, terminate="never", uncertainty=uncertainty, prefetch=False)
         return Dreams(1, world, options)
@@ -58,7 +58,7 @@ class DreamSide:
         return self.world.sampler.sampling.steps
 
     @property
-    def uncertainty(self) -> Doubt:
+    def uncertainty(self) -> UncertaintyKind:
         """What is measured."""
         return self._dreams.options.uncertainty
 
@@ -78,22 +78,22 @@ class DreamSide:
         """Frames in memory, real and dreamt."""
         return self._dreams.memory.longest
 
-    def begin(self, beginning: Beginning, seed: int) -> None:
-        """Read the past; all chance of the dream follows from `seed` and the number of the beginning."""
+    def begin(self, context: PlayContext, seed: int) -> None:
+        """Read the context; all chance of the dream follows from `seed` and the number of the context."""
         with torch.no_grad():
-            self._dreams.observe(np.array([0]), [Start(beginning.clips, beginning.episode)])
-        self._dreams.chance.seed(0, int(np.random.SeedSequence((seed, beginning.number)).generate_state(1)[0]))
-        self.told = Told()
+            self._dreams.observe(np.array([0]), [Context(context.clips, context.episode)])
+        self._dreams.generators.seed(0, int(np.random.SeedSequence((seed, context.number)).generate_state(1)[0]))
+        self.last = DreamStep()
 
-    def step(self, action: int) -> Told:
+    def step(self, action: int) -> DreamStep:
         """Dream one frame further."""
         began = time.perf_counter()
         device = self.world.device
-        told = self._dreams.advance(torch.tensor([action], device=device), np.ones(1, bool))
-        doubt = None if told.uncertainty is None else float(told.uncertainty[0])
-        reward, ended = float(told.reward[0]), float(told.termination[0])
-        self.told = Told(reward, ended, doubt, time.perf_counter() - began)
-        return self.told
+        said = self._dreams.advance(torch.tensor([action], device=device), np.ones(1, bool))
+        uncertainty = None if said.uncertainty is None else float(said.uncertainty[0])
+        reward, ended = float(said.reward[0]), float(said.termination[0])
+        self.last = DreamStep(reward, ended, uncertainty, time.perf_counter() - began)
+        return self.last
 
     def get_state(self) -> DreamState:
         """All that decides how the dream goes on, as it is now: dreaming on does not change it."""
@@ -105,7 +105,7 @@ class DreamSide:
         """Go on from `state`, whatever the denoising steps were when it was taken."""
         self._dreams.load_state(replace(state, origin={**state.origin, "steps": self.steps}))
 
-    def change(self, *, steps: int | None = None, uncertainty: Doubt | None = None) -> None:
+    def change(self, *, steps: int | None = None, uncertainty: UncertaintyKind | None = None) -> None:
         """Go on with other denoising steps, or another measure of uncertainty."""
         sampler = self.world.sampler if steps is None else self._sampler(steps)
         if sampler is None:

@@ -1,4 +1,4 @@
-"""What the page may say, checked, and how pictures travel to it.
+"""What the page may say, and how often, checked; and how pictures travel to it.
 
 The page sends one JSON object per message: `{"do": ORDER, "value": VALUE}`, and `"id"`, a number that comes back with
 the picture that the order led to. The server sends JSON as text; a picture is binary, one byte for its side and a PNG.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,22 @@ def _fits(do: str, value: Any, actions: int) -> bool:
             return isinstance(value, str) and value in _WORDS[do]
         case _:
             return value is None
+
+
+class RateLimit:
+    """`rate` events a second on average, `burst` at once."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate, self._burst = rate, float(burst)
+        self._left, self._at = self._burst, time.monotonic()
+
+    def allows(self) -> bool:
+        """Whether one more event is within it; it counts."""
+        now = time.monotonic()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        self._left -= 1
+        return self._left >= 0
 
 
 def picture(side: bytes, frame: FrameArray) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lssvwm.envs.factory import EnvConfig, FrameEnv, make, trusted
 from lssvwm.envs.keys import Keys, keys_of
-from lssvwm.envs.play.beginning import Beginning
+from lssvwm.envs.play.context import PlayContext
 from lssvwm.envs.policy import FrameArray
 from lssvwm.worldmodel.checkpoint import Checkpoint
 from lssvwm.worldmodel.common.errors import InputError
@@ -22,7 +22,7 @@ _SAME = 1.0
 
 
 @dataclass(frozen=True)
-class Happened:
+class RealStep:
     """What a step of the real world told."""
 
     reward: float
@@ -37,17 +37,17 @@ def recorded_config(checkpoint: Checkpoint) -> EnvConfig | None:
     return EnvConfig.from_dict(told) if isinstance(told, dict) and "id" in told else None
 
 
-def real_config(asked: str, checkpoint: Checkpoint) -> EnvConfig:
-    """What `--real ASKED` means for this checkpoint: its own world with its own settings, or another."""
+def real_config(name: str, checkpoint: Checkpoint) -> EnvConfig:
+    """What `--real NAME` means for this checkpoint: its own world with its own settings, or another."""
     own = recorded_config(checkpoint)
-    if asked == RECORDED:
+    if name == RECORDED:
         if own is None:
             raise InputError(f"{checkpoint.path} does not say where it was recorded: give --real ENV, a Gymnasium id")
         return trusted(own, str(checkpoint.path))
-    if own is not None and asked.rpartition(":")[2] == own.id.rpartition(":")[2]:
-        return EnvConfig.from_dict({**own.to_dict(), "id": asked})
+    if own is not None and name.rpartition(":")[2] == own.id.rpartition(":")[2]:
+        return EnvConfig.from_dict({**own.to_dict(), "id": name})
     height, width = checkpoint.model.config.height, checkpoint.model.config.width
-    return EnvConfig(asked, size=height if height == width else (height, width))
+    return EnvConfig(name, size=height if height == width else (height, width))
 
 
 def known_keys(checkpoint: Checkpoint, real: RealSide | None) -> Keys:
@@ -81,29 +81,29 @@ class RealSide:
         fps: float | None = self.env.metadata.get("render_fps")
         return fps
 
-    def begin(self, beginning: Beginning) -> bool:
+    def begin(self, context: PlayContext) -> bool:
         """Play the recorded past again, and note what is wrong with it. Returns whether the world already ended."""
         self.notice, ended = "", False
-        if beginning.seed is None:
-            self.frame, _ = self.env.reset(seed=beginning.number)
+        if context.seed is None:
+            self.frame, _ = self.env.reset(seed=context.number)
             self.notice = "This past was recorded without its seed: the real world begins somewhere else."
             return False
-        self.frame, _ = self.env.reset(seed=beginning.seed)
-        for action in beginning.clips.actions[0, 1:].tolist():
+        self.frame, _ = self.env.reset(seed=context.seed)
+        for action in context.clips.actions[0, 1:].tolist():
             self.frame, _, terminated, truncated, _ = self.env.step(np.int64(action))
             if ended := terminated or truncated:
                 break
-        recorded = beginning.clips.frames[0, -1].numpy()
+        recorded = context.clips.frames[0, -1].numpy()
         apart = float(np.abs(self.frame.astype(np.int16) - recorded).mean())
         if ended or apart > _SAME:
             self.notice = (
-                f"Played again from seed {beginning.seed}, the real world shows another picture than the recording "
+                f"Played again from seed {context.seed}, the real world shows another picture than the recording "
                 f"(mean difference {apart:.0f} of 255): it was recorded with other settings or another version."
             )
         return ended
 
-    def step(self, action: int) -> Happened:
+    def step(self, action: int) -> RealStep:
         """One step."""
         began = time.perf_counter()
         self.frame, reward, terminated, truncated, _ = self.env.step(np.int64(action))
-        return Happened(float(reward), bool(terminated), bool(truncated), time.perf_counter() - began)
+        return RealStep(float(reward), bool(terminated), bool(truncated), time.perf_counter() - began)

@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from lssvwm.envs.play.game import Game
-from lssvwm.envs.play.messages import DREAM, REAL, Order, parse, picture
-from lssvwm.envs.play.pace import Budget
+from lssvwm.envs.play.messages import DREAM, REAL, Order, RateLimit, parse, picture
 from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
 
 T = TypeVar("T")
@@ -148,7 +147,7 @@ class Session:
         self._say("error", _sentence(error))
 
     async def _read(self, page: Page) -> None:
-        budget = Budget(RATE, BURST)
+        limit = RateLimit(RATE, BURST)
         while True:
             try:
                 message = await page.socket.receive()
@@ -156,7 +155,7 @@ class Session:
                 return
             if message["type"] == "websocket.disconnect":
                 return
-            if not budget.spend():
+            if not limit.allows():
                 await page.socket.close(_POLICY_VIOLATION, TOO_FAST)
                 return
             text = message.get("text")
@@ -192,7 +191,7 @@ class Session:
             case "pause":
                 self.paused, self.begun = value, True
             case "policy":
-                if value and self.game.pilot is None:
+                if value and self.game.policy is None:
                     raise InputError("no policy was loaded: start again with --policy")
                 self.policy, self.paused = value, False
             case "idle":

@@ -210,7 +210,8 @@ class ProcessPool:
                 answer = _received(self._workers[row])
                 if isinstance(answer, Made):
                     continue  # of a process that replaces another
-                self._settle(row, answer if isinstance(answer, Answer) else _failure(answer), found)
+                known = isinstance(answer, Answer | Failure)  # else what was raised when it was made
+                self._settle(row, answer if known else Failure(_told(answer)), found)
             now = time.monotonic()
             for row in [row for row in self._asked if self._workers[row].deadline < now]:
                 self._settle(row, Failure(f"no answer within {self._timeout:g} seconds"), found)
@@ -260,10 +261,6 @@ def _received(worker: _Worker) -> Any:
         code = worker.process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
         return Failure(f"its process {how}")
-
-
-def _failure(answer: Any) -> Failure:
-    return answer if isinstance(answer, Failure) else Failure(_told(answer))
 
 
 def _told(error: BaseException) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from dreams import MODES, actions_of, dream_folder, vec
+from lssvwm.envs.dream.contexts import Context, ContextKey, ContextLoader
 from lssvwm.envs.dream.options import DreamOptions
-from lssvwm.envs.dream.starts import Begin, Start, Starts
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 from worlds import small_store
@@ -51,42 +51,42 @@ def store(tmp_path: Path) -> WatchedStore:
     return WatchedStore(tmp_path)
 
 
-BEGINS = [Begin(3, 0), Begin(1, 4), Begin(3, 0), Begin(2, 0)]
+KEYS = [ContextKey(3, 0), ContextKey(1, 4), ContextKey(3, 0), ContextKey(2, 0)]
 
 
-def starts_of(store: EpisodeStore, *, ahead: bool) -> Starts:
-    return Starts(store, DreamOptions(context_length=3, prefetch=ahead))
+def loader_of(store: EpisodeStore, *, ahead: bool) -> ContextLoader:
+    return ContextLoader(store, DreamOptions(context_length=3, prefetch=ahead))
 
 
-def frames_of(starts: list[Start]) -> Any:
-    return Clips.cat([start.clips for start in starts]).frames
+def frames_of(contexts: list[Context]) -> Any:
+    return Clips.cat([context.clips for context in contexts]).frames
 
 
-def same(one: list[Start], two: list[Start]) -> bool:
-    clips = [Clips.cat([start.clips for start in each]) for each in (one, two)]
+def same(one: list[Context], two: list[Context]) -> bool:
+    clips = [Clips.cat([context.clips for context in each]) for each in (one, two)]
     return clips[0].frames.equal(clips[1].frames) and clips[0].actions.equal(clips[1].actions)
 
 
 def test_contexts_follow_from_seed_and_number_alone(store: WatchedStore) -> None:
-    plain, ahead = starts_of(store, ahead=False), starts_of(store, ahead=True)
-    wanted = plain.take(BEGINS)
+    plain, ahead = loader_of(store, ahead=False), loader_of(store, ahead=True)
+    wanted = plain.take(KEYS)
     assert frames_of(wanted).shape == (4, 3, 16, 8, 3)
-    assert same(ahead.take(BEGINS), wanted)
-    ahead.expect(BEGINS[::-1])
-    assert same(ahead.take(BEGINS), wanted)
-    ahead.expect([Begin(9, 9)])
-    assert same(ahead.take(BEGINS), wanted)
-    assert not same(plain.take([Begin(3, 1)]), plain.take([Begin(3, 0)]))
-    seed_alone = [Start(store.sample_contexts(1, 3, np.random.default_rng(3)), None)]
-    assert same(plain.take([Begin(3, 0)]), seed_alone)
+    assert same(ahead.take(KEYS), wanted)
+    ahead.prefetch(KEYS[::-1])
+    assert same(ahead.take(KEYS), wanted)
+    ahead.prefetch([ContextKey(9, 9)])
+    assert same(ahead.take(KEYS), wanted)
+    assert not same(plain.take([ContextKey(3, 1)]), plain.take([ContextKey(3, 0)]))
+    seed_alone = [Context(store.sample_contexts(1, 3, np.random.default_rng(3)), None)]
+    assert same(plain.take([ContextKey(3, 0)]), seed_alone)
 
 
 def test_what_is_expected_is_read_once_by_one_other_thread(store: WatchedStore) -> None:
-    starts = starts_of(store, ahead=True)
-    starts.expect(BEGINS)
-    starts.take(BEGINS)
-    starts.expect(BEGINS)
-    starts.take(BEGINS[:1])
+    loader = loader_of(store, ahead=True)
+    loader.prefetch(KEYS)
+    loader.take(KEYS)
+    loader.prefetch(KEYS)
+    loader.take(KEYS[:1])
     assert len(store.readers) == 3  # two of the four are the same
     assert len(set(store.readers)) == 1
     assert store.readers[0] is not threading.current_thread()
@@ -94,26 +94,26 @@ def test_what_is_expected_is_read_once_by_one_other_thread(store: WatchedStore) 
 
 
 def test_expecting_does_not_wait(store: WatchedStore) -> None:
-    starts = starts_of(store, ahead=True)
+    loader = loader_of(store, ahead=True)
     store.gate.clear()
-    starts.expect(BEGINS)
-    starts.expect(BEGINS[:2])
+    loader.prefetch(KEYS)
+    loader.prefetch(KEYS[:2])
     store.gate.set()
-    starts.take([Begin(7, 7)])
+    loader.take([ContextKey(7, 7)])
     assert len(store.readers) <= 2  # what was being read, and what was asked for: the rest was not waited for
 
 
-def _take_in_child(starts: Starts, store: WatchedStore, answer: Any) -> None:
+def _take_in_child(loader: ContextLoader, store: WatchedStore, answer: Any) -> None:
     store.gate.set()
-    answer.send_bytes(frames_of(starts.take(BEGINS)).numpy().tobytes())
+    answer.send_bytes(frames_of(loader.take(KEYS)).numpy().tobytes())
 
 
 def test_a_forked_process_reads_for_itself_what_its_parent_expected(store: WatchedStore) -> None:
-    starts, context = starts_of(store, ahead=True), multiprocessing.get_context("fork")
+    loader, context = loader_of(store, ahead=True), multiprocessing.get_context("fork")
     store.gate.clear()
-    starts.expect(BEGINS)
+    loader.prefetch(KEYS)
     here, there = context.Pipe()
-    child = context.Process(target=_take_in_child, args=(starts, store, there))
+    child = context.Process(target=_take_in_child, args=(loader, store, there))
     child.start()
     try:
         assert here.poll(WAIT)
@@ -121,30 +121,30 @@ def test_a_forked_process_reads_for_itself_what_its_parent_expected(store: Watch
     finally:
         child.kill()
         store.gate.set()
-    assert said == frames_of(starts.take(BEGINS)).numpy().tobytes()
+    assert said == frames_of(loader.take(KEYS)).numpy().tobytes()
 
 
 def test_without_reading_ahead_there_is_no_thread(store: WatchedStore) -> None:
-    starts = starts_of(store, ahead=False)
-    starts.expect(BEGINS)
+    loader = loader_of(store, ahead=False)
+    loader.prefetch(KEYS)
     assert not store.readers
-    starts.take(BEGINS)
+    loader.take(KEYS)
     assert set(store.readers) == {threading.current_thread()}
 
 
 def test_the_thread_ends_when_it_is_closed_or_forgotten(store: WatchedStore) -> None:
     for end in ("close", "forget"):
-        starts = starts_of(store, ahead=True)
-        starts.take(BEGINS)
+        loader = loader_of(store, ahead=True)
+        loader.take(KEYS)
         thread = store.readers[-1]
         assert thread.is_alive()
         if end == "close":
-            starts.close()
+            loader.close()
             thread.join(WAIT)
             assert not thread.is_alive()
-            assert same(starts.take(BEGINS), starts_of(store, ahead=False).take(BEGINS))  # by a new one
-            thread = store.readers[-len(BEGINS) - 1]
-        del starts
+            assert same(loader.take(KEYS), loader_of(store, ahead=False).take(KEYS))  # by a new one
+            thread = store.readers[-len(KEYS) - 1]
+        del loader
         gc.collect()
         thread.join(WAIT)
         assert not thread.is_alive()

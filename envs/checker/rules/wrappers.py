@@ -10,9 +10,9 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorObservationWrapper
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
+from lssvwm.envs.checker.case import Case, first_difference
 from lssvwm.envs.checker.data import difference, frozen, leaves
-from lssvwm.envs.checker.driver import Result, SubjectError, guarded
-from lssvwm.envs.checker.subject import Subject, first_difference
+from lssvwm.envs.checker.driver import CaseError, Result, guarded
 
 _COUNTS_SAME_STEP = (1, 4)
 """Since this version RecordEpisodeStatistics counts SAME_STEP rightly (Gymnasium #1624)."""
@@ -31,32 +31,32 @@ class _Same(_ObservationWrapper):
         return observations
 
 
-def wrappers(subject: Subject) -> None:
+def wrappers(case: Case) -> None:
     """Wrappers that Gymnasium offers for this mode run, change nothing, and count what happened."""
-    found = subject.found
-    if not subject.wanted.wrappers:
+    found = case.findings
+    if not case.settings.wrappers:
         return
     if found.has("autoreset-mode"):
         found.note("wrappers are not checked: they read metadata['autoreset_mode']")
         return
-    first = subject.drive().reset(subject.wanted.seed).observation
+    first = case.drive().reset(case.settings.seed).observation
     if any(isinstance(leaf, torch.Tensor) for _, leaf in leaves(first)):
         found.note("Gymnasium's wrappers take numpy arrays: they are not checked with tensors")
         return
     for wrap in (RecordEpisodeStatistics, DictInfoToList, _Same):
-        if wrap is _Same and subject.mode is AutoresetMode.SAME_STEP:
+        if wrap is _Same and case.mode is AutoresetMode.SAME_STEP:
             continue  # Gymnasium's observation wrappers refuse this mode
         try:
-            _wrapped(subject, wrap)
-        except SubjectError as failure:
+            _wrapped(case, wrap)
+        except CaseError as failure:
             name = "VectorObservationWrapper" if wrap is _Same else wrap.__name__
             found.add("wrapper", f"{name} does not work around it, {failure}")
-            subject.renew()
+            case.renew()
 
 
-def _wrapped(subject: Subject, wrap: Any) -> None:
-    wrapped: VectorEnv[Any, Any, Any] = guarded("wrapping", wrap, subject.env)
-    subject.kept.append(wrapped)  # before Gymnasium 1.4 a wrapper that nobody holds closes what it wraps
+def _wrapped(case: Case, wrap: Any) -> None:
+    wrapped: VectorEnv[Any, Any, Any] = guarded("wrapping", wrap, case.env)
+    case.kept.append(wrapped)  # before Gymnasium 1.4 a wrapper that nobody holds closes what it wraps
     counted: list[tuple[int, int, float]] = []
 
     def count(result: Result) -> None:
@@ -65,21 +65,21 @@ def _wrapped(subject: Subject, wrap: Any) -> None:
             rows = np.flatnonzero(result.info["_episode"])
             counted.extend((int(row), int(episode["l"][row]), float(episode["r"][row])) for row in rows)
 
-    played = subject.drive(wrapped, watchers=(count,)).play(subject.wanted.seed, subject.wanted.steps)
-    if text := first_difference(subject.base, played):
-        subject.found.add("wrapper", f"the run is another one inside {wrap.__name__}", text)
-    if wrap is RecordEpisodeStatistics and _counts_rightly(subject):
+    played = case.drive(wrapped, watchers=(count,)).play(case.settings.seed, case.settings.steps)
+    if text := first_difference(case.base, played):
+        case.findings.add("wrapper", f"the run is another one inside {wrap.__name__}", text)
+    if wrap is RecordEpisodeStatistics and _counts_rightly(case):
         expected = _episodes(played)
         if text := difference(tuple(sorted(counted)), tuple(sorted(expected)), 1e-4):
-            subject.found.add("wrapper", "RecordEpisodeStatistics counts other lengths or returns than the run", text)
+            case.findings.add("wrapper", "RecordEpisodeStatistics counts other lengths or returns than the run", text)
 
 
-def _counts_rightly(subject: Subject) -> bool:
+def _counts_rightly(case: Case) -> bool:
     version = tuple(int(part) for part in gym.__version__.split(".")[:2])
-    if subject.mode is AutoresetMode.SAME_STEP and version < _COUNTS_SAME_STEP:
+    if case.mode is AutoresetMode.SAME_STEP and version < _COUNTS_SAME_STEP:
         return False
     # Gymnasium's own environments take reset_mask out of the options, and the wrapper then forgets every row.
-    return subject.mode is not AutoresetMode.DISABLED or subject.strict
+    return case.mode is not AutoresetMode.DISABLED or case.findings.strict
 
 
 def _episodes(rows: Any) -> list[tuple[int, int, float]]:
@@ -93,15 +93,15 @@ def _episodes(rows: Any) -> list[tuple[int, int, float]]:
     return found
 
 
-def closing(subject: Subject) -> None:
+def closing(case: Case) -> None:
     """Close twice; the last rule, for the environment is gone afterwards."""
-    env, found = subject.env, subject.found
-    driver = subject.drive()
-    driver.reset(subject.wanted.seed)
+    env, found = case.env, case.findings
+    driver = case.drive()
+    driver.reset(case.settings.seed)
     try:
         guarded("close()", env.close)
         guarded("close() for the second time", env.close)
-    except SubjectError as failure:
+    except CaseError as failure:
         found.add("close", f"{failure}: let it pass")
         return
     if not env.closed:
@@ -111,5 +111,5 @@ def closing(subject: Subject) -> None:
         found.add(
             "close", "it can still be stepped after close(): raise gymnasium.error.ClosedEnvironmentError", strict=True
         )
-    except SubjectError:
+    except CaseError:
         pass  # as it should be

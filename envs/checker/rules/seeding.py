@@ -4,56 +4,56 @@ from __future__ import annotations
 
 from typing import Any
 
+from lssvwm.envs.checker.case import Case, first_difference, row_difference
 from lssvwm.envs.checker.data import difference
-from lssvwm.envs.checker.driver import Actions, SubjectError, single_events
-from lssvwm.envs.checker.subject import Subject, first_difference, row_difference
+from lssvwm.envs.checker.driver import Actions, CaseError, single_events
 
 _OTHER_SEEDS = (1009, 2003, 3001)
 
 
-def seeds(subject: Subject) -> bool:
+def seeds(case: Case) -> bool:
     """The same seed twice, in a fresh environment, and none; whether runs can be repeated at all."""
-    found, seed = subject.found, subject.wanted.seed
-    different = first_difference(subject.base, subject.play())
+    found, seed = case.findings, case.settings.seed
+    different = first_difference(case.base, case.play())
     if different:
         found.add("seed", f"reset(seed={seed}) and the same actions again give another trajectory", different)
     else:
-        subject.renew()
-        if different := first_difference(subject.base, subject.play()):
+        case.renew()
+        if different := first_difference(case.base, case.play()):
             found.add("seed", f"reset(seed={seed}) gives another trajectory in a fresh environment", different)
     if not found.has("seed"):
-        _starts(subject)
+        _starts(case)
     if found.has("seed"):
         found.note("what compares two runs is not checked, since runs cannot be repeated")
     return not found.has("seed")
 
 
-def _starts(subject: Subject) -> None:
-    found, seed = subject.found, subject.wanted.seed
-    first = _first(subject, seed)
-    others = [_first(subject, seed + offset) for offset in _OTHER_SEEDS]
+def _starts(case: Case) -> None:
+    found, seed = case.findings, case.settings.seed
+    first = _first(case, seed)
+    others = [_first(case, seed + offset) for offset in _OTHER_SEEDS]
     varied = any(difference(first, other) is not None for other in others)
     if not varied:
         found.note("all seeds begin with the same observations, so whether rows get seeds of their own is not checked")
-    elif subject.wanted.num_envs > 1 and all(
+    elif case.settings.num_envs > 1 and all(
         difference(rows[0], row) is None for rows in (first, *others) for row in rows[1:]
     ):
         found.add("seed-rows", "all rows begin with the same observation whatever the seed: seed them differently")
-    one, two = _unseeded(subject, seed), _unseeded(subject, seed)
+    one, two = _unseeded(case, seed), _unseeded(case, seed)
     if difference(one, two) is not None:
         found.add("seed", "reset() without a seed cannot be repeated: go on with the random numbers of the last seed")
     elif varied and all(difference(first, rows) is None for rows in one):
         found.add("seed", "reset() without a seed repeats the episode of the last seed: go on with its random numbers")
 
 
-def _first(subject: Subject, seed: int) -> tuple[Any, ...]:
-    driver = subject.drive()
+def _first(case: Case, seed: int) -> tuple[Any, ...]:
+    driver = case.drive()
     driver.reset(seed)
     return tuple(driver.last)
 
 
-def _unseeded(subject: Subject, seed: int) -> tuple[Any, ...]:
-    driver = subject.drive()
+def _unseeded(case: Case, seed: int) -> tuple[Any, ...]:
+    driver = case.drive()
     driver.reset(seed)
     seen = []
     for _ in range(3):
@@ -62,56 +62,56 @@ def _unseeded(subject: Subject, seed: int) -> tuple[Any, ...]:
     return tuple(seen)
 
 
-def rows_apart(subject: Subject) -> None:
+def row_independence(case: Case) -> None:
     """A seed for every row, and whether a row minds what its neighbours do."""
-    found, rows = subject.found, subject.wanted.num_envs
+    found, rows = case.findings, case.settings.num_envs
     try:
-        subject.listed = subject.play(subject.seeds())
-    except SubjectError as failure:
+        case.listed = case.play(case.seeds())
+    except CaseError as failure:
         found.add("seed-list", f"seeds of single rows are not taken, {failure}", strict=True)
         found.note("rows cannot be seeded one by one: their independence and single environments are not checked")
-        subject.renew()
+        case.renew()
         return
-    if different := first_difference(subject.base, subject.listed):
+    if different := first_difference(case.base, case.listed):
         found.add("seed-list", "reset(seed=s) is not reset(seed=[s, s + 1, ...])", different, strict=True)
     kept = rows // 2
     if rows < 2:
         found.note("one row has no neighbours: the independence of rows is not checked")
     else:
-        driver = subject.drive()
-        driver.actions = _neighbours_act(subject, kept)
-        elsewhere = [seed if row == kept else seed + 5003 for row, seed in enumerate(subject.seeds())]
-        changed = driver.play(list(elsewhere), subject.wanted.steps)
-        if different := row_difference(subject.listed[kept], changed[kept], subject.wanted.tolerance):
+        driver = case.drive()
+        driver.actions = _neighbours_act(case, kept)
+        elsewhere = [seed if row == kept else seed + 5003 for row, seed in enumerate(case.seeds())]
+        changed = driver.play(list(elsewhere), case.settings.steps)
+        if different := row_difference(case.listed[kept], changed[kept], case.settings.tolerance):
             found.add("crosstalk", f"row {kept} changes with the seeds and actions of other rows", different)
             return
-    subject.independent = True
+    case.independent = True
 
 
-def _neighbours_act(subject: Subject, kept: int) -> Actions:
-    same, other = subject.actions(), subject.actions(1)
+def _neighbours_act(case: Case, kept: int) -> Actions:
+    same, other = case.actions(), case.actions(1)
 
     class Mixed(Actions):
         def of(self, row: int, index: int) -> Any:
             return (same if row == kept else other).of(row, index)
 
-    return Mixed(subject.env.single_action_space, subject.wanted.num_envs, 0)
+    return Mixed(case.env.single_action_space, case.settings.num_envs, 0)
 
 
-def single(subject: Subject) -> None:
+def single(case: Case) -> None:
     """Every row equals the single environment with its seed."""
-    make, found = subject.wanted.single, subject.found
+    make, found = case.settings.single, case.findings
     if make is None:
         found.note("no single environment was given to compare rows with")
         return
-    if subject.listed is None:
+    if case.listed is None:
         return  # which has been noted
-    if not subject.independent:
+    if not case.independent:
         found.note("rows are not compared with the single environment, since they are not independent")
         return
     env = make()
     try:
-        vector, one = subject.env, env
+        vector, one = case.env, env
         for name, mine, other in (
             ("observation", vector.single_observation_space, one.observation_space),
             ("action", vector.single_action_space, one.action_space),
@@ -119,10 +119,10 @@ def single(subject: Subject) -> None:
             if mine != other:
                 found.add("single", f"single_{name}_space is {mine}, the single environment has {other}")
                 return
-        for row in sorted({0, subject.wanted.num_envs - 1}):
-            seen = subject.listed[row]
-            alone = single_events(env, subject.actions(), row, subject.wanted.seed + row, len(seen))
-            if different := row_difference(seen, alone, subject.wanted.tolerance):
+        for row in sorted({0, case.settings.num_envs - 1}):
+            seen = case.listed[row]
+            alone = single_events(env, case.actions(), row, case.settings.seed + row, len(seen))
+            if different := row_difference(seen, alone, case.settings.tolerance):
                 found.add("single", f"row {row} differs from the single environment of the same seed", different)
                 return
     finally:

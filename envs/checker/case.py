@@ -11,14 +11,14 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from lssvwm.envs.checker.data import difference
-from lssvwm.envs.checker.driver import Actions, Driver, Event, Result, Seed, SubjectError, guarded
+from lssvwm.envs.checker.driver import Actions, CaseError, Driver, Event, Result, Seed, guarded
 from lssvwm.envs.checker.report import Findings
 
-Rows = list[list[Event]]
+RowEvents = list[list[Event]]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CheckSettings:
     """What the caller asked for; None of `snapshots` and `pickling` means: where the environment offers it."""
 
     num_envs: int
@@ -33,19 +33,18 @@ class Wanted:
 
 
 @dataclass
-class Subject:
+class Case:
     """One environment in one mode with one output. Rules reset it; a rule that may break it takes a fresh one."""
 
     make: Callable[[], VectorEnv[Any, Any, Any]]
-    wanted: Wanted
-    found: Findings
+    settings: CheckSettings
+    findings: Findings
     asked_mode: AutoresetMode | None
     asked_output: str | None
-    strict: bool
     env: VectorEnv[Any, Any, Any]
     mode: AutoresetMode = AutoresetMode.NEXT_STEP
-    base: Rows = field(default_factory=list)  # the events of `play()`
-    listed: Rows | None = None  # the same with a seed for every row, where the environment takes one
+    base: RowEvents = field(default_factory=list)  # the events of `play()`
+    listed: RowEvents | None = None  # the same with a seed for every row, where the environment takes one
     kept: list[Any] = field(default_factory=list)  # what has to live as long as the environment
     independent: bool = False  # rows were seen to depend on nothing but their own seeds and actions
 
@@ -54,13 +53,13 @@ class Subject:
         """Episodes that ended in the base run."""
         return sum(event.done for row in self.base for event in row)
 
-    def seeds(self, offset: int = 0) -> list[int]:
+    def seeds(self) -> list[int]:
         """One seed per row."""
-        return [self.wanted.seed + offset + row for row in range(self.wanted.num_envs)]
+        return [self.settings.seed + row for row in range(self.settings.num_envs)]
 
     def actions(self, offset: int = 0) -> Actions:
         """The actions of every run of the check; others with an `offset`."""
-        return Actions(self.env.single_action_space, self.wanted.num_envs, self.wanted.seed + 104729 * offset)
+        return Actions(self.env.single_action_space, self.settings.num_envs, self.settings.seed + 104729 * offset)
 
     def drive(
         self, env: VectorEnv[Any, Any, Any] | None = None, watchers: Sequence[Callable[[Result], None]] = (), **how: Any
@@ -68,9 +67,9 @@ class Subject:
         """A new run of the environment, or of `env`."""
         return Driver(self.env if env is None else env, self.mode, self.actions(), watchers, **how)
 
-    def play(self, seed: Seed = None, **how: Any) -> Rows:
+    def play(self, seed: Seed = None, **how: Any) -> RowEvents:
         """The events of a whole run; with the arguments left out the same as `base`."""
-        return self.drive(**how).play(self.wanted.seed if seed is None else seed, self.wanted.steps)
+        return self.drive(**how).play(self.settings.seed if seed is None else seed, self.settings.steps)
 
     def renew(self) -> None:
         """Replace the environment by a fresh one."""
@@ -79,14 +78,14 @@ class Subject:
 
     def close(self) -> None:
         """Close the environment; where that fails, the rule about closing says so."""
-        with contextlib.suppress(SubjectError):
+        with contextlib.suppress(CaseError):
             guarded("close()", self.env.close)
 
 
-def first_difference(one: Rows, two: Rows, tolerance: float = 0.0, rows: Sequence[int] | None = None) -> str | None:
+def first_difference(one: RowEvents, two: RowEvents, tolerance: float = 0.0) -> str | None:
     """Where two runs differ, in words. Runs of different length are compared as far as both go."""
-    for row in range(len(one)) if rows is None else rows:
-        if (text := row_difference(one[row], two[row], tolerance)) is not None:
+    for row, (mine, yours) in enumerate(zip(one, two, strict=True)):
+        if (text := row_difference(mine, yours, tolerance)) is not None:
             return f"row {row}, {text}"
     return None
 
