@@ -17,10 +17,10 @@ from lssvwm.worldmodel.diffusion.forcing import Past, remembered, streams
 from lssvwm.worldmodel.diffusion.noise import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
 from lssvwm.worldmodel.diffusion.shortcut import finest, halvings_of, two_half_steps, with_steps
 from lssvwm.worldmodel.episodes import Clips
-from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.episodes.data import led_here, without_actions
 from lssvwm.worldmodel.heads import Readout, TwoHot, future_rewards, mlp
 from lssvwm.worldmodel.layers.backbone import Backbone
-from lssvwm.worldmodel.layers.conditioning import check_told, withhold
+from lssvwm.worldmodel.layers.conditioning import check_told
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.results import Counts, Features, Imagined, Losses
 from lssvwm.worldmodel.tokenizer import completed, make_tokenizer
@@ -109,7 +109,7 @@ class WorldModel(nn.Module):
         with torch.autocast(mask.device.type, enabled=False):  # half precision would be noise in what is to be learnt
             latents = self.encode(clips.frames)
         noised = add_noise(latents, drawn.level, drawn.noise)
-        actions = withhold(clips.actions, drawn.withheld)
+        actions = without_actions(clips.actions, drawn.withheld)
         start = self.empty(len(mask)) if memory is None else memory
         past = Past(*self._committed(latents, drawn), actions, clips.pose, start, clips.told)
         found = streams(self.backbone, config, noised, drawn.level, drawn.halvings, past, carry=carry)

@@ -23,7 +23,7 @@ from torch import Tensor
 from lssvwm.agents.dreamer.action_head import allowed_in
 from lssvwm.agents.model_free.recurrent import RecurrentNet
 from lssvwm.agents.model_free.resuming import Moved, ResumableRows
-from lssvwm.worldmodel.layers.conditioning import withhold
+from lssvwm.worldmodel.episodes.data import without_actions
 from lssvwm.worldmodel.told import size_of, told_now
 
 REWARDED = 0.05
@@ -214,7 +214,7 @@ class Collector:
         begun, going = self._allowed(info, ~started.cpu().numpy()), self.allowed
         self.allowed = begun if begun is None or going is None else torch.where(started[:, None], begun, going)
         self.state = torch.where(started[:, None], 0.0, self.state)
-        self.led_here = withhold(self.led_here, started)
+        self.led_here = without_actions(self.led_here, started)
         # Features come out of a world model that has watched the context already.
         if "context_frames" not in info or len(self.net.config.observation) == 1:
             return []

@@ -22,7 +22,7 @@ from lssvwm.worldmodel.common.errors import InputError, check_fields
 from lssvwm.worldmodel.common.gradients import Skipping
 from lssvwm.worldmodel.common.progress import counted
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.episodes.data import led_here
 from lssvwm.worldmodel.heads import future_rewards
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel

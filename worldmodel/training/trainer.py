@@ -23,8 +23,7 @@ from lssvwm.worldmodel.common.stepping import Figures, deferred_interrupts, run_
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.diffusion.noise import Draw
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
-from lssvwm.worldmodel.episodes.stream import StreamClips
+from lssvwm.worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips, StreamClips
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.layers.runtime import allow_shapes
 from lssvwm.worldmodel.model import Counts, Losses, WorldModel

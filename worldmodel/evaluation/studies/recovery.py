@@ -14,7 +14,6 @@ from tqdm import tqdm
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.rng import normal
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.episodes.retrace import mapped
 from lssvwm.worldmodel.evaluation.clips import IntArray, Windows, draw_windows, read_windows
 from lssvwm.worldmodel.evaluation.models import Model
 from lssvwm.worldmodel.evaluation.report import number
@@ -135,7 +134,7 @@ def disturbed(model: Model, windows: Windows, config: Recovery, settings: Settin
                 clips = replaced(clips, begin, (bad + noise).round().clamp(0, 255).to(torch.uint8))
             elif kind == "dropped":
                 kept = [t for t in range(windows.length) if not begin <= t < begin + config.frames]
-                clips = mapped(clips, lambda part, kept=kept: part[:, kept])  # type: ignore[misc]
+                clips = clips.map(lambda part, kept=kept: part[:, kept])  # type: ignore[misc]
             rows.append(stream(world, clips.to(world.device), settings, config.last, first))
         found[kind] = torch.cat(rows).numpy()
     return found
