@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.pessimism import Over, Pessimism
 from lssvwm.worldmodel.sampling import Precision
+from lssvwm.worldmodel.uncertainty import Ensemble, UncertaintyPenalty
 
 ContextKind = Literal["stream", "window"]
 
@@ -34,7 +34,7 @@ class DreamerConfig:
     pessimism: float = 0.0
     """Rewards are lowered by so many standard deviations of what other predictions say, so that a policy gains little
     where the model does not know; 0: not at all."""
-    pessimism_over: Over = "masks"
+    pessimism_over: Ensemble = "masks"
     """Other predictions: masks of the reward head's inputs, which cost little, or whole draws of the step."""
     discount: float = 0.97
     """What a reward one step later is worth (DreamerV3, R2I, Dreamer 4: 0.997; DIAMOND: 0.985)."""
@@ -97,7 +97,7 @@ class DreamerConfig:
             raise InputError(f"target_spread={self.target_spread}: give a share between 0 and 1")
         if self.precision not in get_args(Precision):
             raise InputError(f"precision={self.precision!r}: choose one of {', '.join(get_args(Precision))}")
-        Pessimism(self.pessimism, self.pessimism_over)
+        UncertaintyPenalty(self.pessimism, self.pessimism_over)
         if not 0 <= self.ended < 1:
             raise InputError(f"ended={self.ended}: give a probability from 0 to below 1")
         for name in ("replay_value", "clone_kl"):

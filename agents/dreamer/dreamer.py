@@ -30,9 +30,9 @@ from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.loggers import Scalars
 from lssvwm.worldmodel.common.stepping import Alone, rewinding, run_steps, settled
 from lssvwm.worldmodel.model import WorldModel, weights_from
-from lssvwm.worldmodel.pessimism import Pessimism
 from lssvwm.worldmodel.sampling import Sampler, Sampling
 from lssvwm.worldmodel.training import check_same
+from lssvwm.worldmodel.uncertainty import UncertaintyPenalty
 
 STATE = "policy.pt"
 ENTROPY_RATE = 0.05
@@ -165,7 +165,7 @@ class Dreamer(Alone):
             horizon=config.horizon,
             ended=config.ended,
             generator=self.noise_generator,
-            pessimism=Pessimism(config.pessimism, config.pessimism_over),
+            penalty=UncertaintyPenalty(config.pessimism, config.pessimism_over),
         )
 
     def learn(self, dreams: Dreams) -> dict[str, Tensor]:

@@ -16,9 +16,8 @@ from lssvwm.envs.dream.starts import Start, Starts, Told, telling
 from lssvwm.envs.dream.state import DreamState
 from lssvwm.envs.dream.world import World
 from lssvwm.worldmodel.episodes import NO_ACTION, Clips
-from lssvwm.worldmodel.pessimism import Pessimism
 from lssvwm.worldmodel.told import told_apart
-from lssvwm.worldmodel.uncertainty import uncertainty
+from lssvwm.worldmodel.uncertainty import UncertaintyPenalty, uncertainty
 
 Rows = NDArray[np.bool_]
 """Some of N rows, bool (N,)."""
@@ -41,7 +40,7 @@ class Dreams:
 
     def __init__(self, rows: int, world: World, options: DreamOptions) -> None:
         self.world, self.options, config = world, options, world.model.config
-        self.pessimism = Pessimism(options.pessimism, options.pessimism_over)
+        self.pessimism = UncertaintyPenalty(options.pessimism, options.pessimism_over)
         self.starts = Starts(world.store, options)
         self.chance = Chance(rows, world.device)
         self.memory = world.model.empty(rows)

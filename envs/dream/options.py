@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from lssvwm.worldmodel.common.errors import InputError, check_fields
-from lssvwm.worldmodel.pessimism import Over, Pessimism
+from lssvwm.worldmodel.uncertainty import Ensemble, UncertaintyPenalty
 
 Observation = Literal["frame", "features", "both"]
 Output = Literal["numpy", "torch"]
@@ -40,7 +40,7 @@ class DreamOptions:
     uncertainty: Doubt = "none"
     truncate_above: float | None = None
     pessimism: float = 0.0
-    pessimism_over: Over = "masks"
+    pessimism_over: Ensemble = "masks"
     prefetch: bool = True
     render_mode: str | None = None
 
@@ -54,7 +54,7 @@ class DreamOptions:
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"{name}={getattr(self, name)!r:.80}: choose one of {', '.join(get_args(kind))}")
         check_context_length(self.context_length)
-        Pessimism(self.pessimism, self.pessimism_over)
+        UncertaintyPenalty(self.pessimism, self.pessimism_over)
         if self.start not in get_args(Beginning) and not (isinstance(self.start, int | float) and 0 <= self.start <= 1):
             raise InputError(f"start={self.start!r}: choose any, episode, or the share of episodes from 0 to 1")
         at_least_one(max_episode_steps=self.max_episode_steps)

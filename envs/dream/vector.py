@@ -42,7 +42,7 @@ from lssvwm.worldmodel.actions import actions_of
 from lssvwm.worldmodel.checkpoint import Checkpoint
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.layers.memory import Memory
-from lssvwm.worldmodel.pessimism import Over
+from lssvwm.worldmodel.uncertainty import Ensemble
 
 
 class DreamVectorEnv(VectorEnv[Any, Any, Any]):
@@ -77,7 +77,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         `info["context_length"]` (N,) says how many of the C frames are a row's own; shorter contexts stand at the end.
     uncertainty: tell as `info["uncertainty"]` (N,) how little a step is to be trusted (`worldmodel.uncertainty`).
     truncate_above: a dream whose uncertainty exceeds this has left what the model knows, and is truncated.
-    pessimism: rewards are lowered by so many standard deviations (`worldmodel.pessimism`), measured over
+    pessimism: rewards are lowered by so many standard deviations (`worldmodel.uncertainty`), measured over
     pessimism_over: "masks" of the reward head's inputs, or other "draws" of the step.
     prefetch: read the contexts of the next dreams on a background thread. Dreams do not depend on it.
 
@@ -121,7 +121,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         uncertainty: Doubt = "none",
         truncate_above: float | None = None,
         pessimism: float = 0.0,
-        pessimism_over: Over = "masks",
+        pessimism_over: Ensemble = "masks",
         prefetch: bool = True,
         device: str = "cpu",
         render_mode: str | None = None,

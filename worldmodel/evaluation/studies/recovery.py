@@ -134,7 +134,7 @@ def disturbed(model: Model, windows: Windows, config: Recovery, settings: Settin
                 clips = replaced(clips, begin, (bad + noise).round().clamp(0, 255).to(torch.uint8))
             elif kind == "dropped":
                 kept = [t for t in range(windows.length) if not begin <= t < begin + config.frames]
-                clips = clips.map(lambda part, kept=kept: part[:, kept])  # type: ignore[misc]
+                clips = clips.map(lambda part, kept=kept: part[:, kept])
             rows.append(stream(world, clips.to(world.device), settings, config.last, first))
         found[kind] = torch.cat(rows).numpy()
     return found
