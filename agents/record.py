@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
 from lssvwm.agents.policies.mixture import named_collector
-from lssvwm.envs.factory import EnvConfig
+from lssvwm.agents.running.environment import EnvOptions
 from lssvwm.envs.recording.recorder import record
 from lssvwm.worldmodel.common.command_line import run_main, started_as
 from lssvwm.worldmodel.episodes import EpisodeStore
@@ -17,11 +17,11 @@ from lssvwm.worldmodel.episodes import EpisodeStore
 INTERRUPTED = "interrupted; whole episodes are kept: the same command goes on"
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(EnvOptions):
     """Play a policy in a real environment and write the episodes; what is there already is not played again."""
 
-    env: str
+    env: str = field()
     """Gymnasium id of the environment; `module:id` imports a module first."""
     out: Path
     """Folder of episodes."""
@@ -31,24 +31,6 @@ class Options:
     """First seed. Give other ones than a run that trains: run s records from s million on."""
     policy: str = "random"
     """Who plays: random, scripted or oracle; or several by shares of the episodes: scripted:0.5,random:0.5."""
-    size: int | tuple[int, int] | None = None
-    """Side of the frames in pixels, or their height and width; None keeps the environment's own."""
-    image_key: str | None = None
-    """Entry of a dictionary observation that is the image, with dots where it is nested; None finds it."""
-    from_render: bool = False
-    """Show what the environment renders, where what it observes is no image; that is kept as extras."""
-    actions: tuple[int, ...] | None = None
-    """Which of the environment's discrete actions to use; None uses all."""
-    layouts: tuple[int, int] | None = None
-    """Of a procedurally made world, the first and how many of its layouts to record; None draws from all."""
-    extra_obs: bool = False
-    """Keep the environment's extra observations; the oracle needs them."""
-    max_episode_steps: int | None = None
-    """Truncate episodes after so many steps; None keeps the environment's own limit."""
-    env_options: str = ""
-    """What else the environment is made with, as a JSON object."""
-    every: int = 1
-    """Act at every n-th frame of the environment only, repeating the action and adding up the rewards."""
     num_envs: int = 2
     """Environments played at once."""
     processes: bool = True
@@ -60,9 +42,7 @@ class Options:
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, play, and say what was recorded."""
     o = tyro.cli(Options, args=args, prog=started_as("lssvwm.agents.record"))
-    given = {field.name: getattr(o, field.name) for field in fields(EnvConfig) if hasattr(o, field.name)}
-    config = EnvConfig(o.env, options=o.env_options, **given)
-    policy = named_collector(o.policy, config, "--policy")
+    config, policy = o.env_config, named_collector(o.policy, o.env_config, "--policy")
     store = EpisodeStore(o.out, create=True)
     summary = record(
         config,

@@ -79,9 +79,9 @@ def test_the_weight_halves_as_it_is_told(store: EpisodeStore, tmp_path: Path) ->
     held = []
     for until in (0, 2, 4):
         subject.train(until, progress=False)
-        held.append(subject.hold)
+        held.append(subject.clone_weight)
     assert held == pytest.approx([0.8, 0.4, 0.2])
-    assert dreamer(store, tmp_path / "fixed", clone_kl=0.8).hold == 0.8
+    assert dreamer(store, tmp_path / "fixed", clone_kl=0.8).clone_weight == 0.8
 
 
 def test_stopped_and_continued_it_is_held_to_the_same(store: EpisodeStore, tmp_path: Path) -> None:

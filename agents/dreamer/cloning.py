@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lssvwm.agents.dreamer.dreamer import new_learner
-from lssvwm.agents.policies.world_model import WorldModelPolicy
-from lssvwm.worldmodel.checkpoint import read_state, taking_up
-from lssvwm.worldmodel.common.atomic import replace
+from lssvwm.agents.dreamer.learner import ActorCriticLearner
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.loggers import Scalars
-from lssvwm.worldmodel.common.stepping import Alone, run_steps, settled
+from lssvwm.worldmodel.common.stepping import run_steps
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.layers.conditioning import no_actions
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.told import size_of, told_in
-from lssvwm.worldmodel.training import check_same
 
 STATE = "cloning.pt"
 
@@ -88,12 +83,16 @@ class Lessons:
     last: Tensor  # (E, F) features of the last frames
 
 
-class Cloner(Alone):
+class Cloner(ActorCriticLearner):
     """Trains an `ActorCritic` on the episodes of `store` as `model` sees them; continues exactly from `cloning.pt`.
 
     The world model watches whole episodes from their first frame, as it does in play, and so what the actor reads
     holds all that was remembered. That happens once, before the first batch: F numbers per frame stay in memory.
     """
+
+    FILE = STATE
+    MAY_CHANGE = ("steps", "save_seconds")
+    config: CloningConfig
 
     def __init__(
         self,
@@ -105,24 +104,10 @@ class Cloner(Alone):
         writer: Scalars | None = None,
     ) -> None:
         """Clone the episodes of `store`."""
-        self.model, self.store, self.config, self.out, self.writer = model.eval(), store, config, out, writer
-        self.agent, self.optimizer = new_learner(
-            model, seed=config.seed, lr=config.lr, hidden=config.hidden, layers=config.layers
-        )
-        self.step, self.whole = 0, True
-        self.recent: list[dict[str, float]] = []
+        super().__init__(model, config, out, writer)
+        self.store = store
         self.lessons: Lessons | None = None
-        if (out / STATE).exists():
-            self.load()
-
-    @property
-    def logged(self) -> int:
-        """Batches of frames so far."""
-        return self.step
-
-    def policy(self, *, greedy: bool = False) -> WorldModelPolicy:
-        """What has been learned so far, playing the real environment; later training does not change it."""
-        return WorldModelPolicy(self.model, copy.deepcopy(self.agent), greedy=greedy)
+        self.resume()
 
     def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
         """Train up to batch number `until` and save; returns means over the last hundred batches at most."""
@@ -174,30 +159,6 @@ class Cloner(Alone):
         self.step += 1
         self.whole = True
         return {name: figure.detach() for name, figure in figures.items()}
-
-    def save(self) -> None:
-        """Write the policy and all that is needed to continue it; `load_agent` reads it too."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        state: Mapping[str, Any] = {
-            "step": self.step,
-            "config": asdict(self.config),
-            "networks": asdict(self.agent.config),
-            "recent": self.recent,
-            "agent": self.agent.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        replace(self.out / STATE, lambda path: torch.save(state, path))
-
-    def load(self) -> None:
-        """Continue from `cloning.pt`; refuses one of another configuration, naming what differs."""
-        path = self.out / STATE
-        state = read_state(path, self.model.device)
-        with taking_up(path):
-            check_same(path, state["networks"], self.agent.config)
-            check_same(path, state["config"], self.config, but=("steps", "save_seconds"))
-            self.step, self.recent = state["step"], settled(state["recent"])
-            self.agent.load_state_dict(state["agent"])
-            self.optimizer.load_state_dict(state["optimizer"])
 
 
 def best_episodes(store: EpisodeStore, share: float | None) -> list[str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lssvwm.agents.algorithm import Algorithm
 from lssvwm.agents.evaluation import Evaluation, dreamt_returns, evaluate, imagined_returns, rows_for
 from lssvwm.agents.evaluation.files import EVALUATIONS, append_evaluation, log_evaluation
 from lssvwm.agents.evaluation.starts import starts
@@ -30,11 +31,12 @@ from lssvwm.agents.policies.baselines import RandomPolicy
 from lssvwm.agents.policies.world_model import WorldModelPolicy
 from lssvwm.agents.report.growing import Growing, Subject
 from lssvwm.agents.report.run import report_run
-from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, Algorithm, algorithm, check_algorithm, learned, until
+from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_algorithm, learned, until
 from lssvwm.agents.running.best import best_round, keep
-from lssvwm.agents.running.probe import Probe, probe
+from lssvwm.agents.running.environment import Probe, probe
 from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run, device
-from lssvwm.agents.running.settings import LoopSettings, to_json
+from lssvwm.agents.running.settings import LoopSettings
+from lssvwm.agents.running.settings_file import to_json
 from lssvwm.envs.contexts import check_world, contexts_of
 from lssvwm.envs.policy import Policy
 from lssvwm.worldmodel import WorldModelConfig

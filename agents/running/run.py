@@ -15,8 +15,9 @@ import torch
 from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
 from lssvwm.agents.policies.mixture import named_collector
 from lssvwm.agents.report.clips import TAG, dream_beside_truth
-from lssvwm.agents.running.probe import Probe, probe
-from lssvwm.agents.running.settings import LearnSettings, WorldSettings, to_json
+from lssvwm.agents.running.environment import Probe, probe
+from lssvwm.agents.running.settings import LearnSettings, WorldSettings
+from lssvwm.agents.running.settings_file import to_json
 from lssvwm.agents.running.tracking import Tracking
 from lssvwm.envs.policy import Policy
 from lssvwm.envs.recording.provenance import listed

@@ -15,8 +15,8 @@ from benchmarks.gpu.worlds import TINY
 from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
 from lssvwm.agents.evaluation import evaluate as play
 from lssvwm.agents.policies.baselines import make_policy
+from lssvwm.agents.running.environment import probe
 from lssvwm.agents.running.presets import PRESETS
-from lssvwm.agents.running.probe import probe
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.recording.recorder import record as record_episodes
 from lssvwm.worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
