@@ -16,8 +16,8 @@ from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
 from lssvwm.agents.dreamer.streaming import Past
 from lssvwm.agents.policies.baselines import RandomPolicy
 from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.episodes import EpisodeStore
-from lssvwm.worldmodel.model import weights_from
 
 SETTINGS = DreamerConfig(rows=16, horizon=6, context=4, discount=0.9, entropy=3e-3, lr=5e-3, hidden=32)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lssvwm.agents.dreamer.learner import ActorCriticLearner
-from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.common.loggers import Scalars
 from lssvwm.worldmodel.common.stepping import run_steps
 from lssvwm.worldmodel.episodes import EpisodeStore
@@ -60,9 +60,7 @@ class CloningConfig:
     """Which frames are drawn, and the first weights."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "rows", "length", "hidden", "layers"):
-            if getattr(self, name) < 1:
-                raise InputError(f"CloningConfig.{name} is {getattr(self, name)}: give at least 1")
+        check_least(self, 1, "batch", "rows", "length", "hidden", "layers", prefix="CloningConfig.")
         if self.best is not None and not 0 < self.best <= 1:
             raise InputError(f"best={self.best} is a share of the episodes: give a number above 0 and up to 1, or None")
         if self.entropy < 0 or not 0 <= self.discount <= 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.sampling import Precision
 from lssvwm.worldmodel.uncertainty import Ensemble, UncertaintyPenalty
 
@@ -83,9 +83,7 @@ class DreamerConfig:
     """Which contexts and which dreams are drawn, and the first weights."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "horizon", "context", "steps", "epochs", "hidden", "layers"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"{name}={getattr(self, name)}: give at least 1")
+        check_least(self, 1, "rows", "horizon", "context", "steps", "epochs", "hidden", "layers")
         if self.contexts not in get_args(ContextKind):
             raise InputError(f"contexts={self.contexts!r}: choose stream or window")
         for name in ("discount", "lam", "episode_start"):

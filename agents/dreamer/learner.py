@@ -12,7 +12,8 @@ from lssvwm.agents.algorithm import Learner
 from lssvwm.agents.dreamer.actor_critic import ActorCritic, networks_for
 from lssvwm.agents.policies.world_model import WorldModelPolicy
 from lssvwm.worldmodel.common.loggers import Scalars
-from lssvwm.worldmodel.model import WorldModel, weights_from
+from lssvwm.worldmodel.common.rng import weights_from
+from lssvwm.worldmodel.model import WorldModel
 
 
 class ActorCriticLearner(Learner):

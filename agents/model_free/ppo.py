@@ -24,10 +24,10 @@ from lssvwm.agents.model_free.recurrent import RecurrentConfig, RecurrentNet, Re
 from lssvwm.agents.model_free.resuming import resumable
 from lssvwm.agents.model_free.rollouts import Collector, Rollout, generalised_advantages, replay
 from lssvwm.envs.spaces.actions import spec_of
-from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.common.loggers import Scalars
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.common.stepping import Figures, run_steps
-from lssvwm.worldmodel.model import weights_from
 from lssvwm.worldmodel.told import ToldPart
 
 STATE = "ppo.pt"
@@ -69,9 +69,7 @@ class PPOConfig:
     """Which episodes are played and which actions are drawn, and the first weights."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "steps", "epochs", "minibatches", "burn_in", "hidden"):
-            if getattr(self, name) < 1:
-                raise InputError(f"PPOConfig.{name} is {getattr(self, name)}: give a number of at least 1")
+        check_least(self, 1, "rows", "steps", "epochs", "minibatches", "burn_in", "hidden", prefix="PPOConfig.")
         if self.minibatches > self.rows:
             raise InputError(
                 f"PPOConfig.minibatches is {self.minibatches}, but a minibatch is of whole rows and there are "

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -207,7 +208,7 @@ class Loop(Run):
         frames = EpisodeStore(self.own_episodes).frames if s.dream_ratio is not None else 0
         goal = until(s, round_, frames)
         figures: Figures = {"until": goal}
-        with self.algorithm() as learner, self.writer("policy", learner.logged) as learner.writer:
+        with self.algorithm() as learner, self.tracking.part("policy", learner.logged) as learner.writer:
             figures |= learner.train(goal, progress=self.progress)
         if s.algo == "dreamer":
             figures |= {"batches": goal, "imagined_frames": goal * s.dreamer.rows * s.dreamer.horizon}
@@ -260,14 +261,8 @@ class Loop(Run):
         mean = None if imagined is None else float(np.mean(imagined))
         steps, dreamt = self.real_steps(round_), math.nan if mean is None else mean
         seconds = sum(taken for name, taken in self.clocks().items() if name != "random" and "evaluation" not in name)
-        append_evaluation(
-            self.out / EVALUATIONS,
-            evaluation,
-            steps=steps,
-            seconds=seconds,
-            imagined=dreamt,
-        )
-        with self.writer("evaluation", steps - 1) as writer:
+        append_evaluation(self.out / EVALUATIONS, evaluation, steps=steps, seconds=seconds, imagined=dreamt)
+        with self.tracking.part("evaluation", steps - 1) as writer:
             log_evaluation(writer, evaluation, steps, imagined=mean)
 
     def real_steps(self, round_: int) -> int:
@@ -286,19 +281,10 @@ class Loop(Run):
         """Returns of the policy in dreams that last as long as the real episodes, or the two do not compare."""
         s, checkpoint = self.settings, self.world()
         store, model = self.contexts(checkpoint), checkpoint.model
+        how: dict[str, Any] = {"episodes": s.eval_episodes, "horizon": horizon, "steps": s.dreamer.steps}
         if isinstance(policy, WorldModelPolicy):
-            return imagined_returns(
-                model,
-                policy.agent,
-                store,
-                episodes=s.eval_episodes,
-                horizon=horizon,
-                steps=s.dreamer.steps,
-                seed=s.seed,
-            )
-        return dreamt_returns(
-            model, policy, store, episodes=s.eval_episodes, horizon=horizon, steps=s.dreamer.steps, seed=s.seed
-        )
+            return imagined_returns(model, policy.agent, store, **how, seed=s.seed)
+        return dreamt_returns(model, policy, store, **how, seed=s.seed)
 
 
 def check_steps(settings: LoopSettings, config: WorldModelConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ from lssvwm.worldmodel.actions import ActionSpec
 from lssvwm.worldmodel.checkpoint import CONFIG, read_json
 from lssvwm.worldmodel.common.atomic import write_json
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.common.loggers import Logger
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.episodes.packed import CONTEXTS, pack
 from lssvwm.worldmodel.episodes.retrace import Retraced
-from lssvwm.worldmodel.model import WorldModel, weights_from
+from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.told import ToldPart, read_told, told_parts
 from lssvwm.worldmodel.training import STATE, ClipSource, Trainer, TrainingConfig, distilled, processes
 
@@ -100,10 +100,6 @@ class Run:
         path = self.out / CLOCKS
         return read_json(path, "a run") if path.exists() else {}
 
-    def writer(self, part: str, step: int) -> AbstractContextManager[Logger]:
-        """Curves and videos of one part of the run that goes on after `step`."""
-        return self.tracking.part(part, step)
-
     def world_of_episodes(self) -> Probe:
         """Frames and actions that the world model is to learn: the environment's, or those of the given episodes."""
         s = self.settings
@@ -166,7 +162,8 @@ class Run:
 
     def begun(self, config: WorldModelConfig) -> WorldModel:
         """The world model as it is before its first step."""
-        return build_model(config, self.settings.seed)
+        with weights_from(self.settings.seed):
+            return WorldModel(config)
 
     def model_config(self) -> WorldModelConfig:
         """The world model's configuration, checked."""
@@ -234,20 +231,15 @@ class Run:
         if processes().main:  # before the training, so that what an interrupted one leaves can dream elsewhere, too
             trainer.out.mkdir(parents=True, exist_ok=True)
             pack(trainer.out / CONTEXTS, store)
-        with self.writer("world_model", trainer.step) if processes().main else nullcontext() as logger:
+        with self.tracking.part("world_model", trainer.step) if processes().main else nullcontext() as logger:
             trainer.writer = logger
             losses = trainer.train(self.world_steps(round_, store), progress=self.progress)
             losses |= trainer.fit_heads(store, s.heads)
             if logger is not None and (clip := dream_beside_truth(trainer.average, store)) is not None:
                 logger.add_clip(TAG, clip, trainer.step)
         parameters = sum(p.numel() for p in model.parameters())
-        return {
-            "steps": trainer.step,
-            "parameters": parameters,
-            "episodes": len(store),
-            "frames": store.frames,
-            **losses,
-        }
+        counts = {"steps": trainer.step, "parameters": parameters, "episodes": len(store), "frames": store.frames}
+        return {**counts, **losses}
 
 
 class Learning(Run):
@@ -310,12 +302,6 @@ class Learning(Run):
 def recorded_by(settings: WorldSettings) -> int:
     """Seeds on which a run of these settings records, at most: those from `seed * SEEDS_PER_RUN` on."""
     return int(getattr(settings, "rounds", 1)) * settings.collect_episodes
-
-
-def build_model(config: WorldModelConfig, seed: int) -> WorldModel:
-    """A new world model whose weights follow from `seed`."""
-    with weights_from(seed):
-        return WorldModel(config)
 
 
 def device() -> torch.device:

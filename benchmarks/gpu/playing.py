@@ -22,8 +22,8 @@ from lssvwm.envs.recording.recorder import record as record_episodes
 from lssvwm.worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
 from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS
 from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.evaluation.command import Options, evaluate
-from lssvwm.worldmodel.model import weights_from
 from lssvwm.worldmodel.training import HeadsConfig
 
 Lengths = tuple[int, int]

@@ -166,13 +166,8 @@ class Trainer:
         if self.config.curriculum:
             figures["length"] = float(length)
         if usable:
-            figures |= {
-                "loss": losses.total,
-                "diffusion": losses.diffusion,
-                "reward": losses.reward,
-                "termination": losses.termination,
-                "grad_norm": norm.detach(),
-            }
+            heads = {name: getattr(losses, name) for name in ("diffusion", "reward", "termination")}
+            figures |= {"loss": losses.total, **heads, "grad_norm": norm.detach()}
         return figures
 
     def parts(self) -> list[Part]:
@@ -300,6 +295,4 @@ def compile_layers(model: WorldModel) -> None:
 
 def stacked(scalars: Counts | Losses) -> Tensor:
     """All of them in one vector."""
-    names = ("diffusion", "reward", "termination")
-    parts = [getattr(scalars, name) for name in names]
-    return torch.stack([scalars.total, *parts] if isinstance(scalars, Losses) else parts)
+    return torch.stack([value for value in vars(scalars).values() if isinstance(value, Tensor)])
