@@ -18,9 +18,7 @@ from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.common.loggers import Scalars
 from lssvwm.worldmodel.common.stepping import run_steps
 from lssvwm.worldmodel.episodes import EpisodeStore
-from lssvwm.worldmodel.layers.conditioning import no_actions
 from lssvwm.worldmodel.model import WorldModel
-from lssvwm.worldmodel.told import size_of, told_in
 
 STATE = "cloning.pt"
 
@@ -176,39 +174,26 @@ def best_episodes(store: EpisodeStore, share: float | None) -> list[str]:
 @torch.no_grad()
 def watch(model: WorldModel, store: EpisodeStore, names: Sequence[str], config: CloningConfig) -> Lessons:
     """Let `model` observe whole episodes, and line up with every frame but the last what was done after it."""
-    length_of = dict(zip(store.names, store.lengths.tolist(), strict=True))
-    waiting = sorted(names, key=lambda name: length_of[name])  # little of a batch is padding then
-    parts: list[Lessons] = []
-    to_tell = model.config.told
+    index = {name: row for row, name in enumerate(store.names)}
+    lengths, parts = store.lengths, list[Lessons]()
+    waiting = sorted((index[name] for name in names), key=lambda row: int(lengths[row]))  # little is padding then
     for begin in range(0, len(waiting), config.rows):
-        episodes = [store.read(name) for name in waiting[begin : begin + config.rows]]
-        longest = max(len(episode.image) for episode in episodes)
-        frames = torch.zeros(len(episodes), longest, *episodes[0].image.shape[1:], dtype=torch.uint8)
-        actions = no_actions(model.config, len(episodes) * longest, torch.device("cpu"))
-        actions = actions.view(len(episodes), longest, *actions.shape[1:])
-        goals = torch.zeros(*frames.shape[:2], size_of(to_tell))
-        for row, (name, episode) in enumerate(zip(waiting[begin:], episodes, strict=False)):
-            count = len(episode.image)
-            frames[row, :count] = torch.tensor(episode.image)
-            actions[row, :count] = torch.tensor(episode.action)
-            if to_tell:
-                goals[row, :count] = torch.from_numpy(told_in(episode.extras, count, to_tell, name))
-        memory, segments = model.empty(len(episodes)), []
+        rows = np.array(waiting[begin : begin + config.rows])
+        longest = int(lengths[rows].max())
+        clips = store.gather(rows, np.zeros_like(rows), longest)
+        memory, segments = model.empty(len(rows)), []
         for first in range(0, longest, config.length):
-            span = slice(first, first + config.length)
-            given: dict[str, Any] = {"told": goals[:, span].to(model.device)} if to_tell else {}
-            shown, led = (part[:, span].to(model.device) for part in (frames, actions))
-            seen, memory = model.observe(shown, led, memory, **given)
+            shown = clips.span(slice(first, first + config.length)).to(model.device)
+            seen, memory = model.observe(shown.frames, shown.actions, memory, **shown.goals)
             segments.append(seen.features)
         features = torch.cat(segments, 1)
-        for row, episode in enumerate(episodes):
-            steps = len(episode.image) - 1
-            beyond = config.discount ** np.arange(steps, 0, -1) * (not episode.terminated[-1])
-            returns = discounted_returns(episode.reward[1:], config.discount)
+        for row, steps in enumerate((lengths[rows] - 1).tolist()):
+            beyond = config.discount ** np.arange(steps, 0, -1) * (not clips.terminated[row, steps])
+            returns = discounted_returns(clips.rewards[row, 1 : steps + 1].numpy(), config.discount)
             parts.append(
                 Lessons(
                     features=features[row, :steps],
-                    actions=actions[row, 1 : steps + 1].to(model.device),
+                    actions=clips.actions[row, 1 : steps + 1].to(model.device),
                     returns=torch.from_numpy(returns).to(features),
                     episode=torch.full((steps,), len(parts), device=model.device),
                     beyond=torch.from_numpy(beyond).to(features),

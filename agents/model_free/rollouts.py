@@ -290,13 +290,6 @@ def _joined(parts: list[Contexts]) -> Contexts | None:
         front = values.new_zeros(len(values), longest - values.shape[1], *values.shape[2:])
         return torch.cat([front, values], 1)
 
-    told = [filled(part.told) for part in parts if part.told is not None]
-    return Contexts(
-        state=torch.cat([part.state for part in parts]),
-        observations=torch.cat([filled(part.observations) for part in parts]),
-        led_here=torch.cat([filled(part.led_here) for part in parts]),
-        known=torch.cat([filled(part.known) for part in parts]),
-        time=torch.cat([part.time for part in parts]),
-        row=torch.cat([part.row for part in parts]),
-        told=torch.cat(told) if told else None,
-    )
+    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("state", "time", "row")}
+    frames = ("observations", "led_here", "known", *(("told",) if parts[0].told is not None else ()))
+    return Contexts(**whole, **{name: torch.cat([filled(getattr(part, name)) for part in parts]) for name in frames})

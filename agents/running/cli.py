@@ -15,6 +15,7 @@ from lssvwm.agents.running.presets import preset
 from lssvwm.agents.running.run import CLOCKS
 from lssvwm.agents.running.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings
 from lssvwm.agents.running.settings_file import from_json, overlaid, read_config, to_json
+from lssvwm.agents.running.trackers import flat
 from lssvwm.envs.contexts import episodes_folder
 from lssvwm.envs.factory import EnvConfig, trusted
 from lssvwm.worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
@@ -203,7 +204,7 @@ def _distilled(folder: str, *, its_episodes: bool) -> Mapping[str, Any]:
 
 
 def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> None:
-    before, now = _flat(to_json(saved)), _flat(to_json(wanted))
+    before, now = flat(to_json(saved)), flat(to_json(wanted))
     may_change = MAY_CHANGE
     stages = sorted((saved.training.stages, wanted.training.stages), key=lambda one: len(one.stages))
     if stages[0].begins(stages[1]):  # whether the training has come too far for that, it knows itself
@@ -213,14 +214,6 @@ def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> N
         raise InputError(
             f"{path} asks for {before['rounds']} rounds, --rounds {now['rounds']} is less: it may only grow"
         )
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings under dotted names, as their options are called."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def _resolved(options: LoopOptions | LearnOptions) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from lssvwm.agents.report.run import report_run
 from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_algorithm, learned, until
 from lssvwm.agents.running.best import best_round, keep
 from lssvwm.agents.running.environment import Probe, probe
-from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run, device
+from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run
 from lssvwm.agents.running.settings import LoopSettings
 from lssvwm.agents.running.settings_file import to_json
 from lssvwm.envs.contexts import check_world, contexts_of
@@ -115,7 +115,7 @@ class Loop(Run):
             settings=to_json(s),
             command=command,
             world_model=None if s.place == "real" else world,
-            device=device(),
+            device=processes().device,
             episodes=None if s.place == "real" else episodes,
             figures=self.figures,
             clocks=self.clocks,
@@ -152,7 +152,7 @@ class Loop(Run):
 
     def world(self) -> Checkpoint:
         """The world model that the policy lives in, checked against its contexts and the real environment."""
-        checkpoint = load_checkpoint(self.settings.world_model or self.out / "world_model", device())
+        checkpoint = load_checkpoint(self.settings.world_model or self.out / "world_model", processes().device)
         check_world(checkpoint, self.contexts(checkpoint))
         config, real = checkpoint.model.config, probe(self.settings.env_config)
         if real != (learned := Probe((config.height, config.width), actions_of(config))):

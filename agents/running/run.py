@@ -74,8 +74,7 @@ class Run:
 
     def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
         """Do `work` unless its figures are there already; keep and return them."""
-        done = self.figures(name)
-        if done is not None:
+        if (done := self.figures(name)) is not None:
             return done
         begin = time.monotonic()
         try:
@@ -106,8 +105,9 @@ class Run:
         if self.episodes == self.own_episodes:
             return probe(s.env_config)
         store = EpisodeStore(self.episodes)
-        size = store.action_size
-        actions = ActionSpec.unbounded(size) if size else ActionSpec.discrete(store.max_action + 1)
+        actions = (
+            ActionSpec.unbounded(size) if (size := store.action_size) else ActionSpec.discrete(store.max_action + 1)
+        )
         seen = Probe(store.image_shape, actions)
         if s.env is None:
             return seen
@@ -125,10 +125,7 @@ class Run:
         return EpisodeStore(self.episodes, told=self.told())
 
     def told(self) -> tuple[ToldPart, ...]:
-        """What the world model is told with every frame: what it has learned, else what the episodes have.
-
-        Before there are episodes, what the environment has: as many numbers, and no words yet.
-        """
+        """Of every frame: what the world model has learned, else the episodes have, else the world (no words yet)."""
         s = self.settings
         if not s.tell:
             return ()
@@ -193,16 +190,14 @@ class Run:
             max_frames=s.collect_frames,
             progress=self.progress,
         )
-        figures = asdict(summary)
-        del figures["returns"]
+        figures = {name: value for name, value in asdict(summary).items() if name != "returns"}
         if not summary.returns:  # JSON knows no nan
             figures["mean_return"] = None
         return figures
 
     def first_collector(self) -> Policy:
         """The policy that records before anything is learned."""
-        s = self.settings
-        return self.exploring(named_collector(s.collector, s.env_config, "--collector"))
+        return self.exploring(named_collector(self.settings.collector, self.settings.env_config, "--collector"))
 
     def exploring(self, policy: Policy) -> Policy:
         """`policy` as it records: a share of its actions are random."""
@@ -224,7 +219,7 @@ class Run:
             "pose": list(store.pose),
             "fps": store.fps,
         }
-        model = self.begun(config).to(device())
+        model = self.begun(config).to(processes().device)
         steps = s.all_world_steps if s.training.decay else 0
         training = TrainingConfig(**{**asdict(s.training), "seed": s.seed, "steps": steps})
         trainer = Trainer(model, self.clips(store), training, self.out / "world_model", world=world)
@@ -302,8 +297,3 @@ class Learning(Run):
 def recorded_by(settings: WorldSettings) -> int:
     """Seeds on which a run of these settings records, at most: those from `seed * SEEDS_PER_RUN` on."""
     return int(getattr(settings, "rounds", 1)) * settings.collect_episodes
-
-
-def device() -> torch.device:
-    """The first GPU, that of this process where there are several, or the CPU."""
-    return processes().device
