@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.throughput.__main__ import machine
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.episodes import Episode, EpisodeStore
-from lssvwm.worldmodel.model import WorldModel, weights_from
+from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.training import Trainer, TrainingConfig
 
 SECTIONS, FRAMES, CONTEXT, FAR = 8, 40, 20, 12

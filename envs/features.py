@@ -24,7 +24,8 @@ from lssvwm.envs.spaces.actions import shaped, space_of
 from lssvwm.worldmodel.actions import actions_of
 from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.layers.conditioning import no_actions, withhold
+from lssvwm.worldmodel.episodes.data import without_actions
+from lssvwm.worldmodel.layers.conditioning import no_actions
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.told import told_now
 
@@ -110,7 +111,7 @@ class WorldModelFeatures(_Wrapper):
             # These rows were reset instead of stepped, whatever the action.
             rows = torch.as_tensor(began, device=self.device)
             self._memory = self.model.empty(self.num_envs).where(rows, self._memory)
-            self._observe(shown, withhold(led_here, rows))
+            self._observe(shown, without_actions(led_here, rows))
         else:
             self._observe(shown, led_here)
         self._ended = ended

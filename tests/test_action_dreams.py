@@ -16,7 +16,7 @@ from dreams import ID
 from lssvwm.agents.adapters import for_stable_baselines
 from lssvwm.agents.adapters.torchrl import TorchRLEnv
 from lssvwm.agents.policies.baselines import RandomPolicy, make_policy
-from lssvwm.agents.running.probe import probe
+from lssvwm.agents.running.environment import probe
 from lssvwm.envs import DreamVectorEnv, check_vector_env, make_pair
 from lssvwm.envs.checker import from_id, single_from_id
 from lssvwm.envs.factory import make

@@ -22,11 +22,10 @@ from lssvwm.agents.model_free.sb3 import StableBaselines
 from lssvwm.agents.planning.planner import PlanningConfig, PlanningPolicy
 from lssvwm.agents.planning.proposals import around
 from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
-from lssvwm.agents.running.choices import Algo
+from lssvwm.agents.running.environment import probe
 from lssvwm.agents.running.loop import Loop
 from lssvwm.agents.running.presets import PRESETS
-from lssvwm.agents.running.probe import probe
-from lssvwm.agents.running.settings import CloningOptions, DreamerOptions, PPOOptions, SB3Options, TrainingOptions
+from lssvwm.agents.running.settings import Algo, CloningOptions, DreamerOptions, PPOOptions, SB3Options, TrainingOptions
 from lssvwm.envs.factory import make_vec
 from lssvwm.envs.spaces.actions import shaped, spec_of
 from lssvwm.worldmodel.actions import ActionPart
@@ -251,8 +250,8 @@ def test_ppo_in_the_real_world_goes_on_where_it_stood(tmp_path: Path) -> None:
     ppo(tmp_path / "parts").train(1, progress=False)
     parts = ppo(tmp_path / "parts")
     parts.train(3, progress=False)
-    for name, tensor in whole.net.state_dict().items():
-        assert torch.equal(parts.net.state_dict()[name], tensor), name
+    for name, tensor in whole.agent.state_dict().items():
+        assert torch.equal(parts.agent.state_dict()[name], tensor), name
 
 
 def test_exploring_replaces_whole_actions() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dreams import ID
 from lssvwm.agents.policies.baselines import RandomPolicy
-from lssvwm.agents.running.probe import probe
+from lssvwm.agents.running.environment import probe
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.minecraft.actions import BUTTONS, dict_action_space, full_action
 from lssvwm.envs.recorded.minerl_actions import VECTOR

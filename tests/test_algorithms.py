@@ -15,10 +15,10 @@ from lssvwm.agents.planning.planner import PlanningConfig
 from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
 from lssvwm.agents.running import algorithms
 from lssvwm.agents.running.algorithms import check_algorithm
-from lssvwm.agents.running.choices import Algo
 from lssvwm.agents.running.loop import Loop
 from lssvwm.agents.running.presets import PRESETS
 from lssvwm.agents.running.settings import (
+    Algo,
     CloningOptions,
     DreamerOptions,
     LoopSettings,

@@ -14,7 +14,7 @@ from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
 from lssvwm.agents.evaluation.runs import open_run
 from lssvwm.agents.running.best import best_round, keep
 from lssvwm.agents.running.presets import PRESETS
-from lssvwm.agents.running.settings import to_json
+from lssvwm.agents.running.settings_file import to_json
 from lssvwm.envs.contexts import contexts_of
 from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from lssvwm.worldmodel.episodes import EpisodeStore

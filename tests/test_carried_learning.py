@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.config import MAMBA2, WorldModelConfig
 from lssvwm.worldmodel.episodes import Episode, EpisodeStore
-from lssvwm.worldmodel.model import WorldModel, weights_from
+from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.training import Trainer, TrainingConfig
 
 WALK, CLIP = 20, 8

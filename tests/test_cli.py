@@ -21,7 +21,8 @@ from lssvwm.agents.running.cli import INTERRUPTED, LearnOptions, LoopOptions, cl
 from lssvwm.agents.running.loop import Loop
 from lssvwm.agents.running.presets import PRESETS
 from lssvwm.agents.running.run import EVALUATION_SEEDS, RUNS, SEEDS_PER_RUN
-from lssvwm.agents.running.settings import LearnSettings, TrainingOptions, from_json, to_json
+from lssvwm.agents.running.settings import LearnSettings, TrainingOptions
+from lssvwm.agents.running.settings_file import from_json, to_json
 from lssvwm.worldmodel.checkpoint import load_checkpoint
 from lssvwm.worldmodel.common.command_line import Main, run_main
 from lssvwm.worldmodel.common.errors import InputError

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from lssvwm.agents.commands import COMMANDS
-from lssvwm.agents.running.help import HELP_ALL
+from lssvwm.agents.running.cli import HELP_ALL
 from runs import ROOT, TINY_WORLD, finish
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore, catalogue
+from lssvwm.worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore, index
 from lssvwm.worldmodel.episodes.files import write_episode
 from lssvwm.worldmodel.episodes.index import INDEX
 
@@ -79,8 +79,8 @@ def test_refresh_opens_only_new_files(tmp_path: Path, monkeypatch: pytest.Monkey
     writer = store_of(tmp_path, [3, 4])
     reader = EpisodeStore(tmp_path)
     opened: list[str] = []
-    read_header = catalogue.read_header
-    monkeypatch.setattr(catalogue, "read_header", lambda path: (opened.append(path.name), read_header(path))[1])
+    read_header = index.read_header
+    monkeypatch.setattr(index, "read_header", lambda path: (opened.append(path.name), read_header(path))[1])
     assert reader.refresh() == 0
     new = writer.append(episode(5, 2))
     (tmp_path / f".{new.name}.partial").write_bytes(b"half")

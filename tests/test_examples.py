@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from lssvwm.agents.policies.baselines import RandomPolicy
-from lssvwm.agents.running.probe import probe
+from lssvwm.agents.running.environment import probe
 from lssvwm.envs import EnvConfig
 from lssvwm.envs.recording.recorder import record
 from lssvwm.worldmodel.actions import told

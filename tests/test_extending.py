@@ -20,7 +20,7 @@ import torch
 import test_forcing
 import test_model
 from lssvwm.agents.evaluation.runs import open_run
-from lssvwm.agents.running.choices import ALGORITHMS
+from lssvwm.agents.running.settings import ALGORITHMS
 from lssvwm.agents.running.trackers import TRACKERS
 from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from lssvwm.worldmodel.common.errors import InputError

@@ -12,10 +12,10 @@ from torch import Tensor
 from lssvwm.worldmodel.config import MAMBA2, WorldModelConfig
 from lssvwm.worldmodel.diffusion.forcing import Past, streams
 from lssvwm.worldmodel.diffusion.noise import add_noise, clean_from
-from lssvwm.worldmodel.layers.doubled import convolve_doubled, doubled, halves, scan_doubled
 from lssvwm.worldmodel.layers.fused import convolve
 from lssvwm.worldmodel.layers.scan import scan_sequential
-from lssvwm.worldmodel.layers.windows import Own, Window, attend_sdpa, visible
+from lssvwm.worldmodel.layers.teacher_forcing import convolve_copies, deinterleaved, interleaved, scan_copies
+from lssvwm.worldmodel.layers.windows import KeyValues, Window, attend_sdpa, visible
 from lssvwm.worldmodel.model import WorldModel, future_rewards
 from worlds import assert_close, generator, random_clips, random_model, small_config
 
@@ -117,11 +117,11 @@ def test_gradients_reach_into_the_clean_frames(recompute: bool) -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 2, 5])
-def test_doubled_and_back(piece: int) -> None:
+def test_interleaved_and_back(piece: int) -> None:
     one, other = torch.arange(20).reshape(2, 10), -torch.arange(20).reshape(2, 10)
-    both = doubled(one, other, piece)
+    both = interleaved(one, other, piece)
     assert both[0, : 2 * piece].tolist() == [*range(piece), *(-i for i in range(piece))]
-    assert torch.equal(torch.stack(halves(both, piece)), torch.stack([one, other]))
+    assert torch.equal(torch.stack(deinterleaved(both, piece)), torch.stack([one, other]))
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 8])
@@ -135,13 +135,13 @@ def test_noised_pieces_continue_clean_ones(piece: int) -> None:
     length = count * piece
     past, weight, bias = normal(2, width - 1, 5), normal(5, width), normal(5)
     noised, clean = normal(2, length, 5), normal(2, length, 5)
-    found = convolve_doubled(past, halves(doubled(noised, clean, piece), piece), weight, bias, piece)
+    found = convolve_copies(past, deinterleaved(interleaved(noised, clean, piece), piece), weight, bias, piece)
     assert_close(found.clean, convolve(past, clean, weight, bias))
     h, p, n = 2, 3, 4
     x, dt, B, C = normal(2, 2 * length, h, p), normal(2, 2 * length, h).exp(), *normal(2, 2, 2 * length, n)
     A, state = -normal(h).exp(), normal(2, n, h, p)
-    scanned = scan_doubled(x, dt, A, B, C, state, piece=piece)
-    ours, parts = halves(scanned.y, piece), [halves(v, piece) for v in (x, dt, B, C)]
+    scanned = scan_copies(x, dt, A, B, C, state, piece=piece)
+    ours, parts = deinterleaved(scanned.y, piece), [deinterleaved(v, piece) for v in (x, dt, B, C)]
     for begin in range(0, length, piece):
         before = torch.cat([past, clean[:, :begin]], 1)[:, -(width - 1) :]
         now = slice(begin, begin + piece)
@@ -163,7 +163,7 @@ def test_noised_frames_attend_to_themselves_and_to_clean_ones_before(rule: Windo
     def normal(count: int) -> Tensor:
         return torch.randn(2, count, tokens, 2, 8, generator=source, dtype=torch.float64)
 
-    q, keys, values, own = normal(frames), normal(past + frames), normal(past + frames), Own(normal(8), normal(8))
+    q, keys, values, own = normal(frames), normal(past + frames), normal(past + frames), KeyValues(normal(8), normal(8))
     seen = torch.tensor([4, 2])
     found = attend_sdpa(q, keys, values, seen, rule, own=own, block=block)
     first, end = visible(rule, past, frames, q.device)

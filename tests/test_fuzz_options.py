@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 
 from dreams import dream_folder, vec
 from fuzzing import JSON, as_json, changed, changes, many, replaced, same_array, some_arrays, tried
-from lssvwm.agents.running.config_file import overlaid, read_config
-from lssvwm.agents.running.settings import LoopSettings, from_json, to_json
+from lssvwm.agents.running.settings import LoopSettings
+from lssvwm.agents.running.settings_file import from_json, overlaid, read_config, to_json
 from lssvwm.envs.dream import DreamState, DreamVectorEnv
 from lssvwm.envs.dream.options import DreamOptions
 from lssvwm.envs.dream.validation import check_actions

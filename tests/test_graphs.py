@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lssvwm.worldmodel import InputError, Memory, Sampler, Sampling, WorldModel
 from lssvwm.worldmodel.common.rng import Drawn, normal
-from lssvwm.worldmodel.graphs import GraphSampler
+from lssvwm.worldmodel.cuda_graphs import GraphSampler
 from worlds import assert_close, generator, random_model, small_config
 
 ROWS = 3

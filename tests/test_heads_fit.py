@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 from lssvwm.worldmodel.layers.memory import Memory
-from lssvwm.worldmodel.model import WorldModel, weights_from
+from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.training import Trainer
 from lssvwm.worldmodel.training.heads import HeadsConfig, collect, fit_heads, kinds_of
 from trainers import trainer

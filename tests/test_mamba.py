@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lssvwm.worldmodel.config import MAMBA2, MixerConfig, WorldModelConfig
 from lssvwm.worldmodel.layers.fused import convolve
-from lssvwm.worldmodel.layers.mamba import BlockwiseMamba, Quadratic, ScanMemory, Scanned
+from lssvwm.worldmodel.layers.mamba import BlockwiseMamba, Mixed, Quadratic, ScanMemory
 from lssvwm.worldmodel.layers.scan import scan_sequential
 from worlds import assert_close, assert_same, generator, randomised, small_config
 
@@ -44,12 +44,12 @@ def tile_of(tile: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def in_segments(module: BlockwiseMamba, x: Tensor, cuts: list[int]) -> Scanned:
+def in_segments(module: BlockwiseMamba, x: Tensor, cuts: list[int]) -> Mixed:
     memory, parts = module.empty(len(x), x), []
     for begin, end in pairwise([0, *cuts, x.shape[1]]):
         parts.append(module(x[:, begin:end], memory))
         memory = parts[-1].memory
-    return Scanned(torch.cat([part.out for part in parts], 1), torch.cat([part.recall for part in parts], 1), memory)
+    return Mixed(torch.cat([part.out for part in parts], 1), torch.cat([part.recall for part in parts], 1), memory)
 
 
 @pytest.mark.parametrize("tile", TILES)

@@ -277,8 +277,8 @@ def test_ppo_learns_from_probabilities_among_the_allowed(tmp_path: Path) -> None
         assert rollout.allowed.shape == (PPO_CONFIG.steps, PPO_CONFIG.rows, COUNT)
         assert bool(rollout.allowed.gather(2, rollout.actions[..., None]).all())
         assert not bool(rollout.allowed.all())
-        states = replay(subject.net, rollout, torch.arange(PPO_CONFIG.rows))
-        probs = subject.net.judge(states, rollout.allowed).policy.log_prob(rollout.actions)
+        states = replay(subject.agent, rollout, torch.arange(PPO_CONFIG.rows))
+        probs = subject.agent.judge(states, rollout.allowed).policy.log_prob(rollout.actions)
         torch.testing.assert_close(probs, rollout.log_probs, rtol=1e-4, atol=1e-5)
         alone = rollout.allowed.sum(-1) == 1
         assert alone.any()
@@ -296,7 +296,7 @@ def test_ppo_goes_on_with_the_masks_where_it_stood_and_plays(tmp_path: Path) -> 
     second = learner(tmp_path / "parts")
     assert second.collector.allowed is not None
     second.train(3, progress=False)
-    for ours, theirs in zip(through.net.parameters(), second.net.parameters(), strict=True):
+    for ours, theirs in zip(through.agent.parameters(), second.agent.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     for policy in (second.policy(), second.policy(greedy=True)):
         evaluate("it", FORBIDDING, policy, episodes=8, seed=0, num_envs=3, processes=False, progress=False)

@@ -19,7 +19,8 @@ import train_wm
 from lssvwm.agents.evaluation.command import Options, config_of
 from lssvwm.agents.evaluation.runs import TrainedRun
 from lssvwm.agents.policies.baselines import RandomPolicy
-from lssvwm.agents.running.settings import LoopSettings, from_json, to_json
+from lssvwm.agents.running.settings import LoopSettings
+from lssvwm.agents.running.settings_file import from_json, to_json
 from lssvwm.envs.factory import EnvConfig, make
 from lssvwm.envs.recording.provenance import LIST
 from lssvwm.envs.recording.recorder import record

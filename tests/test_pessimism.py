@@ -18,9 +18,8 @@ from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import Imagined, WorldModel
-from lssvwm.worldmodel.pessimism import DRAWS, LEFT_OUT, MASKS, Pessimism, _kept
 from lssvwm.worldmodel.sampling import Sampler, Sampling
-from lssvwm.worldmodel.uncertainty import derived
+from lssvwm.worldmodel.uncertainty import DRAWS, LEFT_OUT, MASKS, UncertaintyPenalty, _kept, derived
 from worlds import TOLERANCE, generator, random_model, small_config
 
 ACTIONS = torch.tensor([0, 2, 1])
@@ -40,7 +39,7 @@ def step(model: WorldModel) -> tuple[Sampler, Memory, Imagined, torch.Generator]
 def test_masks_are_thinned_reward_heads(model: WorldModel) -> None:
     sampler, memory, imagined, noise = step(model)
     assert imagined.inputs is not None
-    found = Pessimism(0.7).reward(sampler, ACTIONS, memory, imagined, noise)
+    found = UncertaintyPenalty(0.7).reward(sampler, ACTIONS, memory, imagined, noise)
     kept = _kept(imagined.inputs.shape[1], model.device)
     assert kept.shape[0] == MASKS
     assert float(kept.float().mean()) == pytest.approx(1 - LEFT_OUT, abs=0.1)
@@ -60,7 +59,7 @@ def test_draws_are_the_step_dreamt_again(model: WorldModel) -> None:
     before, again = noise.get_state(), derived(noise)
     told = [imagined.reward]
     told += [model.imagine(ACTIONS, memory, steps=2, generator=again).reward for _ in range(DRAWS)]  # type: ignore[arg-type]
-    found = Pessimism(2.0, "draws").reward(sampler, ACTIONS, memory, imagined, noise)
+    found = UncertaintyPenalty(2.0, "draws").reward(sampler, ACTIONS, memory, imagined, noise)
     torch.testing.assert_close(found, imagined.reward - 2 * torch.stack(told).std(0), **TOLERANCE)
     assert torch.equal(noise.get_state(), before)
     assert bool((found < imagined.reward).all())
@@ -68,7 +67,7 @@ def test_draws_are_the_step_dreamt_again(model: WorldModel) -> None:
 
 def test_none_is_the_reward_itself(model: WorldModel) -> None:
     sampler, memory, imagined, noise = step(model)
-    assert Pessimism().reward(sampler, ACTIONS, memory, imagined, noise) is imagined.reward
+    assert UncertaintyPenalty().reward(sampler, ACTIONS, memory, imagined, noise) is imagined.reward
 
 
 @pytest.mark.parametrize("over", ["masks", "draws"])

@@ -251,7 +251,7 @@ def test_there_is_nothing_to_train() -> None:
     [
         ({"method": "mppi"}, r"method is 'mppi': choose one of \('cem', 'shooting'\)"),
         ({"execute": "worst"}, r"execute is 'worst'"),
-        ({"horizon": 0}, r"horizon is 0: give at least 1"),
+        ({"horizon": 0}, r"horizon=0: give at least 1"),
         ({"elites": 49}, r"elites=49 of candidates=48: choose fewer"),
         ({"momentum": 1.0}, r"momentum=1\.0"),
         ({"discount": 0.0}, r"discount=0\.0"),

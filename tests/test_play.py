@@ -13,7 +13,7 @@ import pytest
 
 from corridor import CORRIDOR, Script
 from lssvwm.agents.policies.baselines import RandomPolicy
-from lssvwm.agents.running.probe import probe
+from lssvwm.agents.running.environment import probe
 from lssvwm.envs.factory import EnvConfig, make
 from lssvwm.envs.keys import MEMORY_MAZE, MINIGRID, keys_of, to_gymnasium
 from lssvwm.envs.play.command import by_name

@@ -72,7 +72,7 @@ def test_advantages_by_hand() -> None:
 @torch.no_grad()
 def by_hand(subject: PPO, rollout: Rollout) -> tuple[Tensor, Tensor]:
     """Values, and those of the frames that actions led to, in the corridor: one frame and one row after the other."""
-    net = subject.net
+    net = subject.agent
     steps, rows = rollout.actions.shape
     values, nexts = torch.zeros(steps, rows), torch.zeros(steps, rows)
     for row in range(rows):
@@ -124,7 +124,7 @@ def test_learning_sees_exactly_what_was_played(where: str, folder: Path, tmp_pat
             assert rollout.contexts.known.all() == (where == "dream")
             assert bool(rollout.contexts.state.any()) == (where == "whole past")
         for rows in (torch.arange(subject.config.rows), torch.tensor([2, 0])):
-            policy, values = subject.net.judge(replay(subject.net, rollout, rows))
+            policy, values = subject.agent.judge(replay(subject.agent, rollout, rows))
             probs = policy.log_prob(rollout.actions[:, rows])
             torch.testing.assert_close(probs, rollout.log_probs[:, rows], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(values, rollout.values[:, rows], rtol=1e-4, atol=1e-5)
@@ -137,10 +137,10 @@ def test_a_minibatch_may_hold_only_contexts_of_one_frame(folder: Path, tmp_path:
     assert not rollout.contexts.state.any()
     short = replace(rollout.contexts, known=torch.zeros_like(rollout.contexts.known))
     states, alone = (
-        replay(subject.net, replace(rollout, contexts=contexts), torch.tensor([1, 0])) for contexts in (short, None)
+        replay(subject.agent, replace(rollout, contexts=contexts), torch.tensor([1, 0])) for contexts in (short, None)
     )
     assert torch.equal(states, alone)
-    assert not torch.equal(states, replay(subject.net, rollout, torch.tensor([1, 0])))
+    assert not torch.equal(states, replay(subject.agent, rollout, torch.tensor([1, 0])))
 
 
 def test_no_gradient_passes_from_an_episode_to_the_one_before(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_no_gradient_passes_from_an_episode_to_the_one_before(tmp_path: Path) ->
     rollout = subject.collector.collect(30, subject.generator)
     begin = int(rollout.started[1:, 0].nonzero()[0]) + 1
     inputs = rollout.observations.float().requires_grad_()
-    states = replay(subject.net, Rollout(**{**vars(rollout), "observations": inputs}), torch.tensor([0]))
+    states = replay(subject.agent, Rollout(**{**vars(rollout), "observations": inputs}), torch.tensor([0]))
     (touched,) = torch.autograd.grad(states[begin:].sum(), inputs)
     assert bool((touched[:begin] == 0).all())
     assert bool((touched[begin] != 0).any())
@@ -222,7 +222,7 @@ def test_a_dream_begins_with_what_the_network_makes_of_its_whole_past(
     """Whatever part of it gradients reach, and in whatever pieces the rest is watched."""
     monkeypatch.setattr(lssvwm.agents.model_free.rollouts, "WATCHED", 2)
     subject = dreaming(folder, tmp_path, options={"context_length": "all"}, burn_in=2)
-    collector, net = subject.collector, subject.net
+    collector, net = subject.collector, subject.agent
     collector._begin(0, torch.ones(3, dtype=torch.bool))
     envs = vec(folder, 3, autoreset_mode="Disabled", context_info=True, context_length="all")
     _, info = envs.reset(seed=episode_seed(0, 0, 0))
@@ -262,7 +262,7 @@ def state_of(subject: PPO) -> dict[str, Tensor]:
     optimizer = subject.optimizer.state_dict()["state"]
     collector = subject.collector
     return {
-        **subject.net.state_dict(),
+        **subject.agent.state_dict(),
         **{f"{i}.{name}": torch.as_tensor(v) for i, entry in optimizer.items() for name, v in entry.items()},
         "generator": subject.generator.get_state(),
         "state": collector.state,
@@ -314,7 +314,7 @@ def test_goes_on_in_a_world_that_has_learned_more(tmp_path: Path) -> None:
     save_checkpoint(folder / "model", model, world={"num_actions": 3, "episodes": "../episodes"}, step=1)
     after = dreaming(folder, tmp_path / "out", steps=3, options=LASTING)
     assert after.step == 1
-    assert all(torch.equal(a, b) for a, b in zip(after.net.parameters(), before.net.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(after.agent.parameters(), before.agent.parameters(), strict=True))
     assert after.collector.rows.ended.all()
     rollout = after.collector.collect(3, after.generator)
     assert rollout.started[0].all()

@@ -12,7 +12,7 @@ import torch
 from lssvwm.worldmodel import WorldModel
 from lssvwm.worldmodel.checkpoint import device_of
 from lssvwm.worldmodel.common.precision import Full, use_policy
-from lssvwm.worldmodel.layers import doubled, mamba
+from lssvwm.worldmodel.layers import mamba, teacher_forcing
 from worlds import generator, random_clips, random_model, small_config
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +40,7 @@ def test_states_and_time_constants_keep_32_bits(model: WorldModel, monkeypatch: 
         return found
 
     monkeypatch.setattr(mamba, "scan", noted)
-    monkeypatch.setattr(doubled, "scan", noted)  # in training
+    monkeypatch.setattr(teacher_forcing, "scan", noted)  # in training
     given = clips()
     with torch.autocast("cpu", torch.bfloat16):
         model.train().loss(given, generator(0))

@@ -16,8 +16,8 @@ from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
 from lssvwm.agents.dreamer.streaming import Past
 from lssvwm.agents.policies.baselines import RandomPolicy
 from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.episodes import EpisodeStore
-from lssvwm.worldmodel.model import weights_from
 
 SETTINGS = DreamerConfig(rows=16, horizon=6, context=4, discount=0.9, entropy=3e-3, lr=5e-3, hidden=32)
 
@@ -79,9 +79,9 @@ def test_the_weight_halves_as_it_is_told(store: EpisodeStore, tmp_path: Path) ->
     held = []
     for until in (0, 2, 4):
         subject.train(until, progress=False)
-        held.append(subject.hold)
+        held.append(subject.clone_weight)
     assert held == pytest.approx([0.8, 0.4, 0.2])
-    assert dreamer(store, tmp_path / "fixed", clone_kl=0.8).hold == 0.8
+    assert dreamer(store, tmp_path / "fixed", clone_kl=0.8).clone_weight == 0.8
 
 
 def test_stopped_and_continued_it_is_held_to_the_same(store: EpisodeStore, tmp_path: Path) -> None:

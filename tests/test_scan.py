@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lssvwm.worldmodel.layers.scan import Scanned, even_chunk, scan, scan_chunked, scan_sequential, scan_step
+from lssvwm.worldmodel.layers.scan import even_chunk, scan, scan_chunked, scan_sequential, scan_step
+from lssvwm.worldmodel.layers.triton_scan import Scanned
 from worlds import assert_close, assert_same, generator
 
 

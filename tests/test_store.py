@@ -21,7 +21,7 @@ import zstandard
 
 from lssvwm.envs.recording.writing import Writers
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.episodes import EpisodeStore, catalogue
+from lssvwm.worldmodel.episodes import EpisodeStore, index
 from lssvwm.worldmodel.episodes.chunked import ROWS, ChunkedFile
 from lssvwm.worldmodel.episodes.files import read_episode, read_header, write_episode
 from lssvwm.worldmodel.episodes.index import INDEX, Index
@@ -308,8 +308,8 @@ def test_the_odd_one_out_is_left_out(tmp_path: Path) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose headers are read, from now on."""
     names: list[str] = []
-    header = catalogue.read_header
-    monkeypatch.setattr(catalogue, "read_header", lambda path: (names.append(path.name), header(path))[1])
+    header = index.read_header
+    monkeypatch.setattr(index, "read_header", lambda path: (names.append(path.name), header(path))[1])
     return names
 
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.episodes.loader import ClipLoader, StepClips
-from lssvwm.worldmodel.episodes.retrace import led_here
-from lssvwm.worldmodel.episodes.stream import Place, StreamClips
+from lssvwm.worldmodel.episodes.data import led_here
+from lssvwm.worldmodel.episodes.loader import ClipLoader, Place, StepClips, StreamClips
 from test_episodes import episode, store_of
 from test_loader import assert_same_clips
 

@@ -123,7 +123,7 @@ def test_lengths_of_a_curriculum(text: str, lengths: dict[int, int]) -> None:
         ({"curriculum": "64:0"}, "a whole number of steps"),
         ({"precision": "float16"}, "precision='float16': give one of"),
         ({"batch": 0}, "batch=0: give at least 1"),
-        ({"workers": -1}, "workers=-1: give 0 or more"),
+        ({"workers": -1}, "workers=-1: give at least 0"),
         ({"decay": 1.5}, "decay=1.5: give a share"),
     ],
 )

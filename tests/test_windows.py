@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.layers import windows
-from lssvwm.worldmodel.layers.windows import BLOCK, Own, Window, attend_flex, attend_sdpa, block_mask, visible
+from lssvwm.worldmodel.layers.windows import BLOCK, KeyValues, Window, attend_flex, attend_sdpa, block_mask, visible
 from worlds import assert_close, generator
 
 RULES = {
@@ -125,7 +125,7 @@ def test_flex_equals_the_dense_mask(rule: Window, past: int) -> None:
 )
 def test_flex_equals_blocks_where_a_frame_has_keys_of_its_own(rule: Window, past: int) -> None:
     given, seen = inputs(past), seen_by(rule, past)
-    own = Own(*(torch.randn(given.q.shape, generator=generator(n), dtype=torch.float64) for n in (4, 5)))
+    own = KeyValues(*(torch.randn(given.q.shape, generator=generator(n), dtype=torch.float64) for n in (4, 5)))
     assert_close(attend_flex(*given, seen, rule, own=own), attend_sdpa(*given, seen, rule, own=own))
 
 

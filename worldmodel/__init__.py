@@ -38,55 +38,21 @@ if TYPE_CHECKING:
     from lssvwm.worldmodel.training import Trainer as Trainer
     from lssvwm.worldmodel.training import TrainingConfig as TrainingConfig
 
-_EXPORTS = {
-    "Checkpoint": "lssvwm.worldmodel.checkpoint",
-    "load_checkpoint": "lssvwm.worldmodel.checkpoint",
-    "save_checkpoint": "lssvwm.worldmodel.checkpoint",
-    "WorldModelConfig": "lssvwm.worldmodel.config",
-    "NO_ACTION": "lssvwm.worldmodel.episodes",
-    "Clips": "lssvwm.worldmodel.episodes",
-    "Episode": "lssvwm.worldmodel.episodes",
-    "EpisodeStore": "lssvwm.worldmodel.episodes",
-    "InputError": "lssvwm.worldmodel.common.errors",
-    "MissingExtraError": "lssvwm.worldmodel.common.errors",
-    "Memory": "lssvwm.worldmodel.layers.memory",
-    "Features": "lssvwm.worldmodel.model",
-    "Imagined": "lssvwm.worldmodel.model",
-    "Losses": "lssvwm.worldmodel.model",
-    "WorldModel": "lssvwm.worldmodel.model",
-    "SIZES": "lssvwm.worldmodel.presets",
-    "variant": "lssvwm.worldmodel.presets",
-    "Runtime": "lssvwm.worldmodel.layers.runtime",
-    "Sampler": "lssvwm.worldmodel.sampling",
-    "Sampling": "lssvwm.worldmodel.sampling",
-    "Trainer": "lssvwm.worldmodel.training",
-    "TrainingConfig": "lssvwm.worldmodel.training",
+_MODULES = {
+    "checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "common.errors": ("InputError", "MissingExtraError"),
+    "config": ("WorldModelConfig",),
+    "episodes": ("NO_ACTION", "Clips", "Episode", "EpisodeStore"),
+    "layers.memory": ("Memory",),
+    "layers.runtime": ("Runtime",),
+    "model": ("Features", "Imagined", "Losses", "WorldModel"),
+    "presets": ("SIZES", "variant"),
+    "sampling": ("Sampler", "Sampling"),
+    "training": ("Trainer", "TrainingConfig"),
 }
+_EXPORTS = {name: f"lssvwm.worldmodel.{module}" for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "NO_ACTION",
-    "SIZES",
-    "Checkpoint",
-    "Clips",
-    "Episode",
-    "EpisodeStore",
-    "Features",
-    "Imagined",
-    "InputError",
-    "Losses",
-    "Memory",
-    "MissingExtraError",
-    "Runtime",
-    "Sampler",
-    "Sampling",
-    "Trainer",
-    "TrainingConfig",
-    "WorldModel",
-    "WorldModelConfig",
-    "load_checkpoint",
-    "save_checkpoint",
-    "variant",
-]
+__all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
 
 from lssvwm.worldmodel.actions import ActionPart, ActionSpec
-from lssvwm.worldmodel.common.errors import InputError, check_fields, read_parts
+from lssvwm.worldmodel.common.errors import InputError, check_fields, check_least, read_parts
 from lssvwm.worldmodel.registry import MIXERS, TOKENIZERS, check_known
 from lssvwm.worldmodel.told import ToldPart, read_told, size_of
 
@@ -53,9 +53,7 @@ class SmallAutoencoder:
 
     def __post_init__(self) -> None:
         _check_sizes(self, "small_autoencoder.")
-        for name in ("downsampling", "width", "blocks", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"small_autoencoder.{name}={getattr(self, name)}: give at least 1")
+        check_least(self, 1, "downsampling", "width", "blocks", "steps", "batch", prefix="small_autoencoder.")
         if self.downsampling < 2 or self.downsampling.bit_count() != 1:
             raise InputError(f"small_autoencoder.downsampling={self.downsampling}: give a power of two, such as 4 or 8")
         if self.lr <= 0:
@@ -222,12 +220,10 @@ class WorldModelConfig:
         if self.window is not None and self.window < 0:
             raise InputError(f"window={self.window}: give 0 or more frames, or None for all")
         counts = ("height", "width", "patch", "latent_channels", "dim", "layers", "heads", "chunk")
-        for name in (*counts, "state_size", "head_dim", "expand", "features", "reward_horizon"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: give at least 1")
-        for name in ("num_actions", "action_size", "pose_size", "path_integration", "reward_weight", "noise_std"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)}: give 0 or more")
+        check_least(self, 1, *counts, "state_size", "head_dim", "expand", "features", "reward_horizon")
+        check_least(
+            self, 0, "num_actions", "action_size", "pose_size", "path_integration", "reward_weight", "noise_std"
+        )
         if self.num_actions and self.action_size:
             raise InputError(
                 f"num_actions={self.num_actions} and action_size={self.action_size}: actions are either discrete or "

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +15,15 @@ from lssvwm.worldmodel.diffusion.forcing import Past, remembered, streams
 from lssvwm.worldmodel.diffusion.noise import Draw, add_noise, clean_from, draw, euler_levels, euler_step, loss_weight
 from lssvwm.worldmodel.diffusion.shortcut import finest, halvings_of, two_half_steps, with_steps
 from lssvwm.worldmodel.episodes import Clips
-from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.episodes.data import led_here, without_actions
 from lssvwm.worldmodel.heads import Readout, TwoHot, future_rewards, mlp
 from lssvwm.worldmodel.layers.backbone import Backbone
-from lssvwm.worldmodel.layers.conditioning import check_told, withhold
+from lssvwm.worldmodel.layers.conditioning import check_told
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.results import Counts, Features, Imagined, Losses
 from lssvwm.worldmodel.tokenizer import completed, make_tokenizer
 
-__all__ = ["Counts", "Features", "Imagined", "Losses", "WorldModel", "masked_sum", "weights_from"]
+__all__ = ["Counts", "Features", "Imagined", "Losses", "WorldModel", "masked_sum"]
 
 
 class WorldModel(nn.Module):
@@ -86,9 +84,9 @@ class WorldModel(nn.Module):
 
     def counts(self, clips: Clips, drawn: Draw) -> Counts:
         """What `forward` divides by, unless told otherwise."""
-        read = self._read(clips, drawn)
+        head_mask = self._head_mask(clips, drawn)
         ahead = future_rewards(clips.rewards, clips.mask & led_here(clips.actions), self.config.reward_horizon)
-        parts = (clips.mask & ~drawn.clean, read[..., None] & ahead.exists, read)
+        parts = (clips.mask & ~drawn.clean, head_mask[..., None] & ahead.exists, head_mask)
         return Counts(*(part.sum() for part in parts))
 
     def forward(
@@ -109,33 +107,33 @@ class WorldModel(nn.Module):
         with torch.autocast(mask.device.type, enabled=False):  # half precision would be noise in what is to be learnt
             latents = self.encode(clips.frames)
         noised = add_noise(latents, drawn.level, drawn.noise)
-        actions = withhold(clips.actions, drawn.withheld)
+        actions = without_actions(clips.actions, drawn.withheld)
         start = self.empty(len(mask)) if memory is None else memory
         past = Past(*self._committed(latents, drawn), actions, clips.pose, start, clips.told)
         found = streams(self.backbone, config, noised, drawn.level, drawn.halvings, past, carry=carry)
         predicted = clean_from(self.denoise(found.noised), noised, drawn.level, config.target)
         # After the pass that learns, so that the weights that autocast keeps are those it cast for that one.
-        wanted = self._wanted(latents, noised, drawn, past)
+        targets = self._targets(latents, noised, drawn, past)
         after = remembered(self.backbone, past) if carry and found.memory is None else found.memory
         weight = loss_weight(drawn.level, config.weight, config.min_noise)
-        error = (predicted - wanted).square().mean((-1, -2)) * weight
+        error = (predicted - targets).square().mean((-1, -2)) * weight
         diffusion = masked_sum(error, mask & ~drawn.clean) / counts.diffusion.clamp(min=1)
 
-        read = self._read(clips, drawn)
-        features = self.readout(found.clean, found.recall, read if self.training else None)
+        head_mask = self._head_mask(clips, drawn)
+        features = self.readout(found.clean, found.recall, head_mask if self.training else None)
         ahead = future_rewards(clips.rewards, clips.mask & led_here(clips.actions), config.reward_horizon)
         logits = self.reward_head(features).unflatten(-1, (config.reward_horizon, -1))
         losses = self.twohot.loss(logits, ahead.rewards)
-        reward = masked_sum(losses, read[..., None] & ahead.exists) / counts.reward.clamp(min=1)
+        reward = masked_sum(losses, head_mask[..., None] & ahead.exists) / counts.reward.clamp(min=1)
         ended = clips.terminated.to(features.dtype)
         losses = functional.binary_cross_entropy_with_logits(
             self.termination_head(features)[..., 0], ended, reduction="none"
         )
-        termination = masked_sum(losses, read) / counts.termination.clamp(min=1)
+        termination = masked_sum(losses, head_mask) / counts.termination.clamp(min=1)
         total = diffusion + config.reward_weight * reward + termination
         return Losses(total, diffusion, reward, termination, after)
 
-    def _read(self, clips: Clips, drawn: Draw) -> Tensor:
+    def _head_mask(self, clips: Clips, drawn: Draw) -> Tensor:
         """The frames (B, T) bool that carry the losses of the heads: those that enter memory in this pass."""
         return clips.mask if self.config.forcing == "teacher" else clips.mask & drawn.clean
 
@@ -147,7 +145,7 @@ class WorldModel(nn.Module):
         level = level + drawn.context[:, None]
         return add_noise(latents, level, drawn.noise), level
 
-    def _wanted(self, latents: Tensor, noised: Tensor, drawn: Draw, past: Past) -> Tensor:
+    def _targets(self, latents: Tensor, noised: Tensor, drawn: Draw, past: Past) -> Tensor:
         """The latents (B, T, S, C) to predict: those of the frames, or of steps larger than the finest what two of half
         the size make of them.
         """
@@ -288,17 +286,6 @@ class WorldModel(nn.Module):
         logits = self.reward_head(features)[..., : self.twohot.count]
         termination = torch.sigmoid(self.termination_head(features)[..., 0])
         return Features(features, self.twohot.mean(logits), termination, inputs), hidden.memory
-
-
-@contextmanager
-def weights_from(seed: int) -> Iterator[None]:
-    """Modules made inside draw their first weights from `seed`.
-
-    Layers know only torch's global generator; outside it is left as it was.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a world model is told beside frames and actions: a goal in words, or a few numbers, with every frame.
+"""What a world model is told beside frames and actions (goal conditioning): words or a few numbers, with every frame.
 
 Words become whole numbers by a vocabulary that is collected from the recordings and travels with the model, so the same
 text is the same numbers everywhere; numbers are taken as they are.

@@ -1,8 +1,15 @@
-"""How little a dreamt frame is to be trusted, told by the model alone: from its heads, or from other draws of it."""
+"""How little a dreamt frame is to be trusted, told by the model alone, and rewards lowered by it (pessimism).
+
+A frame's uncertainty comes from the heads, or from other draws of the frame. A reward's is how far the members of an
+ensemble differ: masks of the head's inputs (Monte Carlo dropout), or other draws of the step.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -19,7 +26,7 @@ Uncertainty = Literal["heads", "draws"]
 """heads: entropy of the predicted reward and termination, in nats; draws: distance of other draws, in pixel RMS."""
 
 DRAWS = 2
-"""Other draws of a frame: each costs as much as denoising the frame once more."""
+"""Other draws of a frame or step: each costs as much as the first one."""
 
 
 @torch.no_grad()
@@ -50,11 +57,11 @@ def uncertainty(
     if kind not in get_args(Uncertainty):
         raise InputError(f"uncertainty={kind!r}: choose one of {', '.join(get_args(Uncertainty))}")
     if kind == "heads":
-        told = head_entropy(sampler.model, imagined.features)
+        found = head_entropy(sampler.model, imagined.features)
     else:
         others = other_draws(sampler, actions, memory, derived(generator), draws=draws, active=active, pose=pose)
-        told = distance(others, imagined.frame[:, None])
-    return told if active is None else torch.where(active.view(-1, *[1] * (told.ndim - 1)), told, 0.0)
+        found = distance(others, imagined.frame[:, None])
+    return found if active is None else torch.where(active.view(-1, *[1] * (found.ndim - 1)), found, 0.0)
 
 
 def head_entropy(model: WorldModel, features: Tensor) -> Tensor:
@@ -88,8 +95,8 @@ def other_draws(
         actions, pose = actions[:, None], None if pose is None else pose[:, None]
     rows = torch.arange(memory.rows, device=like.device).repeat_interleave(draws)
     noise = normal((memory.rows, draws, config.chunk, config.tokens, config.latent_channels), generator, like, active)
-    told = None if pose is None else pose[rows]
-    frames = sampler.denoised(noise.flatten(0, 1), actions[rows], memory.select(rows), pose=told)
+    pose = None if pose is None else pose[rows]
+    frames = sampler.denoised(noise.flatten(0, 1), actions[rows], memory.select(rows), pose=pose)
     shape = frames.shape[2:] if one else frames.shape[1:]
     return frames.view(memory.rows, draws, *shape)
 
@@ -114,3 +121,73 @@ def _derived(generator: torch.Generator) -> torch.Generator:
     # The whole state, since the seed would give every step the same; reading it does not wait for a GPU.
     digest = hashlib.blake2b(generator.get_state().numpy().tobytes(), digest_size=8, person=b"uncertainty")
     return torch.Generator(generator.device).manual_seed(int.from_bytes(digest.digest(), "little") >> 1)
+
+
+Ensemble = Literal["masks", "draws"]
+"""masks: the reward head with parts of its input left out, as it was fitted; draws: the step dreamt again from other
+noises."""
+
+MASKS, LEFT_OUT = 8, 0.5
+"""Masks, and the share of the read-out's inputs that each leaves out, as in the fitting (`HeadsConfig.dropout`)."""
+
+
+@dataclass(frozen=True)
+class UncertaintyPenalty:
+    """A reward minus so many standard deviations over an ensemble (as MOPO, Yu et al. 2020); 0: the reward as it is."""
+
+    deviations: float = 0.0
+    over: Ensemble = "masks"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.deviations, int | float) and 0 <= self.deviations < math.inf):
+            raise InputError(f"pessimism={self.deviations}: give a number of standard deviations, at least 0")
+        if self.over not in get_args(Ensemble):
+            raise InputError(f"pessimism_over={self.over!r}: choose one of {', '.join(get_args(Ensemble))}")
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether it needs the memory from before a step, which must not be written over then."""
+        return self.deviations > 0 and self.over == "draws"
+
+    @torch.no_grad()
+    def reward(
+        self,
+        sampler: Sampler,
+        actions: Tensor,
+        memory: Memory,
+        imagined: Imagined,
+        generator: Noise,
+        *,
+        active: Tensor | None = None,
+    ) -> Tensor:
+        """The reward of the step that was `imagined` under `actions`, minus so many standard deviations, (B,).
+
+        `memory` is that from before the step where `looks_back`. Masks are the same for all frames and rows: thinned
+        networks (Gal and Ghahramani 2016), so the reward stays a function of the frame. The noises of other draws
+        follow from the state of `generator`, which is left as it is.
+        """
+        if not self.deviations:
+            return imagined.reward
+        if self.over == "masks":
+            others = masked_rewards(sampler.model, imagined)
+        else:
+            noise, rewards = derived(generator), [imagined.reward]
+            for _ in range(DRAWS):
+                rewards.append(sampler.imagine(actions, memory, generator=noise, active=active).reward)
+            others = torch.stack(rewards, -1)
+        return imagined.reward - self.deviations * others.std(-1)
+
+
+def masked_rewards(model: WorldModel, imagined: Imagined) -> Tensor:
+    """What the reward head says of each frame under each of the masks, (B, MASKS)."""
+    if imagined.inputs is None:
+        raise ValueError("masks leave out inputs of the read-out, and this step tells none: dream with Sampler")
+    inputs = model.readout.standardise(imagined.inputs)[..., None, :]
+    kept = _kept(inputs.shape[-1], inputs.device).to(inputs.dtype)
+    logits = model.reward_head(model.readout.mix(inputs * kept / (1 - LEFT_OUT)))
+    return model.twohot.mean(logits[..., : model.twohot.count])
+
+
+@functools.cache
+def _kept(inputs: int, device: torch.device) -> Tensor:
+    return (torch.rand(MASKS, inputs, generator=torch.Generator().manual_seed(0)) >= LEFT_OUT).to(device)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lssvwm.agents.dreamer.dreamer import new_learner
-from lssvwm.agents.policies.world_model import WorldModelPolicy
-from lssvwm.worldmodel.checkpoint import read_state, taking_up
-from lssvwm.worldmodel.common.atomic import replace
-from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.agents.dreamer.learner import ActorCriticLearner
+from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.common.loggers import Scalars
-from lssvwm.worldmodel.common.stepping import Alone, run_steps, settled
+from lssvwm.worldmodel.common.stepping import run_steps
 from lssvwm.worldmodel.episodes import EpisodeStore
-from lssvwm.worldmodel.layers.conditioning import no_actions
 from lssvwm.worldmodel.model import WorldModel
-from lssvwm.worldmodel.told import size_of, told_in
-from lssvwm.worldmodel.training import check_same
 
 STATE = "cloning.pt"
 
@@ -65,9 +58,7 @@ class CloningConfig:
     """Which frames are drawn, and the first weights."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "rows", "length", "hidden", "layers"):
-            if getattr(self, name) < 1:
-                raise InputError(f"CloningConfig.{name} is {getattr(self, name)}: give at least 1")
+        check_least(self, 1, "batch", "rows", "length", "hidden", "layers", prefix="CloningConfig.")
         if self.best is not None and not 0 < self.best <= 1:
             raise InputError(f"best={self.best} is a share of the episodes: give a number above 0 and up to 1, or None")
         if self.entropy < 0 or not 0 <= self.discount <= 1:
@@ -88,12 +79,16 @@ class Lessons:
     last: Tensor  # (E, F) features of the last frames
 
 
-class Cloner(Alone):
+class Cloner(ActorCriticLearner):
     """Trains an `ActorCritic` on the episodes of `store` as `model` sees them; continues exactly from `cloning.pt`.
 
     The world model watches whole episodes from their first frame, as it does in play, and so what the actor reads
     holds all that was remembered. That happens once, before the first batch: F numbers per frame stay in memory.
     """
+
+    FILE = STATE
+    MAY_CHANGE = ("steps", "save_seconds")
+    config: CloningConfig
 
     def __init__(
         self,
@@ -105,24 +100,10 @@ class Cloner(Alone):
         writer: Scalars | None = None,
     ) -> None:
         """Clone the episodes of `store`."""
-        self.model, self.store, self.config, self.out, self.writer = model.eval(), store, config, out, writer
-        self.agent, self.optimizer = new_learner(
-            model, seed=config.seed, lr=config.lr, hidden=config.hidden, layers=config.layers
-        )
-        self.step, self.whole = 0, True
-        self.recent: list[dict[str, float]] = []
+        super().__init__(model, config, out, writer)
+        self.store = store
         self.lessons: Lessons | None = None
-        if (out / STATE).exists():
-            self.load()
-
-    @property
-    def logged(self) -> int:
-        """Batches of frames so far."""
-        return self.step
-
-    def policy(self, *, greedy: bool = False) -> WorldModelPolicy:
-        """What has been learned so far, playing the real environment; later training does not change it."""
-        return WorldModelPolicy(self.model, copy.deepcopy(self.agent), greedy=greedy)
+        self.resume()
 
     def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
         """Train up to batch number `until` and save; returns means over the last hundred batches at most."""
@@ -175,30 +156,6 @@ class Cloner(Alone):
         self.whole = True
         return {name: figure.detach() for name, figure in figures.items()}
 
-    def save(self) -> None:
-        """Write the policy and all that is needed to continue it; `load_agent` reads it too."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        state: Mapping[str, Any] = {
-            "step": self.step,
-            "config": asdict(self.config),
-            "networks": asdict(self.agent.config),
-            "recent": self.recent,
-            "agent": self.agent.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        replace(self.out / STATE, lambda path: torch.save(state, path))
-
-    def load(self) -> None:
-        """Continue from `cloning.pt`; refuses one of another configuration, naming what differs."""
-        path = self.out / STATE
-        state = read_state(path, self.model.device)
-        with taking_up(path):
-            check_same(path, state["networks"], self.agent.config)
-            check_same(path, state["config"], self.config, but=("steps", "save_seconds"))
-            self.step, self.recent = state["step"], settled(state["recent"])
-            self.agent.load_state_dict(state["agent"])
-            self.optimizer.load_state_dict(state["optimizer"])
-
 
 def best_episodes(store: EpisodeStore, share: float | None) -> list[str]:
     """Names of the episodes of the highest undiscounted returns, best first; at least one. All of them for None.
@@ -217,39 +174,26 @@ def best_episodes(store: EpisodeStore, share: float | None) -> list[str]:
 @torch.no_grad()
 def watch(model: WorldModel, store: EpisodeStore, names: Sequence[str], config: CloningConfig) -> Lessons:
     """Let `model` observe whole episodes, and line up with every frame but the last what was done after it."""
-    length_of = dict(zip(store.names, store.lengths.tolist(), strict=True))
-    waiting = sorted(names, key=lambda name: length_of[name])  # little of a batch is padding then
-    parts: list[Lessons] = []
-    to_tell = model.config.told
+    index = {name: row for row, name in enumerate(store.names)}
+    lengths, parts = store.lengths, list[Lessons]()
+    waiting = sorted((index[name] for name in names), key=lambda row: int(lengths[row]))  # little is padding then
     for begin in range(0, len(waiting), config.rows):
-        episodes = [store.read(name) for name in waiting[begin : begin + config.rows]]
-        longest = max(len(episode.image) for episode in episodes)
-        frames = torch.zeros(len(episodes), longest, *episodes[0].image.shape[1:], dtype=torch.uint8)
-        actions = no_actions(model.config, len(episodes) * longest, torch.device("cpu"))
-        actions = actions.view(len(episodes), longest, *actions.shape[1:])
-        goals = torch.zeros(*frames.shape[:2], size_of(to_tell))
-        for row, (name, episode) in enumerate(zip(waiting[begin:], episodes, strict=False)):
-            count = len(episode.image)
-            frames[row, :count] = torch.tensor(episode.image)
-            actions[row, :count] = torch.tensor(episode.action)
-            if to_tell:
-                goals[row, :count] = torch.from_numpy(told_in(episode.extras, count, to_tell, name))
-        memory, segments = model.empty(len(episodes)), []
+        rows = np.array(waiting[begin : begin + config.rows])
+        longest = int(lengths[rows].max())
+        clips = store.gather(rows, np.zeros_like(rows), longest)
+        memory, segments = model.empty(len(rows)), []
         for first in range(0, longest, config.length):
-            span = slice(first, first + config.length)
-            given: dict[str, Any] = {"told": goals[:, span].to(model.device)} if to_tell else {}
-            shown, led = (part[:, span].to(model.device) for part in (frames, actions))
-            seen, memory = model.observe(shown, led, memory, **given)
+            shown = clips.span(slice(first, first + config.length)).to(model.device)
+            seen, memory = model.observe(shown.frames, shown.actions, memory, **shown.goals)
             segments.append(seen.features)
         features = torch.cat(segments, 1)
-        for row, episode in enumerate(episodes):
-            steps = len(episode.image) - 1
-            beyond = config.discount ** np.arange(steps, 0, -1) * (not episode.terminated[-1])
-            returns = discounted_returns(episode.reward[1:], config.discount)
+        for row, steps in enumerate((lengths[rows] - 1).tolist()):
+            beyond = config.discount ** np.arange(steps, 0, -1) * (not clips.terminated[row, steps])
+            returns = discounted_returns(clips.rewards[row, 1 : steps + 1].numpy(), config.discount)
             parts.append(
                 Lessons(
                     features=features[row, :steps],
-                    actions=actions[row, 1 : steps + 1].to(model.device),
+                    actions=clips.actions[row, 1 : steps + 1].to(model.device),
                     returns=torch.from_numpy(returns).to(features),
                     episode=torch.full((steps,), len(parts), device=model.device),
                     beyond=torch.from_numpy(beyond).to(features),

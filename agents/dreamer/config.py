@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.pessimism import Over, Pessimism
+from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.sampling import Precision
+from lssvwm.worldmodel.uncertainty import Ensemble, UncertaintyPenalty
 
 ContextKind = Literal["stream", "window"]
 
@@ -34,7 +34,7 @@ class DreamerConfig:
     pessimism: float = 0.0
     """Rewards are lowered by so many standard deviations of what other predictions say, so that a policy gains little
     where the model does not know; 0: not at all."""
-    pessimism_over: Over = "masks"
+    pessimism_over: Ensemble = "masks"
     """Other predictions: masks of the reward head's inputs, which cost little, or whole draws of the step."""
     discount: float = 0.97
     """What a reward one step later is worth (DreamerV3, R2I, Dreamer 4: 0.997; DIAMOND: 0.985)."""
@@ -83,9 +83,7 @@ class DreamerConfig:
     """Which contexts and which dreams are drawn, and the first weights."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "horizon", "context", "steps", "epochs", "hidden", "layers"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"{name}={getattr(self, name)}: give at least 1")
+        check_least(self, 1, "rows", "horizon", "context", "steps", "epochs", "hidden", "layers")
         if self.contexts not in get_args(ContextKind):
             raise InputError(f"contexts={self.contexts!r}: choose stream or window")
         for name in ("discount", "lam", "episode_start"):
@@ -97,7 +95,7 @@ class DreamerConfig:
             raise InputError(f"target_spread={self.target_spread}: give a share between 0 and 1")
         if self.precision not in get_args(Precision):
             raise InputError(f"precision={self.precision!r}: choose one of {', '.join(get_args(Precision))}")
-        Pessimism(self.pessimism, self.pessimism_over)
+        UncertaintyPenalty(self.pessimism, self.pessimism_over)
         if not 0 <= self.ended < 1:
             raise InputError(f"ended={self.ended}: give a probability from 0 to below 1")
         for name in ("replay_value", "clone_kl"):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,17 +21,14 @@ from lssvwm.agents.dreamer.actor_critic import (
 )
 from lssvwm.agents.dreamer.config import DreamerConfig as DreamerConfig
 from lssvwm.agents.dreamer.imagination import Dreams, dream, replayed_returns
+from lssvwm.agents.dreamer.learner import ActorCriticLearner
 from lssvwm.agents.dreamer.streaming import ContextSource, StreamingContexts, WindowContexts
-from lssvwm.agents.policies.world_model import WorldModelPolicy
-from lssvwm.worldmodel.checkpoint import read_state, taking_up
-from lssvwm.worldmodel.common.atomic import replace
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.loggers import Scalars
-from lssvwm.worldmodel.common.stepping import Alone, rewinding, run_steps, settled
-from lssvwm.worldmodel.model import WorldModel, weights_from
-from lssvwm.worldmodel.pessimism import Pessimism
+from lssvwm.worldmodel.common.stepping import rewinding, run_steps
+from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.sampling import Sampler, Sampling
-from lssvwm.worldmodel.training import check_same
+from lssvwm.worldmodel.uncertainty import UncertaintyPenalty
 
 STATE = "policy.pt"
 ENTROPY_RATE = 0.05
@@ -41,12 +37,15 @@ LARGEST_ENTROPY = 1.0
 """The weight stops here: that of an advantage as large as the spread of returns."""
 
 
-class Dreamer(Alone):
+class Dreamer(ActorCriticLearner):
     """Trains an `ActorCritic` in the dreams of `model`; `out` receives `policy.pt`, from which it continues exactly.
 
     Where contexts are streamed and the memory of their readers exceeds `LARGEST_SAVED`, they read again: to rounding.
     It can be trained in portions, while the store grows and the world model learns: see `use`.
     """
+
+    FILE = STATE
+    config: DreamerConfig
 
     def __init__(
         self,
@@ -58,41 +57,33 @@ class Dreamer(Alone):
         writer: Scalars | None = None,
     ) -> None:
         """Train in dreams of `model` that begin in `source`."""
-        self.model, self.config, self.out, self.writer = model.eval(), config, out, writer
+        super().__init__(model, config, out, writer)
         kind = StreamingContexts if config.contexts == "stream" else WindowContexts
         self.contexts = kind(source, config.rows, config.context, config.episode_start)
-        self.step, self.whole = 0, True
         self.clone: ActorCritic | None = None
         self.reward_unit = torch.zeros((), device=model.device)
-        self.begin()
-        self.recent: list[dict[str, float]] = []
         self.data_generator = np.random.default_rng(config.seed)
         self.noise_generator = torch.Generator(model.device).manual_seed(config.seed)
-        if (out / STATE).exists():
-            self.load()
-
-    @property
-    def logged(self) -> int:
-        """Batches of dreams so far."""
-        return self.step
+        self.resume()
 
     def begin(self) -> None:
-        """New networks that have learned nothing; which ones follows from the seed and the number of batches so far."""
-        seed = self.config.seed + self.step
-        config = self.config
-        self.agent, self.optimizer = new_learner(
-            self.model, seed=seed, lr=config.lr, hidden=config.hidden, layers=config.layers
-        )
+        """Begin anew, and with the first entropy weight."""
+        super().begin()
         self.entropy_weight = torch.tensor(self.config.entropy, device=self.model.device)
 
     def start_from(self, agent: ActorCritic) -> None:
         """Begin with a copy of `agent`; `clone_kl` then holds the policy near it, as it is now."""
         self.agent.load_state_dict(agent.state_dict())
         if self.config.clone_kl:
-            self.clone = copy.deepcopy(self.agent).eval().requires_grad_(False)
+            self.hold_to(agent.state_dict())
+
+    def hold_to(self, weights: Mapping[str, Tensor]) -> None:
+        """Let `clone_kl` hold the policy near that of an agent with these weights."""
+        self.clone = copy.deepcopy(self.agent).eval().requires_grad_(False)
+        self.clone.load_state_dict(weights)
 
     @property
-    def hold(self) -> float:
+    def clone_weight(self) -> float:
         """Weight of the divergence from the clone in the next batch."""
         half = self.config.clone_kl_half
         return self.config.clone_kl * (0.5 ** (self.step / half) if half else 1.0)
@@ -111,10 +102,6 @@ class Dreamer(Alone):
             )
         self.model, self.contexts.source = model, source
         self.contexts.enter(model)
-
-    def policy(self, *, greedy: bool = False) -> WorldModelPolicy:
-        """What has been learned so far, playing the real environment; later training does not change it."""
-        return WorldModelPolicy(self.model, copy.deepcopy(self.agent), greedy=greedy)
 
     def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
         """Train up to batch of dreams number `until` and save; returns means over the last hundred batches at most."""
@@ -165,7 +152,7 @@ class Dreamer(Alone):
             horizon=config.horizon,
             ended=config.ended,
             generator=self.noise_generator,
-            pessimism=Pessimism(config.pessimism, config.pessimism_over),
+            penalty=UncertaintyPenalty(config.pessimism, config.pessimism_over),
         )
 
     def learn(self, dreams: Dreams) -> dict[str, Tensor]:
@@ -187,7 +174,7 @@ class Dreamer(Alone):
             slow_real = agent.slow_critic(dreams.past.features[:, :-1]).softmax(-1)
             cloned = None if self.clone is None else self.clone.policy(dreams.features[:, :-1])
         features, known = dreams.features[:, :-1], dreams.past.mask[:, :-1]
-        replays, hold, figures = config.replay_value > 0 and known.shape[1] > 0, self.hold, {}
+        replays, clone_weight, figures = config.replay_value > 0 and known.shape[1] > 0, self.clone_weight, {}
         for _ in range(config.epochs):
             policy = agent.policy(features)
             # What stands after an end has no weight, and must not overflow either.
@@ -198,7 +185,7 @@ class Dreamer(Alone):
             actor_loss = -(weights * (gain + self.entropy_weight * entropy)).mean()
             if cloned is not None:
                 apart = policy.divergence(cloned)
-                actor_loss = actor_loss + hold * (weights * apart).mean()
+                actor_loss = actor_loss + clone_weight * (weights * apart).mean()
                 figures["clone_kl"] = (weights * apart.detach()).sum() / weights.sum()
             logits = agent.critic(features)
             pull = -(slow * logits.log_softmax(-1)).sum(-1)
@@ -240,16 +227,9 @@ class Dreamer(Alone):
             missing = (self.config.target_spread / spread).log()
             self.entropy_weight = (self.entropy_weight * (ENTROPY_RATE * missing).exp()).clamp(max=LARGEST_ENTROPY)
 
-    def save(self) -> None:
-        """Write the policy and all that is needed to continue it."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        state: Mapping[str, Any] = {
-            "step": self.step,
-            "config": asdict(self.config),
-            "networks": asdict(self.agent.config),
-            "recent": self.recent,
-            "agent": self.agent.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+    def extra_state(self) -> Mapping[str, Any]:
+        """Weights that are adapted, what the policy was cloned from, generators, and where the readers stand."""
+        return {
             "entropy_weight": self.entropy_weight,
             "reward_unit": self.reward_unit,
             "clone": None if self.clone is None else self.clone.state_dict(),
@@ -257,41 +237,14 @@ class Dreamer(Alone):
             "noise_generator": self.noise_generator.get_state(),
             "contexts": self.contexts.state_dict(),
         }
-        replace(self.out / STATE, lambda path: torch.save(state, path))
 
-    def load(self) -> None:
-        """Continue from `policy.pt`; refuses one of another configuration, naming what differs."""
-        path = self.out / STATE
-        state = read_state(path, self.model.device)
-        with taking_up(path):
-            check_same(path, state["networks"], self.agent.config)
-            check_same(path, state["config"], self.config, but=("save_seconds",))
-            self.step, self.recent = state["step"], settled(state["recent"])
-            self.agent.load_state_dict(state["agent"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.entropy_weight = state["entropy_weight"]
-            # Earlier versions knew neither.
-            self.reward_unit = state.get("reward_unit", self.reward_unit)
-            if state.get("clone") is not None:
-                self.clone = copy.deepcopy(self.agent).eval().requires_grad_(False)
-                self.clone.load_state_dict(state["clone"])
-            self.data_generator.bit_generator.state = state["data_generator"]
-            self.noise_generator.set_state(state["noise_generator"].cpu())
-            self.contexts.load_state_dict(state["contexts"], self.model)
-
-
-class Learner(NamedTuple):
-    """An actor-critic, and what trains its actor and its critic."""
-
-    agent: ActorCritic
-    optimizer: torch.optim.AdamW
-
-
-def new_learner(model: WorldModel, *, seed: int, lr: float, hidden: int, layers: int) -> Learner:
-    """First weights from `seed`, for the features and actions of `model`; raises as `networks_for`."""
-    networks = networks_for(model, hidden=hidden, layers=layers)
-    with weights_from(seed):
-        agent = ActorCritic(networks)
-    agent = agent.to(model.device)
-    learnt = [*agent.actor.parameters(), *agent.critic.parameters()]
-    return Learner(agent, torch.optim.AdamW(learnt, lr=lr, weight_decay=0.0, eps=1e-5))
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up `extra_state`."""
+        self.entropy_weight = state["entropy_weight"]
+        # Earlier versions knew neither.
+        self.reward_unit = state.get("reward_unit", self.reward_unit)
+        if state.get("clone") is not None:
+            self.hold_to(state["clone"])
+        self.data_generator.bit_generator.state = state["data_generator"]
+        self.noise_generator.set_state(state["noise_generator"].cpu())
+        self.contexts.load_state_dict(state["contexts"], self.model)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lssvwm.agents.dreamer.actor_critic import ActorCritic, lambda_returns
 from lssvwm.agents.dreamer.streaming import Contexts, Past
-from lssvwm.worldmodel.pessimism import Pessimism
 from lssvwm.worldmodel.sampling import Sampler
+from lssvwm.worldmodel.uncertainty import UncertaintyPenalty
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Dreams:
     past: Past  # up to frame 0
 
 
-NONE = Pessimism()
+NO_PENALTY = UncertaintyPenalty()
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def dream(
     horizon: int,
     ended: float,
     generator: torch.Generator,
-    pessimism: Pessimism = NONE,
+    penalty: UncertaintyPenalty = NO_PENALTY,
     drop: bool | None = None,
 ) -> Dreams:
     """Act and imagine `horizon` times from where B contexts end; uses them up.
@@ -58,8 +58,8 @@ def dream(
     for _ in range(horizon):
         policy = agent.policy(features)
         action = policy.sample(generator)
-        imagined = sampler.imagine(action, memory, generator=generator, in_place=not pessimism.looks_back)
-        reward = pessimism.reward(sampler, action, memory, imagined, generator)
+        imagined = sampler.imagine(action, memory, generator=generator, in_place=not penalty.looks_back)
+        reward = penalty.reward(sampler, action, memory, imagined, generator)
         alive = alive * (1 - imagined.termination)
         over = alive <= ended if ended else torch.zeros_like(alive, dtype=torch.bool)
         termination = imagined.termination.masked_fill(over, 1.0)

@@ -29,7 +29,7 @@ from lssvwm.agents.evaluation.imagined import dreamt_returns
 from lssvwm.agents.evaluation.real import Evaluation, evaluate
 from lssvwm.agents.evaluation.runs import Learned, TrainedRun, evaluations_of
 from lssvwm.agents.policies.baselines import make_policy, needs_map
-from lssvwm.agents.running.probe import probe
+from lssvwm.agents.running.environment import probe
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.recording.recorder import SEED_KEY
 from lssvwm.worldmodel.checkpoint import read_json

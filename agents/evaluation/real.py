@@ -13,7 +13,7 @@ import numpy as np
 
 from lssvwm.agents.dreamer.familiarity import by_step
 from lssvwm.agents.policies.world_model import WorldModelPolicy
-from lssvwm.agents.running.probe import probe
+from lssvwm.agents.running.environment import probe
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.policy import Actions, FrameArray, IntArray, Policy
 from lssvwm.envs.recording.recorder import SEED_KEY, open_envs, play

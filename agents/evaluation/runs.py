@@ -14,8 +14,9 @@ from lssvwm.agents.evaluation.files import EVALUATIONS, Evaluations, read_evalua
 from lssvwm.agents.running.algorithms import learned
 from lssvwm.agents.running.best import NOTE
 from lssvwm.agents.running.cli import SETTINGS, LoopOptions
-from lssvwm.agents.running.probe import Probe, probe
-from lssvwm.agents.running.settings import LoopSettings, from_json, to_json
+from lssvwm.agents.running.environment import Probe, probe
+from lssvwm.agents.running.settings import LoopSettings
+from lssvwm.agents.running.settings_file import from_json, to_json
 from lssvwm.envs.contexts import contexts_of
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.policy import Policy

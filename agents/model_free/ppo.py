@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from dataclasses import replace as replace_fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,17 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor, nn
 
+from lssvwm.agents.algorithm import Learner
 from lssvwm.agents.dreamer.action_head import network_actions
 from lssvwm.agents.model_free.recurrent import RecurrentConfig, RecurrentNet, RecurrentPolicy
 from lssvwm.agents.model_free.resuming import resumable
 from lssvwm.agents.model_free.rollouts import Collector, Rollout, generalised_advantages, replay
 from lssvwm.envs.spaces.actions import spec_of
-from lssvwm.worldmodel.checkpoint import load_weights, read_state, taking_up
-from lssvwm.worldmodel.common.atomic import replace
-from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.common.loggers import Scalars
-from lssvwm.worldmodel.common.stepping import Alone, Figures, run_steps, settled
-from lssvwm.worldmodel.model import weights_from
+from lssvwm.worldmodel.common.rng import weights_from
+from lssvwm.worldmodel.common.stepping import Figures, run_steps
 from lssvwm.worldmodel.told import ToldPart
-from lssvwm.worldmodel.training import check_same
 
 STATE = "ppo.pt"
 
@@ -72,9 +69,7 @@ class PPOConfig:
     """Which episodes are played and which actions are drawn, and the first weights."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "steps", "epochs", "minibatches", "burn_in", "hidden"):
-            if getattr(self, name) < 1:
-                raise InputError(f"PPOConfig.{name} is {getattr(self, name)}: give a number of at least 1")
+        check_least(self, 1, "rows", "steps", "epochs", "minibatches", "burn_in", "hidden", prefix="PPOConfig.")
         if self.minibatches > self.rows:
             raise InputError(
                 f"PPOConfig.minibatches is {self.minibatches}, but a minibatch is of whole rows and there are "
@@ -82,7 +77,7 @@ class PPOConfig:
             )
 
 
-class PPO(Alone):
+class PPO(Learner):
     """Trains a `RecurrentNet` in `envs`; `out` receives `ppo.pt`, from which it continues exactly.
 
     envs: `config.rows` rows that do not reset themselves (`envs.make_vec`, `DreamVectorEnv(..., context_info=True,
@@ -96,6 +91,10 @@ class PPO(Alone):
     but gradients reach its last frames). Raises InputError for environments that it cannot learn in.
     """
 
+    FILE, NETWORK, NEEDS = STATE, "net", ("collector",)
+    config: PPOConfig
+    agent: RecurrentNet
+
     def __init__(
         self,
         envs: VectorEnv[Any, Any, Any],
@@ -106,18 +105,16 @@ class PPO(Alone):
         told: tuple[ToldPart, ...] = (),
         writer: Scalars | None = None,
     ) -> None:
-        self.config, self.out, self.writer = config, out, writer
-        networks = replace_fields(networks_for(envs, config), told=told)
+        super().__init__(config, out, writer)
+        networks = replace(networks_for(envs, config), told=told)
         with weights_from(config.seed):
-            net = RecurrentNet(networks)
-        self.net = net.to(device)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, eps=1e-5)
-        self.generator = torch.Generator(self.net.device).manual_seed(config.seed)
-        self.collector = Collector(self.net, resumable(envs, config.seed), config.burn_in)
-        self.step, self.whole = 0, True
-        self.recent: list[dict[str, float]] = []
-        if (out / STATE).exists():
-            self.load()
+            self.agent = RecurrentNet(networks)
+        self.agent.to(device)
+        self.optimizer = torch.optim.Adam(self.agent.parameters(), lr=config.lr, eps=1e-5)
+        self.generator = torch.Generator(self.agent.device).manual_seed(config.seed)
+        self.collector = Collector(self.agent, resumable(envs, config.seed), config.burn_in)
+        if (state := self.resume()) is not None:
+            self.collector.load_state_dict(state["collector"])
 
     @property
     def env_steps(self) -> int:
@@ -151,7 +148,7 @@ class PPO(Alone):
 
     def policy(self, *, greedy: bool = False) -> RecurrentPolicy:
         """What has been learned, playing episodes."""
-        return RecurrentPolicy(self.net, greedy=greedy)
+        return RecurrentPolicy(self.agent, greedy=greedy)
 
     def prepare(self) -> None:
         """Nothing comes before the first iteration."""
@@ -171,7 +168,7 @@ class PPO(Alone):
 
     def learn(self, rollout: Rollout) -> dict[str, Tensor]:
         """Several epochs of clipped policy-gradient and critic steps on one rollout (PPO, equations 7 and 9)."""
-        config, net = self.config, self.net
+        config, net = self.config, self.agent
         advantages = generalised_advantages(
             rollout.rewards, rollout.values, rollout.next_values, rollout.ended, config.discount, config.lam
         )
@@ -202,33 +199,13 @@ class PPO(Alone):
         explained = 1 - advantages.var(correction=0) / returns.var(correction=0).clamp(min=1e-8)
         return {**dict(zip(names, torch.stack(records).mean(0), strict=True)), "explained_variance": explained}
 
-    def save(self) -> None:
-        """Write the policy and all that is needed to continue it."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        state: Mapping[str, Any] = {
-            "step": self.step,
-            "config": asdict(self.config),
-            "networks": asdict(self.net.config),
-            "recent": self.recent,
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "collector": self.collector.state_dict(),
-        }
-        replace(self.out / STATE, lambda path: torch.save(state, path))
+    def extra_state(self) -> Mapping[str, Any]:
+        """The generator, and where the rows stand."""
+        return {"generator": self.generator.get_state(), "collector": self.collector.state_dict()}
 
-    def load(self) -> None:
-        """Continue from `ppo.pt`; refuses one of another configuration, naming what differs."""
-        path = self.out / STATE
-        state = read_state(path, self.net.device, "collector")
-        with taking_up(path):
-            check_same(path, state["networks"], self.net.config)
-            check_same(path, state["config"], self.config, but=("save_seconds",))
-            self.step, self.recent = state["step"], settled(state["recent"])
-            load_weights(self.net, state["net"], path)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.generator.set_state(state["generator"].cpu())
-        self.collector.load_state_dict(state["collector"])
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the generator; what fails in the environments later is no fault of the file."""
+        self.generator.set_state(state["generator"].cpu())
 
     def _log(self, figures: Mapping[str, Mapping[str, float]]) -> None:
         """To TensorBoard, under the names and over the steps that CleanRL uses."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from lssvwm.agents.dreamer.action_head import allowed_in
 from lssvwm.agents.model_free.recurrent import RecurrentNet
 from lssvwm.agents.model_free.resuming import Moved, ResumableRows
-from lssvwm.worldmodel.layers.conditioning import withhold
+from lssvwm.worldmodel.episodes.data import without_actions
 from lssvwm.worldmodel.told import size_of, told_now
 
 REWARDED = 0.05
@@ -214,7 +214,7 @@ class Collector:
         begun, going = self._allowed(info, ~started.cpu().numpy()), self.allowed
         self.allowed = begun if begun is None or going is None else torch.where(started[:, None], begun, going)
         self.state = torch.where(started[:, None], 0.0, self.state)
-        self.led_here = withhold(self.led_here, started)
+        self.led_here = without_actions(self.led_here, started)
         # Features come out of a world model that has watched the context already.
         if "context_frames" not in info or len(self.net.config.observation) == 1:
             return []
@@ -290,13 +290,6 @@ def _joined(parts: list[Contexts]) -> Contexts | None:
         front = values.new_zeros(len(values), longest - values.shape[1], *values.shape[2:])
         return torch.cat([front, values], 1)
 
-    told = [filled(part.told) for part in parts if part.told is not None]
-    return Contexts(
-        state=torch.cat([part.state for part in parts]),
-        observations=torch.cat([filled(part.observations) for part in parts]),
-        led_here=torch.cat([filled(part.led_here) for part in parts]),
-        known=torch.cat([filled(part.known) for part in parts]),
-        time=torch.cat([part.time for part in parts]),
-        row=torch.cat([part.row for part in parts]),
-        told=torch.cat(told) if told else None,
-    )
+    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("state", "time", "row")}
+    frames = ("observations", "led_here", "known", *(("told",) if parts[0].told is not None else ()))
+    return Contexts(**whole, **{name: torch.cat([filled(getattr(part, name)) for part in parts]) for name in frames})

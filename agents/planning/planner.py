@@ -22,7 +22,7 @@ from lssvwm.agents.planning.proposals import Categorical, Distribution, around, 
 from lssvwm.agents.policies.watching import Watcher
 from lssvwm.envs.policy import FrameArray, IntArray
 from lssvwm.worldmodel.actions import NO_ACTION
-from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.common.loggers import Scalars
 from lssvwm.worldmodel.layers.conditioning import no_actions
 from lssvwm.worldmodel.layers.memory import Memory
@@ -67,9 +67,8 @@ class PlanningConfig:
         for name, choices in (("method", get_args(Method)), ("execute", get_args(Execute))):
             if getattr(self, name) not in choices:
                 raise InputError(f"PlanningConfig.{name} is {getattr(self, name)!r}: choose one of {choices}")
-        for name in ("candidates", "iterations", "elites", "horizon", "steps", "particles", "max_rows"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"PlanningConfig.{name} is {getattr(self, name)}: give at least 1")
+        counts = ("candidates", "iterations", "elites", "horizon", "steps", "particles", "max_rows")
+        check_least(self, 1, *counts, prefix="PlanningConfig.")
         if self.elites > self.candidates:
             raise InputError(f"elites={self.elites} of candidates={self.candidates}: choose fewer, or draw more")
         if not 0 <= self.momentum < 1 or not 0 < self.discount <= 1:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lssvwm.agents.policies.baselines import make_policy, needs_map
-from lssvwm.agents.running.probe import probe
+from lssvwm.agents.running.environment import probe
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.policy import Actions, FrameArray, IntArray, Policy, Remembering
 from lssvwm.worldmodel.common.errors import InputError

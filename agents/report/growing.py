@@ -21,8 +21,9 @@ from lssvwm.agents.report.run import JUDGED, Shown, report_of, show
 from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS, load_checkpoint, load_weights
 from lssvwm.worldmodel.common.errors import one_line
 from lssvwm.worldmodel.common.progress import Place, listening
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.episodes import EpisodeStore
-from lssvwm.worldmodel.model import WorldModel, weights_from
+from lssvwm.worldmodel.model import WorldModel
 
 FIRST, PAUSE = 10.0, 60.0
 """Seconds after which the page is written again: of a stage that has just begun, and the most, by doubling them."""

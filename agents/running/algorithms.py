@@ -6,56 +6,32 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, cast, get_args
+from typing import Any, cast, get_args
 
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from lssvwm.agents.dreamer.cloning import STATE as CLONING_STATE
+from lssvwm.agents.algorithm import Algorithm
 from lssvwm.agents.dreamer.cloning import Cloner, CloningConfig
-from lssvwm.agents.dreamer.dreamer import STATE as DREAMER_STATE
 from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
 from lssvwm.agents.model_free.ppo import PPO, PPOConfig
-from lssvwm.agents.model_free.ppo import STATE as PPO_STATE
 from lssvwm.agents.model_free.recurrent import RecurrentPolicy, load_net
 from lssvwm.agents.model_free.sb3_config import Name, SB3Config
 from lssvwm.agents.planning.planner import Planner
 from lssvwm.agents.policies.world_model import WorldModelPolicy, load_agent
-from lssvwm.agents.running.choices import ALGORITHMS, Algo, Place
-from lssvwm.agents.running.settings import LoopSettings
+from lssvwm.agents.running.settings import ALGORITHMS, Algo, LoopSettings, Place
 from lssvwm.envs.dream import ContextLength, DreamOptions, DreamVectorEnv
 from lssvwm.envs.factory import make_vec
 from lssvwm.envs.policy import Policy
 from lssvwm.worldmodel.checkpoint import Checkpoint
 from lssvwm.worldmodel.common.errors import InputError, require
-from lssvwm.worldmodel.common.loggers import Scalars
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.told import ToldPart
 
 IN_ENVIRONMENTS: tuple[Algo, ...] = ("ppo", *get_args(Name))
 """Those that take any environment; the others need the world model itself."""
 
-LEARNERS: Mapping[str, str] = {"dreamer": DREAMER_STATE, "clone": CLONING_STATE}
+LEARNERS: Mapping[str, str] = {"dreamer": Dreamer.FILE, "clone": Cloner.FILE}
 """Those that learn on the world model's features, and the file that holds what they have learned."""
-
-
-class Algorithm(Protocol):
-    """Learns to act. Made anew for every stage of a run; it continues from what it has written."""
-
-    writer: Scalars | None
-    """Where curves go."""
-
-    @property
-    def logged(self) -> int:
-        """The step, as its curves count, that it stands at."""
-        ...
-
-    def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
-        """Train up to `until`, counted as the algorithm counts, and save; returns means of its figures."""
-        ...
-
-    def policy(self, *, greedy: bool = False) -> Policy:
-        """What has been learned, playing the real environment; `greedy` takes the most likely actions."""
-        ...
 
 
 def check_algorithm(settings: LoopSettings) -> None:
@@ -126,7 +102,7 @@ def learned(
         agent = load_agent(out / LEARNERS[settings.algo], checkpoint.model)
         return WorldModelPolicy(checkpoint.model, agent, greedy=greedy)
     if settings.algo == "ppo":
-        net = load_net(out / PPO_STATE, "cpu" if checkpoint is None else checkpoint.model.device)
+        net = load_net(out / PPO.FILE, "cpu" if checkpoint is None else checkpoint.model.device)
         return RecurrentPolicy(net, greedy=greedy)
     with algorithm(settings, out, checkpoint=checkpoint, contexts=contexts, progress=False) as found:
         return found.policy(greedy=greedy)

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
-from lssvwm.agents.running.config_file import overlaid, read_config
-from lssvwm.agents.running.help import HELP_ALL, print_help
 from lssvwm.agents.running.presets import preset
 from lssvwm.agents.running.run import CLOCKS
-from lssvwm.agents.running.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings, from_json, to_json
+from lssvwm.agents.running.settings import LearnSettings, LoopSettings, ModelOptions, WorldSettings
+from lssvwm.agents.running.settings_file import from_json, overlaid, read_config, to_json
+from lssvwm.agents.running.trackers import flat
 from lssvwm.envs.contexts import episodes_folder
 from lssvwm.envs.factory import EnvConfig, trusted
 from lssvwm.worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
@@ -29,6 +29,9 @@ INTERRUPTED = "interrupted; everything so far is saved: add --resume to continue
 WORK = ("episodes", "world_model", "policy", "stages")
 """What a run leaves in its folder as soon as some of its work is done."""
 SETTINGS, COMMANDS = "settings.json", "commands.txt"
+
+HELP_ALL = "--help-all"
+"""The flag that lists every option."""
 
 SHORTCUT = 4
 """Finest steps of what is distilled from a plain model, unless told otherwise."""
@@ -101,7 +104,7 @@ def parse(kind: type[OptionsT], args: Sequence[str] | None = None) -> OptionsT:
     if HELP_ALL in args:
         args = ["--help"]
     elif "-h" in args or "--help" in args:
-        print_help(kind, kind.FIRST, default)
+        _print_help(kind, kind.FIRST, default)
     parsed = tyro.cli(kind, args=args, default=default)
     parsed = dataclasses.replace(parsed, **_resolved(parsed))
     if parsed.out.exists() and not parsed.out.is_dir():
@@ -131,6 +134,20 @@ def claimed(options: LoopOptions | LearnOptions) -> Iterator[str]:
             for name in (SETTINGS, COMMANDS, CLOCKS):
                 (out / name).unlink(missing_ok=True)
         raise
+
+
+def _print_help(kind: type[Any], first: Sequence[str], default: Any) -> NoReturn:
+    """Print the help of `kind`, of its fields only those in `first`, with the values of `default`; exit."""
+    hints = get_type_hints(kind, include_extras=True)
+    rest = [field for field in dataclasses.fields(kind) if field.name not in first]
+    parts = [f.name for f in rest if dataclasses.is_dataclass(getattr(default, f.name))]
+    hidden = [(f.name, Annotated[hints[f.name], tyro.conf.Suppress], dataclasses.field(default=None)) for f in rest]
+    short = dataclasses.make_dataclass(kind.__name__, hidden, bases=(kind,), frozen=True)
+    values = {field.name: getattr(default, field.name) for field in dataclasses.fields(kind)}
+    groups = ", ".join(f"--{part}.*" for part in parts)
+    said = f"{kind.__doc__}\n\nThese are the first options. {HELP_ALL} lists all, in groups: {groups}."
+    tyro.cli(short, args=["--help"], default=short(**values), description=said)
+    raise AssertionError("tyro exits after its help")
 
 
 def _defaults(kind: type[OptionsT], args: list[str], given: Mapping[str, Any]) -> OptionsT:
@@ -187,7 +204,7 @@ def _distilled(folder: str, *, its_episodes: bool) -> Mapping[str, Any]:
 
 
 def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> None:
-    before, now = _flat(to_json(saved)), _flat(to_json(wanted))
+    before, now = flat(to_json(saved)), flat(to_json(wanted))
     may_change = MAY_CHANGE
     stages = sorted((saved.training.stages, wanted.training.stages), key=lambda one: len(one.stages))
     if stages[0].begins(stages[1]):  # whether the training has come too far for that, it knows itself
@@ -197,14 +214,6 @@ def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> N
         raise InputError(
             f"{path} asks for {before['rounds']} rounds, --rounds {now['rounds']} is less: it may only grow"
         )
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings under dotted names, as their options are called."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def _resolved(options: LoopOptions | LearnOptions) -> dict[str, Any]:

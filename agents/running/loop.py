@@ -20,9 +20,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from lssvwm.agents.algorithm import Algorithm
 from lssvwm.agents.evaluation import Evaluation, dreamt_returns, evaluate, imagined_returns, rows_for
 from lssvwm.agents.evaluation.files import EVALUATIONS, append_evaluation, log_evaluation
 from lssvwm.agents.evaluation.starts import starts
@@ -30,11 +32,12 @@ from lssvwm.agents.policies.baselines import RandomPolicy
 from lssvwm.agents.policies.world_model import WorldModelPolicy
 from lssvwm.agents.report.growing import Growing, Subject
 from lssvwm.agents.report.run import report_run
-from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, Algorithm, algorithm, check_algorithm, learned, until
+from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_algorithm, learned, until
 from lssvwm.agents.running.best import best_round, keep
-from lssvwm.agents.running.probe import Probe, probe
-from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run, device
-from lssvwm.agents.running.settings import LoopSettings, to_json
+from lssvwm.agents.running.environment import Probe, probe
+from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run
+from lssvwm.agents.running.settings import LoopSettings
+from lssvwm.agents.running.settings_file import to_json
 from lssvwm.envs.contexts import check_world, contexts_of
 from lssvwm.envs.policy import Policy
 from lssvwm.worldmodel import WorldModelConfig
@@ -112,7 +115,7 @@ class Loop(Run):
             settings=to_json(s),
             command=command,
             world_model=None if s.place == "real" else world,
-            device=device(),
+            device=processes().device,
             episodes=None if s.place == "real" else episodes,
             figures=self.figures,
             clocks=self.clocks,
@@ -149,7 +152,7 @@ class Loop(Run):
 
     def world(self) -> Checkpoint:
         """The world model that the policy lives in, checked against its contexts and the real environment."""
-        checkpoint = load_checkpoint(self.settings.world_model or self.out / "world_model", device())
+        checkpoint = load_checkpoint(self.settings.world_model or self.out / "world_model", processes().device)
         check_world(checkpoint, self.contexts(checkpoint))
         config, real = checkpoint.model.config, probe(self.settings.env_config)
         if real != (learned := Probe((config.height, config.width), actions_of(config))):
@@ -205,7 +208,7 @@ class Loop(Run):
         frames = EpisodeStore(self.own_episodes).frames if s.dream_ratio is not None else 0
         goal = until(s, round_, frames)
         figures: Figures = {"until": goal}
-        with self.algorithm() as learner, self.writer("policy", learner.logged) as learner.writer:
+        with self.algorithm() as learner, self.tracking.part("policy", learner.logged) as learner.writer:
             figures |= learner.train(goal, progress=self.progress)
         if s.algo == "dreamer":
             figures |= {"batches": goal, "imagined_frames": goal * s.dreamer.rows * s.dreamer.horizon}
@@ -258,14 +261,8 @@ class Loop(Run):
         mean = None if imagined is None else float(np.mean(imagined))
         steps, dreamt = self.real_steps(round_), math.nan if mean is None else mean
         seconds = sum(taken for name, taken in self.clocks().items() if name != "random" and "evaluation" not in name)
-        append_evaluation(
-            self.out / EVALUATIONS,
-            evaluation,
-            steps=steps,
-            seconds=seconds,
-            imagined=dreamt,
-        )
-        with self.writer("evaluation", steps - 1) as writer:
+        append_evaluation(self.out / EVALUATIONS, evaluation, steps=steps, seconds=seconds, imagined=dreamt)
+        with self.tracking.part("evaluation", steps - 1) as writer:
             log_evaluation(writer, evaluation, steps, imagined=mean)
 
     def real_steps(self, round_: int) -> int:
@@ -284,19 +281,10 @@ class Loop(Run):
         """Returns of the policy in dreams that last as long as the real episodes, or the two do not compare."""
         s, checkpoint = self.settings, self.world()
         store, model = self.contexts(checkpoint), checkpoint.model
+        how: dict[str, Any] = {"episodes": s.eval_episodes, "horizon": horizon, "steps": s.dreamer.steps}
         if isinstance(policy, WorldModelPolicy):
-            return imagined_returns(
-                model,
-                policy.agent,
-                store,
-                episodes=s.eval_episodes,
-                horizon=horizon,
-                steps=s.dreamer.steps,
-                seed=s.seed,
-            )
-        return dreamt_returns(
-            model, policy, store, episodes=s.eval_episodes, horizon=horizon, steps=s.dreamer.steps, seed=s.seed
-        )
+            return imagined_returns(model, policy.agent, store, **how, seed=s.seed)
+        return dreamt_returns(model, policy, store, **how, seed=s.seed)
 
 
 def check_steps(settings: LoopSettings, config: WorldModelConfig) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lssvwm.agents.running.settings import (
-    DERIVED,
     CloningOptions,
     DreamerOptions,
     LoopSettings,
     ModelOptions,
     TrainingOptions,
 )
+from lssvwm.agents.running.settings_file import DERIVED
 from lssvwm.envs.factory import is_minigrid
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.config import WorldModelConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import torch
 from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
 from lssvwm.agents.policies.mixture import named_collector
 from lssvwm.agents.report.clips import TAG, dream_beside_truth
-from lssvwm.agents.running.probe import Probe, probe
-from lssvwm.agents.running.settings import LearnSettings, WorldSettings, to_json
+from lssvwm.agents.running.environment import Probe, probe
+from lssvwm.agents.running.settings import LearnSettings, WorldSettings
+from lssvwm.agents.running.settings_file import to_json
 from lssvwm.agents.running.tracking import Tracking
 from lssvwm.envs.policy import Policy
 from lssvwm.envs.recording.provenance import listed
@@ -25,12 +26,12 @@ from lssvwm.worldmodel.actions import ActionSpec
 from lssvwm.worldmodel.checkpoint import CONFIG, read_json
 from lssvwm.worldmodel.common.atomic import write_json
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.common.loggers import Logger
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.episodes.packed import CONTEXTS, pack
 from lssvwm.worldmodel.episodes.retrace import Retraced
-from lssvwm.worldmodel.model import WorldModel, weights_from
+from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.told import ToldPart, read_told, told_parts
 from lssvwm.worldmodel.training import STATE, ClipSource, Trainer, TrainingConfig, distilled, processes
 
@@ -73,8 +74,7 @@ class Run:
 
     def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
         """Do `work` unless its figures are there already; keep and return them."""
-        done = self.figures(name)
-        if done is not None:
+        if (done := self.figures(name)) is not None:
             return done
         begin = time.monotonic()
         try:
@@ -99,18 +99,15 @@ class Run:
         path = self.out / CLOCKS
         return read_json(path, "a run") if path.exists() else {}
 
-    def writer(self, part: str, step: int) -> AbstractContextManager[Logger]:
-        """Curves and videos of one part of the run that goes on after `step`."""
-        return self.tracking.part(part, step)
-
     def world_of_episodes(self) -> Probe:
         """Frames and actions that the world model is to learn: the environment's, or those of the given episodes."""
         s = self.settings
         if self.episodes == self.own_episodes:
             return probe(s.env_config)
         store = EpisodeStore(self.episodes)
-        size = store.action_size
-        actions = ActionSpec.unbounded(size) if size else ActionSpec.discrete(store.max_action + 1)
+        actions = (
+            ActionSpec.unbounded(size) if (size := store.action_size) else ActionSpec.discrete(store.max_action + 1)
+        )
         seen = Probe(store.image_shape, actions)
         if s.env is None:
             return seen
@@ -128,10 +125,7 @@ class Run:
         return EpisodeStore(self.episodes, told=self.told())
 
     def told(self) -> tuple[ToldPart, ...]:
-        """What the world model is told with every frame: what it has learned, else what the episodes have.
-
-        Before there are episodes, what the environment has: as many numbers, and no words yet.
-        """
+        """Of every frame: what the world model has learned, else the episodes have, else the world (no words yet)."""
         s = self.settings
         if not s.tell:
             return ()
@@ -165,7 +159,8 @@ class Run:
 
     def begun(self, config: WorldModelConfig) -> WorldModel:
         """The world model as it is before its first step."""
-        return build_model(config, self.settings.seed)
+        with weights_from(self.settings.seed):
+            return WorldModel(config)
 
     def model_config(self) -> WorldModelConfig:
         """The world model's configuration, checked."""
@@ -195,16 +190,14 @@ class Run:
             max_frames=s.collect_frames,
             progress=self.progress,
         )
-        figures = asdict(summary)
-        del figures["returns"]
+        figures = {name: value for name, value in asdict(summary).items() if name != "returns"}
         if not summary.returns:  # JSON knows no nan
             figures["mean_return"] = None
         return figures
 
     def first_collector(self) -> Policy:
         """The policy that records before anything is learned."""
-        s = self.settings
-        return self.exploring(named_collector(s.collector, s.env_config, "--collector"))
+        return self.exploring(named_collector(self.settings.collector, self.settings.env_config, "--collector"))
 
     def exploring(self, policy: Policy) -> Policy:
         """`policy` as it records: a share of its actions are random."""
@@ -226,27 +219,22 @@ class Run:
             "pose": list(store.pose),
             "fps": store.fps,
         }
-        model = self.begun(config).to(device())
+        model = self.begun(config).to(processes().device)
         steps = s.all_world_steps if s.training.decay else 0
         training = TrainingConfig(**{**asdict(s.training), "seed": s.seed, "steps": steps})
         trainer = Trainer(model, self.clips(store), training, self.out / "world_model", world=world)
         if processes().main:  # before the training, so that what an interrupted one leaves can dream elsewhere, too
             trainer.out.mkdir(parents=True, exist_ok=True)
             pack(trainer.out / CONTEXTS, store)
-        with self.writer("world_model", trainer.step) if processes().main else nullcontext() as logger:
+        with self.tracking.part("world_model", trainer.step) if processes().main else nullcontext() as logger:
             trainer.writer = logger
             losses = trainer.train(self.world_steps(round_, store), progress=self.progress)
             losses |= trainer.fit_heads(store, s.heads)
             if logger is not None and (clip := dream_beside_truth(trainer.average, store)) is not None:
                 logger.add_clip(TAG, clip, trainer.step)
         parameters = sum(p.numel() for p in model.parameters())
-        return {
-            "steps": trainer.step,
-            "parameters": parameters,
-            "episodes": len(store),
-            "frames": store.frames,
-            **losses,
-        }
+        counts = {"steps": trainer.step, "parameters": parameters, "episodes": len(store), "frames": store.frames}
+        return {**counts, **losses}
 
 
 class Learning(Run):
@@ -309,14 +297,3 @@ class Learning(Run):
 def recorded_by(settings: WorldSettings) -> int:
     """Seeds on which a run of these settings records, at most: those from `seed * SEEDS_PER_RUN` on."""
     return int(getattr(settings, "rounds", 1)) * settings.collect_episodes
-
-
-def build_model(config: WorldModelConfig, seed: int) -> WorldModel:
-    """A new world model whose weights follow from `seed`."""
-    with weights_from(seed):
-        return WorldModel(config)
-
-
-def device() -> torch.device:
-    """The first GPU, that of this process where there are several, or the CPU."""
-    return processes().device

@@ -1,13 +1,11 @@
-"""Everything a run can be told, and the presets: typed options with one help line each."""
+"""Everything a run can be told: typed options with one help line each."""
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Suppress, arg
 
@@ -16,19 +14,35 @@ from lssvwm.agents.dreamer.dreamer import DreamerConfig
 from lssvwm.agents.model_free.ppo import PPOConfig
 from lssvwm.agents.model_free.sb3_config import SB3Config
 from lssvwm.agents.planning.planner import PlanningConfig
-from lssvwm.agents.running.choices import ALGORITHMS, Algo, Place
-from lssvwm.agents.running.probe import Probe
+from lssvwm.agents.running.environment import Probe
 from lssvwm.agents.running.trackers import TRACKERS, Log
 from lssvwm.envs.config import EnvConfig, EnvOptions
 from lssvwm.worldmodel.actions import ActionPart, told
-from lssvwm.worldmodel.common.errors import InputError, check_value, one_line
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.registry import check_known
 from lssvwm.worldmodel.told import ToldPart
 from lssvwm.worldmodel.training import HeadsConfig, TrainingConfig
 
-T = TypeVar("T")
-SettingsT = TypeVar("SettingsT", bound="WorldSettings")
+Algo = Literal[
+    "dreamer",
+    "ppo",
+    "plan",
+    "clone",
+    "sb3-ppo",
+    "sb3-maskable-ppo",
+    "sb3-recurrent-ppo",
+    "sb3-dqn",
+    "sb3-sac",
+    "sb3-td3",
+]
+"""What can learn to act."""
+Place = Literal["dream", "real"]
+"""Where."""
+
+ALGORITHMS: dict[str, Callable[..., Any]] = {}
+"""Algorithms that others add, by what --algo calls them (docs/architecture.md): what makes an `Algorithm` from the
+`LoopSettings`, the folder that holds its state, the `Checkpoint` of the world model, and the `EpisodeStore` in which
+dreams begin. In each round it trains until `--dreams` more."""
 
 
 @dataclass(frozen=True)
@@ -223,76 +237,3 @@ class LearnSettings(WorldSettings):
     """Tell the model the actions. The paper's Maze models are told the pose alone."""
     retrace: float = 0.0
     """Share of training clips that turn round and play their own past backwards; needs --pose."""
-
-
-UNSAVED = {"out", "config", "resume", "progress"}
-"""What a script is told besides and that does not change what a run is."""
-DERIVED = {
-    "model": ("height", "width", "num_actions", "action_size", "action_parts", "pose_size", "told", "architecture"),
-    "training": ("seed", "steps"),
-    "cloning": ("seed", "hidden", "layers"),
-    **dict.fromkeys(("dreamer", "ppo", "sb3"), ("seed",)),
-}
-"""What follows from the environment, from the run's seed and from the dreamer's networks."""
-
-
-def to_json(settings: WorldSettings) -> dict[str, Any]:
-    """The settings as JSON has them: paths as text, tuples as lists."""
-    kept = {name: value for name, value in asdict(settings).items() if name not in UNSAVED}
-    values: dict[str, Any] = json.loads(json.dumps(kept, default=str))
-    for part in DERIVED.keys() & values.keys():
-        values[part] = {name: value for name, value in values[part].items() if name not in DERIVED[part]}
-    return values
-
-
-_PARTS: Mapping[str, type[Any]] = {
-    "training": TrainingOptions,
-    "heads": HeadsConfig,
-    "dreamer": DreamerOptions,
-    "ppo": PPOOptions,
-    "sb3": SB3Options,
-    "planning": PlanningConfig,
-    "cloning": CloningOptions,
-}
-
-
-def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) -> SettingsT:
-    """Inverse of `to_json`. Unknown keys are an `InputError`: another script or version wrote `source`."""
-    readers: dict[str, Callable[[Any], Any]] = {
-        **dict.fromkeys(("actions", "layouts", "eval_layouts", "size", "pose", "tell", "log"), _tuple),
-        "model": ModelOptions.from_dict,
-        **{name: functools.partial(_filled, part, source=source) for name, part in _PARTS.items()},
-        **dict.fromkeys(("world_model", "contexts", "episodes", "distill"), _path),
-    }
-    if not isinstance(values, Mapping):
-        raise InputError(f"{source} holds no settings: choose another --out")
-    if kind is LoopSettings:  # runs from before dreams could begin with episodes by share
-        values = {"dream_start": 0.0, **values}
-    read = {key: readers[key](v) if key in readers and v is not None else v for key, v in values.items()}
-    return _filled(kind, read, source)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _path(value: Any) -> Any:
-    return Path(value) if isinstance(value, str) else value
-
-
-def _filled(kind: type[T], values: Any, source: Path) -> T:
-    if not isinstance(values, Mapping):
-        raise InputError(f"{source} has {values!r:.80} for {kind.__name__}: choose another --out")
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(one_line(key, None) for key in set(values) - known):
-        raise InputError(
-            f"{source} was written by another script or version (it has {', '.join(unknown)}): "
-            "continue the run with that one, or choose another --out"
-        )
-    try:
-        for name, wanted in get_type_hints(kind).items():
-            if name in values:
-                check_value(name, values[name], wanted)
-        return kind(**values)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error

@@ -35,9 +35,9 @@ from lssvwm.worldmodel import (
     WorldModelConfig,
     load_checkpoint,
 )
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.episodes.retrace import Retraced
 from lssvwm.worldmodel.evaluation import evaluate_clips, rollout, trial_for
-from lssvwm.worldmodel.model import weights_from
 from lssvwm.worldmodel.presets import SIZES, VARIANTS, parameters, variant
 
 ENV = EnvConfig("lssvwm/MiniGrid-Carpet-v0", actions=(0, 1, 2), extra_obs=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.gpu.sheet import CUDA, Setting, Sheet
 from kernel_cases import Case, compare, prepare_interpreter
 from lssvwm.worldmodel.layers.attention import FrameLocalAttention
-from lssvwm.worldmodel.layers.windows import Own, Window, attend_flex, attend_sdpa, block_mask, compiled_flex
+from lssvwm.worldmodel.layers.windows import KeyValues, Window, attend_flex, attend_sdpa, block_mask, compiled_flex
 from lssvwm.worldmodel.presets import SIZES
 
 SCAN = {"float32": 1e-2, "bfloat16": 3e-2}
@@ -113,7 +113,7 @@ def flex_errors(
     found = []
     for function, to in ((attend_flex, (device, dtype)), (attend_sdpa, ("cpu", torch.float64))):
         inputs = [v.to(*to).requires_grad_(grad) for v in given]
-        out = function(*inputs[:3], seen.to(to[0]), rule, own=Own(*inputs[3:]) if own else None)
+        out = function(*inputs[:3], seen.to(to[0]), rule, own=KeyValues(*inputs[3:]) if own else None)
         grads = torch.autograd.grad((out * weight.to(out)).sum(), inputs) if grad else ()
         found.append([v.detach().double().cpu() for v in (out, *grads)])
     names = ("values", "dq", "dk", "dv", "own dk", "own dv")

@@ -15,15 +15,15 @@ from benchmarks.gpu.worlds import TINY
 from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
 from lssvwm.agents.evaluation import evaluate as play
 from lssvwm.agents.policies.baselines import make_policy
+from lssvwm.agents.running.environment import probe
 from lssvwm.agents.running.presets import PRESETS
-from lssvwm.agents.running.probe import probe
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.recording.recorder import record as record_episodes
 from lssvwm.worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
 from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS
 from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.evaluation.command import Options, evaluate
-from lssvwm.worldmodel.model import weights_from
 from lssvwm.worldmodel.training import HeadsConfig
 
 Lengths = tuple[int, int]

@@ -21,7 +21,7 @@ from lssvwm.agents.running.presets import PRESETS
 from lssvwm.worldmodel import Runtime, Sampler, Sampling, Trainer, TrainingConfig, WorldModel
 from lssvwm.worldmodel.common.philox import Counted
 from lssvwm.worldmodel.common.rng import Noise, normal
-from lssvwm.worldmodel.graphs import GraphSampler
+from lssvwm.worldmodel.cuda_graphs import GraphSampler
 from lssvwm.worldmodel.layers.scan import even_chunk, scan_chunked
 from lssvwm.worldmodel.layers.triton_scan import scan_triton
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.sheet import Setting
+from lssvwm.agents.running.environment import Probe
 from lssvwm.agents.running.presets import PRESETS
-from lssvwm.agents.running.probe import Probe
 from lssvwm.worldmodel import Episode, EpisodeStore, WorldModel, WorldModelConfig
 from lssvwm.worldmodel.actions import ActionSpec
 from lssvwm.worldmodel.common.precision import use_policy
-from lssvwm.worldmodel.model import weights_from
+from lssvwm.worldmodel.common.rng import weights_from
 
 ACTIONS = 6
 TINY = WorldModelConfig(

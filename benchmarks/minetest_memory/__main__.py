@@ -25,8 +25,8 @@ from benchmarks.minetest_memory.report import write_section
 from benchmarks.minetest_memory.tasks import CONTEXT, POSE, POSE_SIZE, SIZE, TASKS, MemoryTask, record_episodes
 from benchmarks.shared.training import seconds_per_step, spawn
 from lssvwm.worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.evaluation import rollout
-from lssvwm.worldmodel.model import weights_from
 from lssvwm.worldmodel.presets import SIZES, VARIANTS, parameters, variant
 
 EPISODES, UNSEEN, UNSEEN_SEED = 400, 96, 1_000_000

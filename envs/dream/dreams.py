@@ -16,9 +16,8 @@ from lssvwm.envs.dream.seeding import RowGenerators
 from lssvwm.envs.dream.state import DreamState
 from lssvwm.envs.dream.world import World
 from lssvwm.worldmodel.episodes import Clips
-from lssvwm.worldmodel.pessimism import Pessimism
 from lssvwm.worldmodel.told import told_apart
-from lssvwm.worldmodel.uncertainty import uncertainty
+from lssvwm.worldmodel.uncertainty import UncertaintyPenalty, uncertainty
 
 RowMask = NDArray[np.bool_]
 """Some of N rows, bool (N,)."""
@@ -51,7 +50,7 @@ class Dreams:
 
     def __init__(self, rows: int, world: World, options: DreamOptions) -> None:
         self.world, self.options, config = world, options, world.model.config
-        self.pessimism = Pessimism(options.pessimism, options.pessimism_over)
+        self.pessimism = UncertaintyPenalty(options.pessimism, options.pessimism_over)
         self.contexts = ContextLoader(world.store, options)
         self.generators = RowGenerators(rows, world.device)
         self.memory = world.model.empty(rows)

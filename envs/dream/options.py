@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from lssvwm.worldmodel.common.errors import InputError, check_fields
-from lssvwm.worldmodel.pessimism import Over, Pessimism
+from lssvwm.worldmodel.uncertainty import Ensemble, UncertaintyPenalty
 
 Observation = Literal["frame", "features", "both"]
 Output = Literal["numpy", "torch"]
@@ -46,7 +46,7 @@ class DreamOptions:
     uncertainty: tell how little a step is to be trusted (`worldmodel.uncertainty`): from the "heads", or from other
         "draws" of it.
     truncate_above: a dream whose uncertainty exceeds this has left what the model knows, and is truncated.
-    pessimism: rewards are lowered by so many standard deviations (`worldmodel.pessimism`), measured over
+    pessimism: rewards are lowered by so many standard deviations (`worldmodel.uncertainty`), measured over
     pessimism_over: "masks" of the reward head's inputs, or other "draws" of the step.
     prefetch: read the contexts of the next dreams on a background thread. Dreams do not depend on it.
 
@@ -66,7 +66,7 @@ class DreamOptions:
     uncertainty: UncertaintyKind = "none"
     truncate_above: float | None = None
     pessimism: float = 0.0
-    pessimism_over: Over = "masks"
+    pessimism_over: Ensemble = "masks"
     prefetch: bool = True
     render_mode: str | None = None
 
@@ -80,7 +80,7 @@ class DreamOptions:
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"{name}={getattr(self, name)!r:.80}: choose one of {', '.join(get_args(kind))}")
         check_context_length(self.context_length)
-        Pessimism(self.pessimism, self.pessimism_over)
+        UncertaintyPenalty(self.pessimism, self.pessimism_over)
         if self.start not in get_args(ContextStart) and not (
             isinstance(self.start, int | float) and 0 <= self.start <= 1
         ):

@@ -35,7 +35,7 @@ from lssvwm.envs.policy import FrameArray
 from lssvwm.envs.spaces.actions import space_of
 from lssvwm.worldmodel.actions import actions_of
 from lssvwm.worldmodel.checkpoint import Checkpoint
-from lssvwm.worldmodel.pessimism import Over
+from lssvwm.worldmodel.uncertainty import Ensemble
 
 
 class DreamVectorEnv(VectorEnv[Any, Any, Any]):
@@ -101,7 +101,7 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
         uncertainty: UncertaintyKind = "none",
         truncate_above: float | None = None,
         pessimism: float = 0.0,
-        pessimism_over: Over = "masks",
+        pessimism_over: Ensemble = "masks",
         prefetch: bool = True,
         device: str = "cpu",
         render_mode: str | None = None,

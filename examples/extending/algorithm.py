@@ -12,10 +12,10 @@ import train_agent
 from lssvwm.agents.dreamer.actor_critic import ActorCritic, networks_for
 from lssvwm.agents.evaluation import imagined_returns
 from lssvwm.agents.policies.world_model import WorldModelPolicy
-from lssvwm.agents.running.choices import ALGORITHMS
+from lssvwm.agents.running.settings import ALGORITHMS
 from lssvwm.worldmodel.checkpoint import read_state
 from lssvwm.worldmodel.common.atomic import replace
-from lssvwm.worldmodel.model import weights_from
+from lssvwm.worldmodel.common.rng import weights_from
 
 
 class Search:

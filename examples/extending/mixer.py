@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lssvwm.worldmodel import WorldModel, WorldModelConfig
-from lssvwm.worldmodel.layers.mamba import ScanMemory, Scanned
+from lssvwm.worldmodel.layers.mamba import Mixed, ScanMemory
 from lssvwm.worldmodel.registry import MIXERS
 
 
@@ -25,8 +25,14 @@ class Averages(nn.Module):
         return ScanMemory(like.new_zeros(rows, self.tiles, 0, 0), like.new_zeros(rows, self.tiles, self.inner))
 
     def forward(
-        self, x: Tensor, memory: ScanMemory, *, advance: bool = True, in_place: bool = False, twice: bool = False
-    ) -> Scanned:
+        self,
+        x: Tensor,
+        memory: ScanMemory,
+        *,
+        advance: bool = True,
+        in_place: bool = False,
+        teacher_forcing: bool = False,
+    ) -> Mixed:
         """As `worldmodel.layers.mixer.Mixer` says; x is (B, T, S, D)."""
         share, state, averages = self.keep.sigmoid(), memory.state, []
         for number, chunk in enumerate(self.write(x).split(self.chunk, 1)):
@@ -34,10 +40,10 @@ class Averages(nn.Module):
             for written in chunk.unbind(1):
                 average = share * average + (1 - share) * written
                 averages.append(average)
-            if not (twice and number % 2 == 0):  # a noised chunk reads, and leaves what is remembered alone
+            if not (teacher_forcing and number % 2 == 0):  # a noised chunk reads, and leaves what is remembered alone
                 state = average
         recall = torch.stack(averages, 1)
-        return Scanned(self.read(recall), recall, ScanMemory(memory.conv, state) if advance else memory)
+        return Mixed(self.read(recall), recall, ScanMemory(memory.conv, state) if advance else memory)
 
 
 MIXERS["averages"] = Averages

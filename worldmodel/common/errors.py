@@ -30,6 +30,13 @@ def check_fields(config: Any, prefix: str = "") -> None:
         check_value(f"{prefix}{name}", getattr(config, name), wanted)
 
 
+def check_least(config: Any, least: int, *names: str, prefix: str = "") -> None:
+    """Raise an `InputError` for the first of these fields of a dataclass that is below `least`; None is not."""
+    for name in names:
+        if (value := getattr(config, name)) is not None and value < least:
+            raise InputError(f"{prefix}{name}={value}: give at least {least}")
+
+
 def check_value(name: str, value: Any, wanted: Any) -> None:
     """Raise an `InputError` that names `name` for a value that is not what the type hint `wanted` says."""
     if not _fits(value, wanted):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,17 @@ def row_generators(seed: int, step: int, rows: Sequence[int], device: torch.devi
     """Generators that follow from (seed, step, row) alone: whatever process draws a row draws the same."""
     states = [np.random.SeedSequence((seed, step, row)).generate_state(1, np.uint64)[0] for row in rows]
     return [torch.Generator(device).manual_seed(int(state) >> 1) for state in states]
+
+
+@contextmanager
+def weights_from(seed: int) -> Iterator[None]:
+    """Modules made inside draw their first weights from `seed`.
+
+    Layers know only torch's global generator; outside it is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _drawn(

@@ -11,8 +11,8 @@ from torch import Tensor
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.diffusion.shortcut import finest
 from lssvwm.worldmodel.layers.backbone import Backbone
-from lssvwm.worldmodel.layers.doubled import doubled, halves
 from lssvwm.worldmodel.layers.memory import Memory
+from lssvwm.worldmodel.layers.teacher_forcing import deinterleaved, interleaved
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ def streams(
         hidden = backbone(x, level, past.actions, past.memory, **past.given, halvings=halvings, advance=False)
         return Streams(hidden.tokens, hidden.tokens, hidden.recall, None)
     chunk = config.chunk
-    how = {key: doubled(part, part, chunk) for key, part in past.given.items()}
+    how = {key: interleaved(part, part, chunk) for key, part in past.given.items()}
     if halvings is not None:
-        how["halvings"] = doubled(halvings, torch.full_like(halvings, finest(config.shortcut)), chunk)
-    latents, levels = doubled(x, past.latents, chunk), doubled(level, past.level, chunk)
-    actions = doubled(past.actions, past.actions, chunk)
-    hidden = backbone(latents, levels, actions, past.memory, **how, advance=carry, twice=True)
-    recall = tuple(halves(part, chunk).clean for part in hidden.recall)
-    return Streams(*halves(hidden.tokens, chunk), recall, hidden.memory.detach() if carry else None)
+        how["halvings"] = interleaved(halvings, torch.full_like(halvings, finest(config.shortcut)), chunk)
+    latents, levels = interleaved(x, past.latents, chunk), interleaved(level, past.level, chunk)
+    actions = interleaved(past.actions, past.actions, chunk)
+    hidden = backbone(latents, levels, actions, past.memory, **how, advance=carry, teacher_forcing=True)
+    recall = tuple(deinterleaved(part, chunk).clean for part in hidden.recall)
+    return Streams(*deinterleaved(hidden.tokens, chunk), recall, hidden.memory.detach() if carry else None)
 
 
 @torch.no_grad()

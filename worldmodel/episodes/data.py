@@ -75,28 +75,46 @@ class Clips:
 
     def span(self, part: slice) -> Clips:
         """Return some of the frames of all clips."""
-        return self._map(lambda values: values[:, part])
+        return self.map(lambda values: values[:, part])
 
     def to(self, device: torch.device | str) -> Clips:
         """Return the same clips with every tensor on `device`."""
-        return self._map(lambda part: part.to(device, non_blocking=True))
+        return self.map(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> Clips:
         """Return the same clips in memory from which a GPU copies while it computes."""
-        return self._map(Tensor.pin_memory)
+        return self.map(Tensor.pin_memory)
 
     def rows(self, which: slice | Tensor) -> Clips:
         """Return some of the clips."""
-        return self._map(lambda part: part[which])
+        return self.map(lambda part: part[which])
 
     @staticmethod
     def cat(clips: Sequence[Clips]) -> Clips:
         """Return the clips of several batches, all with the same number of frames, as one."""
-        return clips[0]._map(lambda *parts: torch.cat(parts), *clips[1:])
+        return clips[0].map(lambda *parts: torch.cat(parts), *clips[1:])
 
-    def _map(self, function: Callable[..., Tensor], *others: Clips) -> Clips:
+    def map(self, function: Callable[..., Tensor], *others: Clips) -> Clips:
+        """Return clips of what `function` makes of every tensor, and of those of `others` beside it."""
         parts = ([getattr(one, item.name) for one in (self, *others)] for item in fields(self))
         return Clips(*(None if part[0] is None else function(*part) for part in parts))  # type: ignore[arg-type]
+
+
+def without_actions(actions: Tensor, where: Tensor) -> Tensor:
+    """Actions (B, ...) int64 or (B, ..., A) floating, with "none" (-1 or NaN) where `where` (B, ...) is True."""
+    if actions.is_floating_point():
+        return actions.masked_fill(where[..., None], torch.nan)
+    return actions.masked_fill(where, NO_ACTION)
+
+
+def led_here(actions: Tensor) -> Tensor:
+    """Which frames an action led to: actions (B, T) int64 or (B, T, A) floating -> (B, T) bool."""
+    return ~actions.isnan().any(-1) if actions.is_floating_point() else actions != NO_ACTION
+
+
+def cleared(values: Tensor, where: Tensor) -> Tensor:
+    """Values (B, T, ...) with zero where `where` (B, T) is True."""
+    return values.masked_fill(where.view(*where.shape, *[1] * (values.ndim - 2)), 0)
 
 
 def check_episode(episode: Episode, source: str) -> None:

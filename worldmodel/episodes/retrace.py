@@ -5,15 +5,14 @@ Whoever knows where the agent stands, and has seen the place before, can say wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.episodes.data import NO_ACTION, Clips
+from lssvwm.worldmodel.episodes.data import Clips, cleared, without_actions
 from lssvwm.worldmodel.episodes.loader import ClipSource
 
 
@@ -39,32 +38,9 @@ def there_and_back(clips: Clips, turn: Tensor) -> Clips:
     time = torch.arange(frames, device=turn.device)
     source = torch.where(time <= turn[:, None], time, 2 * turn[:, None] - time)
     exists, row = source >= 0, torch.arange(rows, device=turn.device)[:, None]
-    both = mapped(clips, lambda part: cleared(part[row, source.clamp(min=0)], ~exists))
+    both = clips.map(lambda part: cleared(part[row, source.clamp(min=0)], ~exists))
     back = time > turn[:, None]
     return replace(both, actions=without_actions(both.actions, back), rewards=cleared(both.rewards, back))
-
-
-def without_actions(actions: Tensor, where: Tensor) -> Tensor:
-    """The same actions, (B, T) int64 or (B, T, A) floating, with "none" (-1 or NaN) where `where` (B, T) is True."""
-    if actions.is_floating_point():
-        return actions.masked_fill(where[..., None], torch.nan)
-    return actions.masked_fill(where, NO_ACTION)
-
-
-def led_here(actions: Tensor) -> Tensor:
-    """Which frames an action led to: actions (B, T) int64 or (B, T, A) floating -> (B, T) bool."""
-    return ~actions.isnan().any(-1) if actions.is_floating_point() else actions != NO_ACTION
-
-
-def mapped(clips: Clips, function: Callable[[Tensor], Tensor]) -> Clips:
-    """Clips of what `function` makes of every tensor."""
-    parts = ((item.name, getattr(clips, item.name)) for item in fields(clips))
-    return replace(clips, **{name: function(part) for name, part in parts if part is not None})
-
-
-def cleared(values: Tensor, where: Tensor) -> Tensor:
-    """Values (B, T, ...) with zero where `where` (B, T) is True."""
-    return values.masked_fill(where.view(*where.shape, *[1] * (values.ndim - 2)), 0)
 
 
 @dataclass(frozen=True)

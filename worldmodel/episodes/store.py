@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.episodes.catalogue import Catalogue
 from lssvwm.worldmodel.episodes.data import FPS_KEY, Clips, Episode, check_episode
 from lssvwm.worldmodel.episodes.files import (
     NPZ,
@@ -26,8 +25,9 @@ from lssvwm.worldmodel.episodes.files import (
     sweep,
     write_episode,
 )
+from lssvwm.worldmodel.episodes.index import Catalogue
+from lssvwm.worldmodel.episodes.loader import Place
 from lssvwm.worldmodel.episodes.reader import Reader
-from lssvwm.worldmodel.episodes.stream import Place
 from lssvwm.worldmodel.told import ToldPart, size_of
 
 _log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.config import WorldModelConfig
-from lssvwm.worldmodel.layers.doubled import doubled, halves
 from lssvwm.worldmodel.layers.fused import rotate
 from lssvwm.worldmodel.layers.runtime import AttentionChoice, Runtime, choose_attention
-from lssvwm.worldmodel.layers.windows import FLEX_QUERIES, Own, Window, attend_flex, attend_sdpa
+from lssvwm.worldmodel.layers.teacher_forcing import deinterleaved, interleaved
+from lssvwm.worldmodel.layers.windows import FLEX_QUERIES, KeyValues, Window, attend_flex, attend_sdpa
 
 
 class WindowMemory(NamedTuple):
@@ -72,30 +72,33 @@ class FrameLocalAttention(nn.Module):
         memory: WindowMemory | HistoryMemory,
         seen: Tensor,
         *,
-        turn: Turn | None = None,
-        full: bool = False,
+        rotary: Rotary | None = None,
+        slots_full: bool = False,
         advance: bool = True,
-        twice: bool = False,
+        teacher_forcing: bool = False,
     ) -> tuple[Tensor, WindowMemory | HistoryMemory]:
         """Attend from x (B, T, S, D) to itself and the window before it; `seen` (B,) counts the frames before x.
 
-        `turn` is what `rotary(seen, ...)` gives, where it is known already; `full` tells that no row lacks a frame in
-        any slot. `advance=False` looks ahead: same outputs, the memory unchanged. A memory may come without slots in
-        which no row has a frame. Both T (InputError) and `seen` must be whole chunks. `twice`: x has every frame twice
-        (`layers.doubled`), and so has `turn`.
+        `rotary` is what `rotary_embedding(seen, ...)` gives, where it is known already; `slots_full` tells that no row
+        lacks a frame in any slot. `advance=False` looks ahead: same outputs, the memory unchanged. A memory may come
+        without slots in which no row has a frame. Both T (InputError) and `seen` must be whole chunks.
+        `teacher_forcing`: x has every frame noised and clean (`layers.teacher_forcing`), and so has `rotary`.
         """
         b, frames, tokens, _ = x.shape
         check_chunks(frames, self.chunk)
-        turn = rotary(seen, frames, self.grid, self.head_size, x.dtype) if turn is None else turn
+        if rotary is None:
+            rotary = rotary_embedding(seen, frames, self.grid, self.head_size, x.dtype)
         mixed = self.qkv(x).view(b, frames, tokens, 3, self.heads, self.head_size)
         turning, value = mixed.split([2, 1], 3)
-        q, key = rotate(turning, turn.cos, turn.sin).unbind(3)
+        q, key = rotate(turning, rotary.cos, rotary.sin).unbind(3)
         value = value.squeeze(3)
 
-        noised: tuple[Tensor, Own] | None = None
-        if twice:
-            (q_noised, q), (key_noised, key), (value_noised, value) = (halves(v, self.chunk) for v in (q, key, value))
-            noised = q_noised.to(value.dtype), Own(key_noised.to(value.dtype), value_noised)
+        noised: tuple[Tensor, KeyValues] | None = None
+        if teacher_forcing:
+            (q_noised, q), (key_noised, key), (value_noised, value) = (
+                deinterleaved(v, self.chunk) for v in (q, key, value)
+            )
+            noised = q_noised.to(value.dtype), KeyValues(key_noised.to(value.dtype), value_noised)
 
         past, window = memory.keys.shape[1], self.rule.window
         keys, values = torch.cat([memory.keys, key], 1), torch.cat([memory.values, value], 1)
@@ -106,19 +109,19 @@ class FrameLocalAttention(nn.Module):
         kind = choose_attention(self.choice, x.device.type, value.dtype, self.head_size)
         # Under autocast the projection has 16 bits; what was rotated or remembered has 32.
         q, keys, values = (v.to(value.dtype) for v in (q, keys, values))
-        counts = None if full else seen
+        counts = None if slots_full else seen
         count = q.shape[1]  # of each copy
         flex = kind == "flex" and count > self.chunk
         flex &= count * tokens >= FLEX_QUERIES or self.choice == "flex"
 
-        def attend(queries: Tensor, own: Own | None = None) -> Tensor:
+        def attend(queries: Tensor, own: KeyValues | None = None) -> Tensor:
             if flex:
                 return attend_flex(queries, keys, values, seen, self.rule, own=own)
             return attend_sdpa(queries, keys, values, counts, self.rule, own=own)
 
         out = attend(q)
         if noised is not None:
-            out = doubled(attend(*noised), out, self.chunk)
+            out = interleaved(attend(*noised), out, self.chunk)
         return self.out(out.reshape(x.shape)), memory
 
     def remembered(self, frames: Tensor) -> Tensor:
@@ -132,14 +135,17 @@ def check_chunks(frames: int, chunk: int) -> None:
         raise InputError(f"{frames} frames for a model of chunk={chunk}: frames must come in whole chunks")
 
 
-class Turn(NamedTuple):
-    """Cosines and sines of the rotary angles, (B, T, S, 1, 1, head size / 2): for queries and keys, for all heads."""
+class Rotary(NamedTuple):
+    """A rotary position embedding (Su et al. 2021), for queries and keys of all heads.
+
+    Cosines and sines of its angles, (B, T, S, 1, 1, head size / 2).
+    """
 
     cos: Tensor
     sin: Tensor
 
 
-def rotary(seen: Tensor, frames: int, grid: tuple[int, int], head_size: int, dtype: torch.dtype) -> Turn:
+def rotary_embedding(seen: Tensor, frames: int, grid: tuple[int, int], head_size: int, dtype: torch.dtype) -> Rotary:
     """How queries and keys turn: half of their pairs with time, a quarter each with row and column.
 
     Time is the count of frames since the dream's memory began. Angles are reduced modulo 2 pi in float64, so that they
@@ -155,7 +161,7 @@ def rotary(seen: Tensor, frames: int, grid: tuple[int, int], head_size: int, dty
         parts = (function(angles)[:, :, None].expand(*lead, half), function(place).expand(*lead, place.shape[-1]))
         return torch.cat(parts, -1)[:, :, :, None, None]
 
-    return Turn(joined(torch.cos), joined(torch.sin))
+    return Rotary(joined(torch.cos), joined(torch.sin))
 
 
 @functools.lru_cache(maxsize=64)

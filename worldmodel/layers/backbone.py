@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +11,18 @@ from torch.utils.checkpoint import checkpoint
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.config import WorldModelConfig
-from lssvwm.worldmodel.layers.attention import FrameLocalAttention, Turn, check_chunks, rotary
+from lssvwm.worldmodel.layers.attention import FrameLocalAttention, Rotary, check_chunks, rotary_embedding
 from lssvwm.worldmodel.layers.conditioning import Condition, Goal, Place
-from lssvwm.worldmodel.layers.doubled import doubled, halves
 from lssvwm.worldmodel.layers.fused import gelu
 from lssvwm.worldmodel.layers.mamba import BlockwiseMamba
 from lssvwm.worldmodel.layers.memory import LayerMemory, Memory
 from lssvwm.worldmodel.layers.mixer import make_mixer
 from lssvwm.worldmodel.layers.path_integration import PathIntegration
 from lssvwm.worldmodel.layers.runtime import Chosen, Runtime, choose_attention, choose_scan
+from lssvwm.worldmodel.layers.teacher_forcing import deinterleaved, interleaved
 
 
-class Mixed(NamedTuple):
+class LayerOutput(NamedTuple):
     """One layer's outputs (B, T, S, D), its recall (B, T, N, channels) where it has a scan, and its memory."""
 
     x: Tensor
@@ -74,26 +75,44 @@ class Layer(nn.Module):
         condition: Tensor,
         memory: LayerMemory,
         seen: Tensor,
-        turn: Turn | None,
+        rotary: Rotary | None,
         *,
-        full: bool,
+        slots_full: bool,
         advance: bool,
         in_place: bool,
-        twice: bool,
-    ) -> Mixed:
-        """x (B, T, S, D), condition (B, T, D), seen (B,) frames before x; turn and full as in `FrameLocalAttention`."""
+        teacher_forcing: bool,
+    ) -> LayerOutput:
+        """x (B, T, S, D), condition (B, T, D), `seen` (B,) frames before x.
+
+        `rotary`, `slots_full` as in `FrameLocalAttention`; all else as in `Backbone`.
+        """
         parts = self.modulation(condition)[:, :, None].chunk(9, -1)  # 9 x (B, T, 1, D)
         scan, window, recall = memory.scan, memory.window, None
         if self.scan is not None and scan is not None:
-            how: dict[str, Any] = {"advance": advance, "in_place": in_place, "twice": twice}
-            mixed, recall, scan = self.scan(self.modulate(x, *parts[0:2]), scan, **how)
-            x = torch.addcmul(x, parts[2], mixed)
+            shift, scale, gate = parts[0:3]
+            mixed, recall, scan = self.scan(
+                self.modulate(x, shift, scale),
+                scan,
+                advance=advance,
+                in_place=in_place,
+                teacher_forcing=teacher_forcing,
+            )
+            x = torch.addcmul(x, gate, mixed)
         if self.attention is not None and window is not None:
-            given = (self.modulate(x, *parts[3:5]), window, seen)
-            mixed, window = self.attention(*given, turn=turn, full=full, advance=advance, twice=twice)
-            x = torch.addcmul(x, parts[5], mixed)
-        x = torch.addcmul(x, parts[8], self.mlp(self.modulate(x, *parts[6:8])))
-        return Mixed(x, recall, LayerMemory(scan, window))
+            shift, scale, gate = parts[3:6]
+            mixed, window = self.attention(
+                self.modulate(x, shift, scale),
+                window,
+                seen,
+                rotary=rotary,
+                slots_full=slots_full,
+                advance=advance,
+                teacher_forcing=teacher_forcing,
+            )
+            x = torch.addcmul(x, gate, mixed)
+        shift, scale, gate = parts[6:9]
+        x = torch.addcmul(x, gate, self.mlp(self.modulate(x, shift, scale)))
+        return LayerOutput(x, recall, LayerMemory(scan, window))
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Adaptive layer norm."""
@@ -126,7 +145,7 @@ class Backbone(nn.Module):
         """
         if runtime.window is not None and not any(layer.attention for layer in self._layers):
             raise InputError(f"window={runtime.window}: this model has no attention whose window could be set")
-        chosen_by(runtime, self.position, self.head_size)
+        self._chosen(runtime)
         for layer in self._layers:
             if layer.attention is not None:
                 layer.attention.use(runtime)
@@ -137,7 +156,12 @@ class Backbone(nn.Module):
     @property
     def chosen(self) -> Chosen:
         """What the runtime's choices come to where the model is."""
-        return chosen_by(self.runtime, self.position, self.head_size)
+        return self._chosen(self.runtime)
+
+    def _chosen(self, runtime: Runtime) -> Chosen:
+        device, dtype = self.position.device.type, self.position.dtype
+        attention = choose_attention(runtime.attention, device, dtype, self.head_size)
+        return Chosen(choose_scan(runtime.scan, device, dtype), attention)
 
     @property
     def _layers(self) -> list[Layer]:
@@ -169,25 +193,31 @@ class Backbone(nn.Module):
         halvings: Tensor | None = None,
         advance: bool = True,
         in_place: bool = False,
-        twice: bool = False,
+        teacher_forcing: bool = False,
     ) -> Hidden:
-        """Continue from `memory`: latents (B, T, S, C), noise levels in [0, 1] and actions (B, T), pose (B, T, P).
+        """Continue from `memory` of B rows by T frames.
 
-        `told` (B, T, G) is for models that are told something; without, they are told what the last frame was.
-        `halvings` (B, T) are the steps that a model with `shortcut` is to take (None: the finest). Action -1 (or NaN)
-        is "none". With `advance=False` the memory is returned as it was, which is cheaper. With `in_place`, for where
-        gradients are off, states are written over those of the memory that was given, which is then used up. `twice`:
-        every frame comes twice in all that is given, and the noised copies leave the memory alone (`layers.doubled`).
+        latents: (B, T, S, C), at `level` (B, T) in [0, 1], the noise level of each frame.
+        actions: that led to them, (B, T) int64, -1 for none; or (B, T, A), NaN for none.
+        pose: (B, T, P), for models that were trained with one.
+        told: (B, T, G), for models that are told something; None tells them what the last frame was told.
+        halvings: (B, T) int64, the size of each frame's step in a model with `shortcut`; None is the finest.
+        advance: False returns the memory as it was, which is cheaper.
+        in_place: where gradients are off, write the new states over those of `memory`, which is then used up.
+        teacher_forcing: all that is given has every frame noised and clean, and the noised ones leave the memory alone
+            (`layers.teacher_forcing`).
+
+        Raises InputError where frames are not whole chunks.
         """
-        frames = latents.shape[1] // (1 + twice)
-        start = self.checked(memory, frames)
+        frames = latents.shape[1] // (1 + teacher_forcing)
+        start = self._start(memory, frames)
         x = self.patch_in(latents) + self.position
         if self.place is not None and pose is not None:
             x = x + self.place(pose)
         angles = memory.angles
         if self.path is not None and angles is not None:
-            place, angles = self.path(halves(actions, self.chunk).clean if twice else actions, angles)
-            x = x + (doubled(place, place, self.chunk) if twice else place)
+            place, angles = self.path(deinterleaved(actions, self.chunk).clean if teacher_forcing else actions, angles)
+            x = x + (interleaved(place, place, self.chunk) if teacher_forcing else place)
             angles = angles[:, -1].contiguous()  # of its own, as memories are
         goal = None
         if self.goal is not None:
@@ -196,21 +226,29 @@ class Backbone(nn.Module):
             goal = self.goal(told)
             x = x + goal[:, :, None]
         condition = self.condition(level, actions, pose, halvings, goal)
-        turn, full = None, False
+        rotary, slots_full = None, False
         slots = max(layer.slots for layer in start.layers)
         if any(layer.attention for layer in self._layers):
-            turn = rotary(memory.frames, frames, self.grid, self.head_size, x.dtype)
-            turn = Turn(*(doubled(v, v, self.chunk) for v in turn)) if twice else turn
+            rotary = rotary_embedding(memory.frames, frames, self.grid, self.head_size, x.dtype)
+            if teacher_forcing:
+                rotary = Rotary(*(interleaved(v, v, self.chunk) for v in rotary))
             # Asking another device would mean to wait for it.
-            full = not slots or (x.device.type == "cpu" and int(memory.frames.min()) >= slots)
-        how: dict[str, Any] = {"full": full, "advance": advance, "in_place": in_place, "twice": twice}
+            slots_full = not slots or (x.device.type == "cpu" and int(memory.frames.min()) >= slots)
+        recompute = self.recompute and torch.is_grad_enabled()
         layers, recalls = [], []
         for layer, remembered in zip(self.layers, start.layers, strict=True):
-            given = (x, condition, remembered, memory.frames, turn)
-            if self.recompute and torch.is_grad_enabled():
-                x, recall, after = checkpoint(layer, *given, **how, use_reentrant=False)
-            else:
-                x, recall, after = layer(*given, **how)
+            run = functools.partial(checkpoint, layer, use_reentrant=False) if recompute else layer
+            x, recall, after = run(
+                x,
+                condition,
+                remembered,
+                memory.frames,
+                rotary,
+                slots_full=slots_full,
+                advance=advance,
+                in_place=in_place,
+                teacher_forcing=teacher_forcing,
+            )
             layers.append(after)
             if recall is not None:
                 recalls.append(recall)
@@ -219,7 +257,7 @@ class Backbone(nn.Module):
         last = None if self.goal is None or told is None else told[:, -1].float()
         return Hidden(x, tuple(recalls), Memory(tuple(layers), memory.frames + frames, last, angles))
 
-    def checked(self, memory: Memory, frames: int) -> Memory:
+    def _start(self, memory: Memory, frames: int) -> Memory:
         """The memory to continue from by `frames` frames. Raises InputError where these are not whole chunks."""
         check_chunks(frames, self.chunk)
         if self.chunk > 1:
@@ -227,10 +265,3 @@ class Backbone(nn.Module):
                 check_chunks(seen, self.chunk)
         # Over several chunks it pays to wait for the device and leave out what no row has seen.
         return memory.existing() if frames > self.chunk and any(v.slots for v in memory.layers) else memory
-
-
-def chosen_by(runtime: Runtime, like: Tensor, head_size: int) -> Chosen:
-    """What the choices come to for tensors on the device and in the dtype of `like`."""
-    device, dtype = like.device.type, like.dtype
-    scan = choose_scan(runtime.scan, device, dtype)
-    return Chosen(scan, choose_attention(runtime.attention, device, dtype, head_size))

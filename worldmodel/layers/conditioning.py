@@ -227,12 +227,5 @@ def no_actions(config: _Sized, rows: int, device: torch.device) -> Tensor:
     return torch.full((rows,), NO_ACTION, device=device)
 
 
-def withhold(actions: Tensor, withheld: Tensor) -> Tensor:
-    """The same actions (B, ...) or (B, ..., A) with those where `withheld` (B, ...) is True replaced by none."""
-    if actions.is_floating_point():
-        return actions.masked_fill(withheld[..., None], torch.nan)
-    return actions.masked_fill(withheld, NO_ACTION)
-
-
 def _mlp(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))

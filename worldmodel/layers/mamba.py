@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lssvwm.worldmodel.config import WorldModelConfig
-from lssvwm.worldmodel.layers.doubled import convolve_doubled, doubled, halves, scan_doubled
 from lssvwm.worldmodel.layers.fused import convolve, gated_rms_norm, rms_norm
 from lssvwm.worldmodel.layers.runtime import ScanChoice
 from lssvwm.worldmodel.layers.scan import scan
+from lssvwm.worldmodel.layers.teacher_forcing import convolve_copies, deinterleaved, interleaved, scan_copies
 
 
 class ScanMemory(NamedTuple):
@@ -23,7 +23,7 @@ class ScanMemory(NamedTuple):
     state: Tensor  # (B, N, state_rows, heads, head_dim)
 
 
-class Scanned(NamedTuple):
+class Mixed(NamedTuple):
     """Outputs (B, T, S, D); what each tile's state answered in each frame, (B, T, N, channels); the new memory."""
 
     out: Tensor
@@ -100,43 +100,51 @@ class BlockwiseMamba(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, memory: ScanMemory, *, advance: bool = True, in_place: bool = False, twice: bool = False
-    ) -> Scanned:
+        self,
+        x: Tensor,
+        memory: ScanMemory,
+        *,
+        advance: bool = True,
+        in_place: bool = False,
+        teacher_forcing: bool = False,
+    ) -> Mixed:
         """Continue every tile's scan over x (B, T, S, D).
 
         `advance=False` looks ahead: same outputs, the memory unchanged. `in_place` writes the new memory over the old
-        one, where gradients are off. `twice`: x has every frame twice (`layers.doubled`).
+        one, where gradients are off. `teacher_forcing`: x has every frame noised and clean (`layers.teacher_forcing`).
         """
         b, frames, tokens, _ = x.shape
-        piece = self.chunk * self.tile[0] * self.tile[1]
+        piece = self.chunk * self.tile[0] * self.tile[1]  # tokens of a chunk of frames in a tile
         gate, mixed, dt = self.project_in(self.to_tiles(x)).split([self.blocks[0], self.channels, self.heads], -1)
         past, weight = memory.conv.flatten(0, 1), self.conv_weight[:, 0]
-        if twice:
-            mixed = halves(mixed, piece)
-            convolved = doubled(*convolve_doubled(past, mixed, weight, self.conv_bias, piece), piece)
+        if teacher_forcing:
+            mixed = deinterleaved(mixed, piece)
+            convolved = interleaved(*convolve_copies(past, mixed, weight, self.conv_bias, piece), piece)
             mixed = mixed.clean
         else:
             convolved = convolve(past, mixed, weight, self.conv_bias)
         values, B, C = self.parts(convolved)
-        given = (values, functional.softplus(dt + self.dt_bias), -self.log_A.exp(), B, C)
-        state = memory.state.flatten(0, 1)
+        dt, A, state = functional.softplus(dt + self.dt_bias), -self.log_A.exp(), memory.state.flatten(0, 1)
         # Without D: that term is the token itself passing by, the rest is what came out of the state.
-        if twice:
-            answers, state = scan_doubled(*given, state, piece=piece, advance=advance, choice=self.choice)
+        if teacher_forcing:
+            answers, state = scan_copies(values, dt, A, B, C, state, piece=piece, advance=advance, choice=self.choice)
         else:
-            answers, state = scan(*given, None, state, advance=advance, in_place=in_place, choice=self.choice)
+            answers, state = scan(
+                values, dt, A, B, C, None, state, advance=advance, in_place=in_place, choice=self.choice
+            )
         recall = answers.reshape(b, self.tiles, frames, -1, self.inner)
         recall = (recall.mean(3) if recall.shape[3] > 1 else recall[:, :, :, 0]).transpose(1, 2)
         y = torch.addcmul(answers, self.D[:, None], values).flatten(2)
-        normed = (
-            gated_rms_norm(y, gate, self.norm.weight, 1e-5) if self.mixer.gate else rms_norm(y, self.norm.weight, 1e-5)
-        )
+        if self.mixer.gate:
+            normed = gated_rms_norm(y, gate, self.norm.weight, 1e-5)
+        else:
+            normed = rms_norm(y, self.norm.weight, 1e-5)
         if advance:
             width = past.shape[1]
             # A copy: a view would keep the inputs of all frames alive for as long as the memory.
             tail = torch.cat([past[:, mixed.shape[1] :], mixed[:, -width:]], 1)
             memory = ScanMemory(tail.unflatten(0, (b, self.tiles)), state.unflatten(0, (b, self.tiles)))
-        return Scanned(self.from_tiles(self.project_out(normed), frames, tokens), recall, memory)
+        return Mixed(self.from_tiles(self.project_out(normed), frames, tokens), recall, memory)
 
     def parts(self, convolved: Tensor) -> Parts:
         """What the scan is given of tokens (b, l, channels) that went through the convolution."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lssvwm.worldmodel.config import WorldModelConfig
-from lssvwm.worldmodel.layers.mamba import BlockwiseMamba, ScanMemory, Scanned
+from lssvwm.worldmodel.layers.mamba import BlockwiseMamba, Mixed, ScanMemory
 from lssvwm.worldmodel.registry import MIXERS
 
 
@@ -22,13 +22,19 @@ class Mixer(Protocol):
         ...
 
     def __call__(
-        self, x: Tensor, memory: ScanMemory, *, advance: bool = True, in_place: bool = False, twice: bool = False
-    ) -> Scanned:
+        self,
+        x: Tensor,
+        memory: ScanMemory,
+        *,
+        advance: bool = True,
+        in_place: bool = False,
+        teacher_forcing: bool = False,
+    ) -> Mixed:
         """Continue over x (B, T, S, D). All frames at once, in segments or one by one come to the same.
 
         `advance=False` looks ahead: same outputs, the memory unchanged. `in_place` may write the new memory over the
-        old one. `twice`: frames come chunk by chunk, each first noised and then clean, and a noised one is never
-        remembered (`layers.doubled`).
+        old one. `teacher_forcing`: frames come chunk by chunk, each first noised and then clean, and a noised one is
+        never remembered (`layers.teacher_forcing`).
         """
         ...
 

@@ -12,24 +12,16 @@ torch, for one chunk of tokens and for many, and the Triton kernel; the recurren
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lssvwm.worldmodel.layers.runtime import ScanChoice, choose_scan
-from lssvwm.worldmodel.layers.triton_scan import scan_triton
+from lssvwm.worldmodel.layers.triton_scan import Scanned, scan_triton
 
 TARGET_CHUNK = 64
 """Fastest on CPU between 32 and 100 tokens (measured); cost is dominated by padding, so chunks are made even."""
-
-
-class Scanned(NamedTuple):
-    """Outputs y (b, l, h, p) and the state after the last token (b, n, h, p)."""
-
-    y: Tensor
-    state: Tensor
 
 
 def scan(
@@ -90,7 +82,7 @@ def scan_one_chunk(
     log_decay = (dt * A).cumsum(1)  # (b, l, h)
     inputs = x * dt[..., None]
     answers = read(columns, C).unflatten(-1, (h, p))
-    y = torch.addcmul(among(inputs, log_decay, B, C), answers, log_decay.exp()[..., None])
+    y = torch.addcmul(intra_chunk(inputs, log_decay, B, C), answers, log_decay.exp()[..., None])
     if advance:
         whole = log_decay[:, -1:]  # (b, 1, h)
         added = (inputs * (whole - log_decay).exp()[..., None]).flatten(2)  # (b, l, h * p)
@@ -105,7 +97,7 @@ def scan_one_chunk(
     return Scanned(y if D is None else torch.addcmul(y, D[:, None], x), state)
 
 
-def among(inputs: Tensor, log_decay: Tensor, B: Tensor, C: Tensor) -> Tensor:
+def intra_chunk(inputs: Tensor, log_decay: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """What the tokens of one chunk answer each other, without what was there before: (b, l, h, p).
 
     Inputs dt * x (b, l, h, p), log_decay (b, l, h) summed from the first token on.

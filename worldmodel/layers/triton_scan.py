@@ -25,8 +25,8 @@ CHUNK = 128
 """Tokens per chunk, whatever the length: every other size would cost its own minute of autotuning."""
 
 
-class KernelScanned(NamedTuple):
-    """Outputs y (b, l, h, p) and the state after the last token (b, n, h, p), or as it was given."""
+class Scanned(NamedTuple):
+    """Outputs y (b, l, h, p) and the state (b, n, h, p) after the last token, or as it was given (`advance=False`)."""
 
     y: Tensor
     state: Tensor
@@ -70,7 +70,7 @@ def scan_triton(
     advance: bool = True,
     chunk: int | None = None,
     grid_limit: int = GRID_LIMIT,
-) -> KernelScanned:
+) -> Scanned:
     """`worldmodel.layers.scan.scan` by the kernels, shapes as there; y in the dtype of x, the state in its own.
 
     x, B and C may be float32, bfloat16 or float16; decays and states are computed in float32. Sequences are split into
@@ -109,7 +109,7 @@ def scan_triton(
         ys.append(out)
     if advance:
         state = joined(states).permute(0, 3, 1, 2).contiguous().to(state.dtype)
-    return KernelScanned(joined(ys), state)
+    return Scanned(joined(ys), state)
 
 
 def joined(parts: list[Tensor]) -> Tensor:

@@ -66,7 +66,7 @@ def missing(seen: Tensor, past: int) -> Tensor:
     return (past - seen).clamp(min=0)
 
 
-class Own(NamedTuple):
+class KeyValues(NamedTuple):
     """Keys and values (B, T, S, h, d) of the queries' own frames, where these are not what others see of them."""
 
     keys: Tensor
@@ -80,7 +80,7 @@ def attend_sdpa(
     seen: Tensor | None,
     rule: Window,
     *,
-    own: Own | None = None,
+    own: KeyValues | None = None,
     block: int | None = None,
 ) -> Tensor:
     """Blocks of `block` frames (whole chunks; None: about BLOCK tokens), each against the slots that any of it sees.
@@ -93,7 +93,7 @@ def attend_sdpa(
     past = keys.shape[1] - frames
     absent = None if seen is None or not past else missing(seen, past)
     queries, keys, values = (v.flatten(1, 2).transpose(1, 2) for v in (q, keys, values))  # (B, h, tokens, d)
-    own = None if own is None else Own(*(v.flatten(1, 2).transpose(1, 2) for v in own))
+    own = None if own is None else KeyValues(*(v.flatten(1, 2).transpose(1, 2) for v in own))
     short = rule.window is not None and 2 * rule.window * tokens <= BLOCK
     block = block or max(1, BLOCK // (1 + short) // (tokens * rule.chunk)) * rule.chunk
     if frames <= block:
@@ -153,7 +153,7 @@ def _inside(rule: Window, past: int, frames: int, tokens: int, own: bool, device
 
 
 def attend_flex(
-    q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: Window, *, own: Own | None = None
+    q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, rule: Window, *, own: KeyValues | None = None
 ) -> Tensor:
     """FlexAttention, which skips the blocks that the rule leaves empty; compiled on CUDA. `own` as in `attend_sdpa`.
 

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.episodes.loader import ClipSource
-from lssvwm.worldmodel.episodes.stream import Place, StreamClips, StreamSource
+from lssvwm.worldmodel.episodes.loader import ClipSource, Place, StreamClips, StreamSource
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.training.config import TrainingConfig

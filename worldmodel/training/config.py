@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.common.errors import InputError, check_fields, check_least
 from lssvwm.worldmodel.training.curriculum import Curriculum
 
 Precision = Literal["float32", "bfloat16"]
@@ -68,12 +68,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("batch", "length", "accumulate", "fit_frames"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: give at least 1")
-        for name in ("warmup", "workers", "steps", "seed"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)}: give 0 or more")
+        check_least(self, 1, "batch", "length", "accumulate", "fit_frames")
+        check_least(self, 0, "warmup", "workers", "steps", "seed")
         if not 0 <= self.carry <= 1:
             raise InputError(f"carry={self.carry}: give a share of the clips from 0 to 1")
         if not 0 <= self.decay <= 1:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lssvwm.worldmodel.common.errors import InputError, check_fields
+from lssvwm.worldmodel.common.errors import InputError, check_fields, check_least
 from lssvwm.worldmodel.common.gradients import Skipping
 from lssvwm.worldmodel.common.progress import counted
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.episodes.data import led_here
 from lssvwm.worldmodel.heads import future_rewards
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel
@@ -61,9 +61,7 @@ class HeadsConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "heads.")
-        for name in ("steps", "dreamt"):
-            if getattr(self, name) < 0:
-                raise InputError(f"heads.{name}={getattr(self, name)}: give 0 or more")
+        check_least(self, 0, "steps", "dreamt", prefix="heads.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"heads.dropout={self.dropout}: give a share from 0 to below 1")
         for name in ("batch", "observed", "kept"):

@@ -23,8 +23,7 @@ from lssvwm.worldmodel.common.stepping import Figures, deferred_interrupts, run_
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.diffusion.noise import Draw
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
-from lssvwm.worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips
-from lssvwm.worldmodel.episodes.stream import StreamClips
+from lssvwm.worldmodel.episodes.loader import ClipLoader, ClipSource, StepClips, StreamClips
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.layers.runtime import allow_shapes
 from lssvwm.worldmodel.model import Counts, Losses, WorldModel
@@ -167,13 +166,8 @@ class Trainer:
         if self.config.curriculum:
             figures["length"] = float(length)
         if usable:
-            figures |= {
-                "loss": losses.total,
-                "diffusion": losses.diffusion,
-                "reward": losses.reward,
-                "termination": losses.termination,
-                "grad_norm": norm.detach(),
-            }
+            heads = {name: getattr(losses, name) for name in ("diffusion", "reward", "termination")}
+            figures |= {"loss": losses.total, **heads, "grad_norm": norm.detach()}
         return figures
 
     def parts(self) -> list[Part]:
@@ -307,6 +301,4 @@ def compile_layers(model: WorldModel) -> None:
 
 def stacked(scalars: Counts | Losses) -> Tensor:
     """All of them in one vector."""
-    names = ("diffusion", "reward", "termination")
-    parts = [getattr(scalars, name) for name in names]
-    return torch.stack([scalars.total, *parts] if isinstance(scalars, Losses) else parts)
+    return torch.stack([value for value in vars(scalars).values() if isinstance(value, Tensor)])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lssvwm.worldmodel.common.errors import require
 from lssvwm.worldmodel.episodes import Clips
-from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.episodes.data import led_here
 from lssvwm.worldmodel.evaluation.protocols.rollout import observe
 from lssvwm.worldmodel.model import WorldModel
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.rng import weights_from
 from lssvwm.worldmodel.heads import mlp
-from lssvwm.worldmodel.model import weights_from
 
 ProbeKind = Literal["linear", "mlp"]
 Measure = Literal["accuracy", "distance"]

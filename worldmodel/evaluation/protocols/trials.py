@@ -14,7 +14,7 @@ from torch import Tensor
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.rng import Generators, normal, row_generators, uniform
 from lssvwm.worldmodel.episodes import Clips
-from lssvwm.worldmodel.episodes.retrace import cleared, mapped, without_actions
+from lssvwm.worldmodel.episodes.data import cleared, without_actions
 
 Protocol = Literal["reasoning", "one-step", "retrieval", "cold-start", "dropped", "noised", "jumped"]
 CORRUPTED: tuple[Protocol, ...] = ("dropped", "noised", "jumped")
@@ -160,13 +160,13 @@ def noised(clips: Clips, strength: float, generators: Generators) -> Clips:
 
 def window(clips: Clips, begin: int, end: int) -> Clips:
     """Frames `begin` to `end` of every clip, as many of them as there are."""
-    return mapped(clips, lambda part: part[:, begin:end])
+    return clips.map(lambda part: part[:, begin:end])
 
 
 def select(clips: Clips, index: Tensor) -> Clips:
     """Frames `index` (B, n) of every clip, in that order."""
     row = torch.arange(len(index))[:, None]
-    return mapped(clips, lambda part: part[row, index])
+    return clips.map(lambda part: part[row, index])
 
 
 def whole(clips: Clips, protocol: Protocol, length: int) -> Clips:

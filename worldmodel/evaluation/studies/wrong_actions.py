@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import EpisodeStore
-from lssvwm.worldmodel.episodes.retrace import led_here
+from lssvwm.worldmodel.episodes.data import led_here
 from lssvwm.worldmodel.evaluation.metrics.frames import per_frame, psnr
 from lssvwm.worldmodel.evaluation.models import Model
 from lssvwm.worldmodel.evaluation.protocols.clips import Windows, draw_windows, read_windows

@@ -1,4 +1,4 @@
-"""What an environment shows and takes, found by making it once."""
+"""Which real environment, and what it shows and takes, found by making it once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lssvwm.envs.factory import EnvConfig, make
+from lssvwm.envs.config import EnvConfig
+from lssvwm.envs.factory import make
 from lssvwm.envs.spaces.actions import spec_of
 from lssvwm.worldmodel.actions import ActionSpec
 

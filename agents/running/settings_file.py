@@ -1,9 +1,10 @@
-"""Settings of a run in a file that people write: YAML, or JSON such as a run's `settings.json`."""
+"""Settings of a run as files: the `settings.json` that a run keeps, and the YAML or JSON that people write."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,48 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from lssvwm.agents.running.settings import DERIVED, UNSAVED
+from lssvwm.agents.running.settings import ModelOptions, WorldSettings
 from lssvwm.worldmodel.common.errors import InputError, check_value, one_line
 
 T = TypeVar("T")
+SettingsT = TypeVar("SettingsT", bound=WorldSettings)
+
+UNSAVED = {"out", "config", "resume", "progress"}
+"""What a script is told besides and that does not change what a run is."""
+DERIVED = {
+    "model": ("height", "width", "num_actions", "action_size", "action_parts", "pose_size", "told", "architecture"),
+    "training": ("seed", "steps"),
+    "cloning": ("seed", "hidden", "layers"),
+    **dict.fromkeys(("dreamer", "ppo", "sb3"), ("seed",)),
+}
+"""What follows from the environment, from the run's seed and from the dreamer's networks."""
+
+
+def to_json(settings: WorldSettings) -> dict[str, Any]:
+    """The settings as JSON has them: paths as text, tuples as lists."""
+    kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in UNSAVED}
+    values: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    for part in DERIVED.keys() & values.keys():
+        values[part] = {name: value for name, value in values[part].items() if name not in DERIVED[part]}
+    return values
+
+
+def from_json(kind: type[SettingsT], values: Mapping[str, Any], source: Path) -> SettingsT:
+    """Inverse of `to_json`. Unknown keys are an `InputError`: another script or version wrote `source`."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source} holds no settings: choose another --out")
+    hints = get_type_hints(kind)
+
+    def read(key: str, value: Any) -> Any:
+        hint = hints.get(key)
+        if value is None or hint is None:
+            return value
+        if hint is ModelOptions:
+            return ModelOptions.from_dict(value)
+        part = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        return _filled(hint, value, source) if part else _plain(value, hint)
+
+    return _filled(kind, {key: read(key, value) for key, value in values.items()}, source)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -104,3 +143,21 @@ def _plain(value: Any, hint: Any) -> Any:
     if isinstance(value, list) and any(get_origin(kind) is tuple for kind in kinds):
         return tuple(tuple(each) if isinstance(each, list) else each for each in value)
     return Path(value) if isinstance(value, str) and Path in kinds else value
+
+
+def _filled(kind: type[T], values: Any, source: Path) -> T:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source} has {values!r:.80} for {kind.__name__}: choose another --out")
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(one_line(key, None) for key in set(values) - known):
+        raise InputError(
+            f"{source} was written by another script or version (it has {', '.join(unknown)}): "
+            "continue the run with that one, or choose another --out"
+        )
+    try:
+        for name, wanted in get_type_hints(kind).items():
+            if name in values:
+                check_value(name, values[name], wanted)
+        return kind(**values)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
