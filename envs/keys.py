@@ -83,7 +83,23 @@ MINIGRID = _keys(
     ("done", "x"),
 )
 
+_AROUND = (("left", "a,ArrowLeft"), ("right", "d,ArrowRight"))
+MINETEST_TURNS = _keys(0, ("wait", ""), *_AROUND, ("up", "w,ArrowUp"), ("down", "s,ArrowDown"))
+MINETEST_WALK = _keys(0, ("wait", ""), ("forward", "w,ArrowUp"), ("back", "s,ArrowDown"), *_AROUND)
+MINETEST_TREECHOP = _keys(
+    0,
+    *((one.label, ",".join(key for (key,) in one.chords)) for one in MINETEST_WALK.bindings),
+    ("up", "r"),
+    ("down", "f"),
+    ("attack", "x"),
+    ("jump", " "),
+    ("chop", "c"),
+)
+
 _WORLDS: Mapping[str, Keys] = {
+    "lssvwm/Minetest-LookAway-": MINETEST_TURNS,
+    "lssvwm/Minetest-Retrace-": MINETEST_WALK,
+    "lssvwm/Minetest-Treechop-": MINETEST_TREECHOP,
     "lssvwm/MemoryMaze-": MEMORY_MAZE,
     "lssvwm/MiniGrid-": MINIGRID,
     "MiniGrid-": MINIGRID,
@@ -101,6 +117,8 @@ def keys_of(
     the world's own.
     """
     found = next((keys for name, keys in _WORLDS.items() if env_id.rpartition(":")[2].startswith(name)), Keys(()))
+    if len(found.bindings) < count:
+        found = Keys(())  # a set of actions that is not the world's usual one
     if env is not None and env.has_wrapper_attr("get_keys_to_action"):
         found = _told(env.get_wrapper_attr("get_keys_to_action")(), found)
     return found.offering(actions).completed(count)

@@ -16,6 +16,7 @@ from lssvwm.agents.policies.baselines import RandomPolicy
 from lssvwm.agents.running.environment import probe
 from lssvwm.envs.factory import EnvConfig, make
 from lssvwm.envs.keys import MEMORY_MAZE, MINIGRID, keys_of, to_gymnasium
+from lssvwm.envs.minecraft.actions import action_set
 from lssvwm.envs.play.command import by_name
 from lssvwm.envs.play.context import choose_context
 from lssvwm.envs.play.game import Game
@@ -259,6 +260,16 @@ def test_keys_come_from_the_environment_else_are_digits() -> None:
     told = keys_of("Other-v0", 4, env=Told(gym.make("Corridor-v0")))
     assert [one.chords for one in told.bindings] == [(), (("k",), ("ArrowUp",)), (("j", "l"),), (("0",),)]
     assert told.idle == 0
+
+
+@pytest.mark.parametrize(("task", "name"), [("LookAway", "turns"), ("Retrace", "walk"), ("Treechop", "treechop")])
+def test_minetest_actions_are_called_what_they_are(task: str, name: str) -> None:
+    actions = action_set(name)
+    keys = keys_of(f"lssvwm/Minetest-{task}-v0", len(actions.names))
+    assert ["noop", *(one.label for one in keys.bindings[1:])] == list(actions.names)
+    chords = [chord for one in keys.bindings for chord in one.chords]
+    assert len(set(chords)) == len(chords)
+    assert keys_of(f"lssvwm/Minetest-{task}-v0", 100).bindings[1].label == "action 1"
 
 
 def test_real_worlds_tell_gymnasium_their_keys() -> None:
