@@ -6,11 +6,13 @@ Each test takes FUZZ inputs, by default few: `make fuzz` takes 10,000 together w
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import struct
 import zlib
 from dataclasses import replace
 from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +211,14 @@ PATIENCE = 10.0
 
 CHECKED = ("memory-maze", "teco-dmlab", "rlds")
 """Formats whose files have checksums throughout."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> None:
+    """Processes that read begin with what they need, unless others were started before."""
+    libraries = ["av", "minari.dataset.minari_storage", "h5py", "pyarrow.dataset", "pyarrow.parquet"]
+    multiprocessing.set_forkserver_preload(["lssvwm.envs.recorded.reader", *libraries])
+    forkserver.ensure_running()
 
 
 def made(name: str, folder: Path) -> None:
