@@ -49,7 +49,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     """N dreams advanced by one forward pass per step; each begins from a real context.
 
     checkpoint: a world model folder (`train_wm.py`, `train_agent.py`), the name of a world that comes with the package
-        (`python -m lssvwm.worldmodel.worlds`), hf://OWNER/NAME[@REVISION], or a loaded `Checkpoint`.
+        (`python -m lssvwm.worldmodel.worlds`), hf://OWNER/NAME[@REVISION], or a loaded `Checkpoint`, whose
+        model itself dreams then: on `device`, and in evaluation mode until you call `train()`.
     contexts: folder of recorded episodes, or a packed file of them; None takes the folder that the checkpoint names,
         and where that is not there the `contexts.npz` that it carries.
     context_length: real frames observed before a dream begins; its first observation is the last of them. A number n;
@@ -249,7 +250,11 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
 
     def render(self) -> tuple[FrameArray, ...] | None:
         """The current frame of every row, (h, w, 3) uint8 each."""
-        return tuple(self._dreams.frame.cpu().numpy().copy()) if self.render_mode == "rgb_array" else None
+        if self.render_mode is None:
+            return None
+        if not self._dreams.begun:
+            raise gym.error.ResetNeeded("there is no frame to render yet: call reset() first")
+        return tuple(self._dreams.frame.cpu().numpy().copy())
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the background thread."""
