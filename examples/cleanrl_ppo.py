@@ -94,10 +94,9 @@ def main(args: Args) -> None:
         device=args.device,
         **options,
     )
-    envs = gym.wrappers.vector.RecordEpisodeStatistics(envs)
     agent = Agent(envs.single_observation_space.shape, int(envs.single_action_space.n)).to(args.device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
-    returns, start = deque(maxlen=100), time.perf_counter()
+    returns, scores, start = deque(maxlen=100), np.zeros(args.num_envs), time.perf_counter()
     seen, _ = envs.reset(seed=args.seed)
     obs = torch.as_tensor(seen, device=args.device)
     done = torch.zeros(args.num_envs, device=args.device)
@@ -110,6 +109,10 @@ def main(args: Args) -> None:
             rollout.append((obs, action, logprob, value))
             dones.append(done)
             seen, reward, terminated, truncated, info = envs.step(action.cpu().numpy())
+            ended = terminated | truncated
+            scores += reward  # RecordEpisodeStatistics counts wrong before Gymnasium 1.4
+            returns.extend(scores[ended])
+            scores[ended] = 0
             reward = torch.as_tensor(reward, dtype=torch.float32, device=args.device)
             if truncated.any():
                 last = np.stack([info["final_obs"][row] for row in np.flatnonzero(truncated)])
@@ -117,9 +120,7 @@ def main(args: Args) -> None:
                     reward[truncated] += args.gamma * agent.value(torch.as_tensor(last, device=args.device))
             rewards.append(reward)
             obs = torch.as_tensor(seen, device=args.device)
-            done = torch.as_tensor(terminated | truncated, dtype=torch.float32, device=args.device)
-            if "_episode" in info:
-                returns.extend(info["episode"]["r"][info["_episode"]])
+            done = torch.as_tensor(ended, dtype=torch.float32, device=args.device)
 
         b_obs, b_actions, b_logprobs, values = (torch.stack(part) for part in zip(*rollout, strict=True))
         with torch.no_grad():

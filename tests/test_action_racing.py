@@ -13,7 +13,7 @@ from lssvwm.agents.policies.baselines import RandomPolicy
 from lssvwm.agents.running.environment import probe
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.minecraft.actions import BUTTONS, dict_action_space, full_action
-from lssvwm.envs.recorded.minerl_actions import VECTOR
+from lssvwm.envs.recorded.formats.minerl_actions import VECTOR
 from lssvwm.envs.recording.recorder import record
 from lssvwm.envs.spaces.actions import shaped, space_of, spec_of
 from lssvwm.worldmodel.actions import told

@@ -247,6 +247,25 @@ def test_a_broken_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:
         DreamVectorEnv(checkpoint=tmp_path / "model", contexts=folder / "episodes")
 
 
+def test_there_is_nothing_to_render_before_a_reset(folder: Path) -> None:
+    for env in (
+        vec(folder, render_mode="rgb_array"),
+        gym.make(ID, checkpoint=str(folder / "model"), render_mode="rgb_array").unwrapped,
+    ):
+        with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) first"):
+            env.render()
+        env.reset(seed=0)
+        assert env.render() is not None
+    assert vec(folder).render() is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there_is_named(folder: Path) -> None:
+    for name in ("cuda", "cuda:7", "nonsense"):
+        with pytest.raises(InputError, match=f"--device {name}: "):
+            vec(folder, device=name)
+
+
 def test_a_closed_environment_stays_closed(folder: Path) -> None:
     for env, action in ((vec(folder), [0, 0, 0]), (gym.make(ID, checkpoint=str(folder / "model")).unwrapped, 0)):
         env.reset(seed=0)

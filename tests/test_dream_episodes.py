@@ -294,6 +294,9 @@ def test_seeds_may_be_given_row_by_row(folder: Path) -> None:
     env.reset(seed=40)
     first, _ = env.reset(seed=[None, 41, None])
     assert np.array_equal(first[1], one[0, 1])
+    for wrong in (1.5, [1, 2.5, 3], True, "abc", ["1", "2", "3"], object()):
+        with pytest.raises(InputError, match="give a whole number, or one per row"):
+            vec(folder).reset(seed=wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2 seeds for 3 rows"):
         env.reset(seed=[1, 2])
 

@@ -6,11 +6,13 @@ Each test takes FUZZ inputs, by default few: `make fuzz` takes 10,000 together w
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import struct
 import zlib
 from dataclasses import replace
 from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,6 @@ from fuzzing import (
     tried,
 )
 from lssvwm.envs.recorded import FORMATS, ReadOptions, convert
-from lssvwm.envs.recorded.formats.lerobot import opened
-from lssvwm.envs.recorded.formats.minari import _storage
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 from lssvwm.worldmodel.episodes.files import header_of, read_arrays, read_episode, read_header, write_episode
@@ -206,8 +206,19 @@ def test_index_files(tmp_path: Path) -> None:
 
 # Recordings
 
+PATIENCE = 10.0
+"""Seconds, for the few of Minari's files over which HDF5 hangs."""
+
 CHECKED = ("memory-maze", "teco-dmlab", "rlds")
 """Formats whose files have checksums throughout."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> None:
+    """Processes that read begin with what they need, unless others were started before."""
+    libraries = ["av", "minari.dataset.minari_storage", "h5py", "pyarrow.dataset", "pyarrow.parquet"]
+    multiprocessing.set_forkserver_preload(["lssvwm.envs.recorded.reader", *libraries])
+    forkserver.ensure_running()
 
 
 def made(name: str, folder: Path) -> None:
@@ -233,11 +244,9 @@ def made(name: str, folder: Path) -> None:
 
 def converted(name: str, folder: Path, to: Path, every: int) -> list[Episode]:
     """The episodes, of which there are as many as the summary tells, each right and as clips show it."""
-    opened.cache_clear()
-    _storage.cache_clear()
     shutil.rmtree(to, ignore_errors=True)
     options = ReadOptions(size=8, every=every, actions="none" if every > 1 else "recorded")
-    summary = tried(lambda: convert(FORMATS[name], folder, to, options, progress=False))
+    summary = tried(lambda: convert(FORMATS[name], folder, to, options, progress=False, patience=PATIENCE))
     if summary is None:
         return []
     assert summary.converted + len(summary.broken) == summary.sources

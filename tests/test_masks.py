@@ -11,13 +11,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.vec_env import VecMonitor
+from torchrl.envs import ActionMask, TransformedEnv
 
 from dreams import dream_folder, vec
 from forbidding import COUNT, FORBIDDING, OBSERVED, forbidding
-from lssvwm.agents.adapters import for_stable_baselines
+from lssvwm.agents.adapters import for_rllib, for_stable_baselines, for_torchrl
 from lssvwm.agents.dreamer.actor_critic import ActorCritic, networks_for
 from lssvwm.agents.dreamer.cloning import Cloner, CloningConfig
 from lssvwm.agents.dreamer.distributions import Discrete, masked
@@ -357,3 +358,65 @@ def test_other_spaces_have_no_masks() -> None:
     assert is_masking_supported(adapted)
     adapted.action_space = gym.spaces.MultiBinary(2)
     assert not is_masking_supported(adapted)
+
+
+class Tensors(VectorWrapper[Any, Any, Any, Any]):
+    """A real world with torch output, as `for_torchrl` wants it."""
+
+    output, device = "torch", torch.device("cpu")
+
+    def reset(self, **asked: Any) -> Any:
+        frames, info = self.env.reset(**asked)
+        return torch.as_tensor(frames), info
+
+    def step(self, actions: Any) -> Any:
+        *told, info = self.env.step(np.asarray(actions))
+        return *map(torch.as_tensor, told), info
+
+
+def test_torchrl_is_told_masks_and_does_nothing_forbidden() -> None:
+    env = for_torchrl(Tensors(make_vec(FORBIDDING, 3, processes=False)), masks=True)
+    assert env.observation_spec[MASK_KEY].shape == (3, COUNT)
+    masked_env = TransformedEnv(env, ActionMask())
+    masked_env.set_seed(0)
+    rollout = masked_env.rollout(30, break_when_any_done=False)  # the world raises where one is forbidden
+    assert rollout["next", "done"].sum() > 3  # rows begin anew, each for itself
+    allowed = rollout[MASK_KEY]
+    assert allowed.dtype == torch.bool
+    assert allowed.gather(-1, rollout["action"][..., None]).all()
+    assert 0.2 < allowed.float().mean() < 0.8
+    plain = for_torchrl(Tensors(make_vec(FORBIDDING, 3, processes=False)))
+    plain.set_seed(0)
+    with pytest.raises(AssertionError, match="is forbidden"):
+        plain.rollout(30, break_when_any_done=False)
+
+
+def test_rllib_is_told_masks_in_its_observations() -> None:
+    def world(rows: int) -> VectorEnv[Any, Any, Any]:
+        return make_vec(FORBIDDING, rows, processes=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+    envs, plain = for_rllib(world, masks=True)({"num_envs": 3}), world(3)
+    told, _ = envs.reset(seed=1)
+    _, info = plain.reset(seed=1)
+    random = np.random.default_rng(0)
+    ended = np.zeros(3, np.bool_)
+    for _ in range(20):
+        assert told in envs.observation_space
+        assert set(told) == {MASK_KEY, "observations"}
+        wanted = np.where(ended[:, None], 1, np.stack(info[MASK_KEY]))
+        assert np.array_equal(told[MASK_KEY], wanted)
+        actions = np.array([random.choice(np.flatnonzero(row)) for row in told[MASK_KEY]])
+        told = envs.step(actions)[0]
+        _, _, terminated, truncated, info = plain.step(actions)
+        ended = terminated | truncated
+
+
+def test_masks_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
+    folder = dream_folder(tmp_path)
+    with pytest.raises(InputError, match="leave out masks=True"):
+        for_rllib(lambda rows: vec(folder, rows), masks=True)({"num_envs": 2}).reset()
+    env = for_torchrl(vec(folder, 2, autoreset_mode="Disabled", output="torch"), masks=True)
+    with pytest.raises(InputError, match="leave out masks=True"):
+        env.reset()
+    with pytest.raises(InputError, match="masks are of Discrete actions"):
+        for_rllib(lambda rows: gym.make_vec("Pendulum-v1", rows), masks=True)({"num_envs": 2})

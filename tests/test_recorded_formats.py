@@ -14,7 +14,7 @@ import pytest
 import recordings
 from lssvwm.envs.minecraft.actions import BUTTONS, action_set
 from lssvwm.envs.recorded import FORMATS, ReadOptions
-from lssvwm.envs.recorded.minerl_actions import VECTOR
+from lssvwm.envs.recorded.formats.minerl_actions import VECTOR
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import NO_ACTION, Episode
 from lssvwm.worldmodel.episodes.data import check_episode

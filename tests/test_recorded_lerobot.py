@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
@@ -19,7 +20,8 @@ from PIL import Image
 
 from lssvwm.envs.recorded import FORMATS, ReadOptions, convert
 from lssvwm.envs.recorded.export_lerobot import ExportOptions, export
-from lssvwm.envs.recorded.formats.lerobot import opened
+from lssvwm.envs.recorded.formats.lerobot import _table, opened
+from lssvwm.envs.recorded.frames import picture
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
 from recordings import STEPS, frames_of, places, seen, write_video
@@ -233,6 +235,37 @@ def test_there_and_back(tmp_path: Path, size: int, lossless: bool) -> None:
     assert np.shape(statistics["observation.image"]["mean"]) == (3, 1, 1)
     tasks = pq.read_table(root / "meta" / "tasks.parquet")
     assert tasks.to_pydict() == {"task_index": [0], "__index_level_0__": ["go"]}
+
+
+def test_damage_to_exported_rows_is_noticed(tmp_path: Path) -> None:
+    """Pages of the tables have checksums; without them, a number that has changed is a number."""
+    made(tmp_path / "a", np.array([-1, *STEPS]))
+    root = export(ExportOptions(tmp_path / "a", tmp_path / "b", fps=10, progress=False))
+    path = root / "data" / "chunk-000" / "file-000.parquet"
+    whole, columns = path.read_bytes(), ["action", "next.reward"]
+    rows = _table(path, columns)
+    told = pq.ParquetFile(path).metadata.row_group(0)
+    (pages,) = (one for i in range(told.num_columns) if (one := told.column(i)).path_in_schema == "next.reward")
+    begin, seen_wrong = pages.dictionary_page_offset, 0
+    for at in range(begin, begin + pages.total_compressed_size):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        with contextlib.suppress(InputError):
+            assert _table(path, columns).equals(rows)
+        with contextlib.suppress(OSError, ValueError, pa.ArrowException):
+            seen_wrong += not pq.read_table(path, columns=columns).equals(rows)
+    assert seen_wrong > 10
+
+
+@pytest.mark.parametrize("bit", [1, 128])
+def test_damaged_png_is_noticed(bit: int) -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8).repeat(4, 0)
+    Image.fromarray(frame).save(stream := io.BytesIO(), "PNG")
+    whole, kept = stream.getvalue(), []
+    for at in range(len(whole)):
+        with contextlib.suppress(InputError):
+            assert np.array_equal(picture(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :], "a"), frame)
+            kept.append(at)
+    assert set(kept) <= set(range(len(whole) - 12, len(whole)))  # the chunk that says that there are no more
 
 
 def test_episodes_lie_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -186,6 +187,23 @@ def test_damaged_datasets_are_named(tmp_path: Path) -> None:
     (path / "metadata.json").write_text("{")
     with pytest.raises(InputError, match=r"metadata\.json is no JSON"):
         MINARI.find(tmp_path)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_checksums_of_hdf5_are_looked_at(tmp_path: Path, checked: bool) -> None:
+    path = dataset(tmp_path) / "main_data.hdf5"
+    with h5py.File(path, "a") as file:
+        frames = file["episode_0/observations"][()]
+        del file["episode_0/observations"]
+        stored = file.create_dataset("episode_0/observations", data=frames, chunks=frames.shape, fletcher32=checked)
+        at = stored.id.get_chunk_info(0).byte_offset
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    if checked:
+        with pytest.raises(InputError, match="episode 0 cannot be read"):
+            read(tmp_path)
+    else:  # nothing tells
+        assert read(tmp_path, ReadOptions(size=32))[0].image[0, 0, 0, 0] == frames[0, 0, 0, 0] ^ 1
 
 
 def test_jpeg_frames_come_back_with_its_errors_only(tmp_path: Path) -> None:

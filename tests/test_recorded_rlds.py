@@ -12,7 +12,7 @@ import pytest
 
 from lssvwm.envs.recorded import FORMATS, ReadOptions, convert
 from lssvwm.envs.recorded.__main__ import main
-from lssvwm.envs.recorded.tfrecord import crc32c, read_record
+from lssvwm.envs.recorded.formats.tfrecord import crc32c, read_record
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import NO_ACTION, Episode, EpisodeStore
 from recordings import STEPS, frames_of, places, seen

@@ -38,7 +38,7 @@ def for_stable_baselines(envs: VectorEnv[Any, Any, Any]) -> VecEnv:
     return adapted
 
 
-def for_torchrl(envs: VectorEnv[Any, Any, Any]) -> EnvBase:
+def for_torchrl(envs: VectorEnv[Any, Any, Any], *, masks: bool = False) -> EnvBase:
     """A vector environment in `AutoresetMode.DISABLED`, torch output, as an `EnvBase` of TorchRL on its device.
 
         dreams = gym.make_vec("lssvwm:lssvwm/Dream-v0", num_envs=64, checkpoint=..., device="cuda",
@@ -48,15 +48,17 @@ def for_torchrl(envs: VectorEnv[Any, Any, Any]) -> EnvBase:
     `batch_size` is (N,). Keys as TorchRL's own wrappers name them: `pixels` for frames (N, h, w, 3) uint8,
     `observation` for features (N, F) float32, the keys of a dictionary as they are; `action` as
     the space has it, so (N,) int64 where it is Discrete; `reward` (N, 1) float32. TorchRL resets finished rows through
-    `_reset`, or leaves them alone through `_step`.
+    `_reset`, or leaves them alone through `_step`. With `masks`, which real worlds may give in `info["action_mask"]`,
+    `action_mask` (N, n) bool stands beside them, where TorchRL's transform `ActionMask` looks for it.
 
-    Raises InputError for another autoreset mode or output, MissingExtraError without TorchRL.
+    Raises InputError for another autoreset mode or output, and for `masks` where there are none; MissingExtraError
+    without TorchRL.
     """
     check(envs, "TorchRL", AutoresetMode.DISABLED, "torch")
     require("torchrl", "torchrl", "Adapters for TorchRL")
     from lssvwm.agents.adapters.torchrl import TorchRLEnv
 
-    adapted: EnvBase = TorchRLEnv(envs)
+    adapted: EnvBase = TorchRLEnv(envs, masks=masks)
     return adapted
 
 
@@ -78,7 +80,9 @@ def for_tianshou(envs: VectorEnv[Any, Any, Any]) -> BaseVectorEnv:
     return adapted
 
 
-def for_rllib(make: Callable[[int], VectorEnv[Any, Any, Any]]) -> Callable[..., VectorEnv[Any, Any, Any]]:
+def for_rllib(
+    make: Callable[[int], VectorEnv[Any, Any, Any]], *, masks: bool = False
+) -> Callable[..., VectorEnv[Any, Any, Any]]:
     """What `ray.tune.registry.register_env` takes, for `make(num_envs)` in `AutoresetMode.NEXT_STEP`, numpy output.
 
         register_env("dream", for_rllib(lambda rows: gym.make_vec("lssvwm:lssvwm/Dream-v0", rows, checkpoint=...)))
@@ -87,7 +91,9 @@ def for_rllib(make: Callable[[int], VectorEnv[Any, Any, Any]]) -> Callable[..., 
 
     RLlib does not check the mode and drops transitions in another one; here it raises InputError, once environments
     are made. So do observations that RLlib's networks do not take, such as a dictionary. Frames become float32, 0..1.
+    With `masks`, for worlds that give `info["action_mask"]`, observations are {"action_mask": (N, n) float32,
+    "observations": ...}, which needs a module that looks at them, as RLlib's example of action masking has one.
     """
     from lssvwm.agents.adapters.rllib import creator
 
-    return creator(make)
+    return creator(make, masks)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from numpy.typing import NDArray
 
 from lssvwm.envs.dream import DreamVectorEnv
+from lssvwm.envs.spaces.masks import MASK_KEY, masks_of
 from lssvwm.worldmodel.common.errors import InputError
 
 
@@ -49,6 +53,21 @@ def device_of(envs: VectorEnv[Any, Any, Any]) -> torch.device:
         if isinstance(device := getattr(layer, "device", None), torch.device):
             return device
     raise InputError(f"{type(envs).__name__} does not say where its tensors are: give it an attribute `device`")
+
+
+def count_of(envs: VectorEnv[Any, Any, Any]) -> int:
+    """How many actions a mask is of. Raises InputError unless they are Discrete."""
+    if not isinstance(envs.single_action_space, spaces.Discrete):
+        raise InputError(f"masks are of Discrete actions, these environments have {envs.single_action_space}")
+    return int(envs.single_action_space.n)
+
+
+def told_masks(info: Mapping[str, Any], rows: int, count: int, ended: Any) -> NDArray[np.bool_]:
+    """As `masks_of`, where masks were asked for. Raises InputError for environments that give none."""
+    allowed = masks_of(info, rows, count, ended)
+    if allowed is None:
+        raise InputError(f'these environments give no info["{MASK_KEY}"], as dreams do not: leave out masks=True')
+    return allowed
 
 
 def layers(envs: VectorEnv[Any, Any, Any]) -> Iterator[VectorEnv[Any, Any, Any]]:

@@ -11,11 +11,12 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
+from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
-from lssvwm.agents.adapters.needs import device_of
+from lssvwm.agents.adapters.needs import count_of, device_of, told_masks
 from lssvwm.envs.spaces.actions import spec_of
+from lssvwm.envs.spaces.masks import MASK_KEY
 from lssvwm.worldmodel.common.errors import InputError
 
 _FLAGS = ("done", "terminated", "truncated")
@@ -24,7 +25,7 @@ _FLAGS = ("done", "terminated", "truncated")
 class TorchRLEnv(EnvBase):  # type: ignore[misc]
     """N rows as one batch-locked environment; nothing but masks and flags leaves the device."""
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+    def __init__(self, envs: VectorEnv[Any, Any, Any], *, masks: bool = False) -> None:
         device = device_of(envs)
         super().__init__(device=device, batch_size=torch.Size([envs.num_envs]))
         self.envs = envs
@@ -33,6 +34,12 @@ class TorchRLEnv(EnvBase):  # type: ignore[misc]
             {key: _spec(space, rows, device) for key, space in _named(envs.single_observation_space).items()},
             shape=(rows,),
         )
+        self._count = count_of(envs) if masks else 0
+        if masks:
+            self._allowed = np.ones((rows, self._count), np.bool_)
+            self.observation_spec[MASK_KEY] = Binary(
+                self._count, shape=(rows, self._count), dtype=torch.bool, device=device
+            )
         self.action_spec = _action_spec(envs.single_action_space, rows, device)
         self.reward_spec = Unbounded((rows, 1), dtype=torch.float32, device=device)
         flag = Categorical(2, shape=(rows, 1), dtype=torch.bool, device=device)
@@ -44,21 +51,29 @@ class TorchRLEnv(EnvBase):  # type: ignore[misc]
         mask = np.ones(self.envs.num_envs, bool) if chosen is None else _mask(chosen)
         seeds: Any = [seed if reset else None for seed, reset in zip(self._seeds, mask, strict=True)]
         options = None if mask.all() else {"reset_mask": mask}  # a reset of all rows may stagger them
-        observations, _ = self.envs.reset(seed=seeds, options=options)
+        observations, info = self.envs.reset(seed=seeds, options=options)
         self._seeds = [None if reset else seed for seed, reset in zip(self._seeds, mask, strict=True)]
         fresh = torch.zeros(self.envs.num_envs, 1, dtype=torch.bool, device=self.device)
-        return self._told(observations, {key: fresh.clone() for key in _FLAGS})
+        masks = self._masks(info, mask, False)
+        return self._told(observations, {key: fresh.clone() for key in _FLAGS} | masks)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         stepped = tensordict.get("_step", None)
         # TorchRL leaves finished rows in the batch until all have ended; a dream refuses to go on in them.
         options = {} if stepped is None else {"mask": _mask(stepped)}
-        observations, reward, terminated, truncated, _ = self.envs.step(tensordict["action"], **options)
+        observations, reward, terminated, truncated, info = self.envs.step(tensordict["action"], **options)
         flags = {"done": terminated | truncated, "terminated": terminated, "truncated": truncated}
-        return self._told(
-            observations,
-            {"reward": reward.float()[:, None], **{key: flag[:, None] for key, flag in flags.items()}},
-        )
+        told = {"reward": reward.float()[:, None], **{key: flag[:, None] for key, flag in flags.items()}}
+        masks = self._masks(info, options.get("mask", True), flags["done"].cpu().numpy())
+        return self._told(observations, told | masks)
+
+    def _masks(self, info: Mapping[str, Any], rows: Any, ended: Any) -> dict[str, Tensor]:
+        """What may follow in each row; where nothing was done in it, what was said before."""
+        if not self._count:
+            return {}
+        told = told_masks(info, self.envs.num_envs, self._count, ended)
+        self._allowed = np.where(np.reshape(rows, (-1, 1)), told, self._allowed)
+        return {MASK_KEY: torch.from_numpy(self._allowed)}
 
     def _set_seed(self, seed: int | None) -> None:
         """Row i gets `seed + i` when it is reset next."""

@@ -91,7 +91,12 @@ def check_seeds(seed: int | Sequence[int | None] | None, rows: int) -> list[int 
     """One seed per row, None for a row that goes on with its own random numbers."""
     if seed is None:
         return [None] * rows
-    seeds = [int(seed) + row for row in range(rows)] if isinstance(seed, int | np.integer) else list(seed)
+    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
+        seeds: list[Any] = [int(seed) + row for row in range(rows)]
+    else:
+        seeds = list(seed) if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str | bytes) else [seed]
+    if any(isinstance(s, bool) or not isinstance(s, int | np.integer | None) for s in seeds):
+        raise InputError(f"seeds {seed!r:.80}: give a whole number, or one per row, each a whole number or None")
     if len(seeds) != rows:
         raise InputError(f"{len(seeds)} seeds for {rows} rows: give one per row, or a single number")
     if any(s is not None and not 0 <= s < 2**63 for s in seeds):

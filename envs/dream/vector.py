@@ -56,7 +56,8 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
     final_obs, final_info: SAME_STEP alone, of rows that ended, as Gymnasium has them.
 
     checkpoint: a world model folder (`train_wm.py`, `train_agent.py`), the name of a world that comes with the package
-        (`python -m lssvwm.worldmodel.worlds`), hf://OWNER/NAME[@REVISION], or a loaded `Checkpoint`.
+        (`python -m lssvwm.worldmodel.worlds`), hf://OWNER/NAME[@REVISION], or a loaded `Checkpoint`, whose
+        model itself dreams then: on `device`, and in evaluation mode until you call `train()`.
     contexts: folder of recorded episodes, or a packed file of them; None takes the folder that the checkpoint names,
         and where that is not there the `contexts.npz` that it carries.
     steps: denoising steps per frame; or instead
@@ -220,7 +221,11 @@ class DreamVectorEnv(VectorEnv[Any, Any, Any]):
 
     def render(self) -> tuple[FrameArray, ...] | None:
         """The current frame of every row, (h, w, 3) uint8 each."""
-        return tuple(self._dreams.frame.cpu().numpy().copy()) if self.render_mode == "rgb_array" else None
+        if self.render_mode is None:
+            return None
+        if not self._dreams.begun:
+            raise gym.error.ResetNeeded("there is no frame to render yet: call reset() first")
+        return tuple(self._dreams.frame.cpu().numpy().copy())
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the background thread."""

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from lssvwm.envs.contexts import check_length, check_world, contexts_of
 from lssvwm.envs.dream.options import ContextLength
-from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint
+from lssvwm.worldmodel.checkpoint import Checkpoint, device_of, load_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.common.precision import use_policy
 from lssvwm.worldmodel.episodes import Clips, EpisodeStore
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import WorldModel
@@ -140,23 +139,21 @@ def open_world(
     target_fps: float | None,
 ) -> World:
     """Load and check everything that `rows` dreams need. Raises InputError for what cannot be dreamed."""
-    use_policy()
-    if isinstance(checkpoint, Checkpoint):
-        loaded, path = checkpoint, None
-    else:
-        loaded = load_checkpoint(checkpoint, device)
-        path = loaded.path.resolve()
-    model = loaded.model.eval().to(device)
+    place = device_of(device)
+    given = isinstance(checkpoint, Checkpoint)
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, place)
+    path = None if given else loaded.path.resolve()
+    model = loaded.model.eval().to(place)
     store = EpisodeStore(contexts_of(loaded) if contexts is None else contexts, told=model.config.told)
     check_world(loaded, store)
     if isinstance(context_length, int):
         check_length(store, context_length)
     sampler = Sampler(model, choose(model, rows, steps=steps, profile=profile, target_fps=target_fps))
-    return World(loaded, path, store, sampler, torch.device(device))
+    return World(loaded, path, store, sampler, place)
 
 
 def _load(path: Path, store: EpisodeStore, sampling: Sampling, device: str) -> World:
-    use_policy()
-    loaded = load_checkpoint(path, device)
+    place = device_of(device)
+    loaded = load_checkpoint(path, place)
     check_world(loaded, store)
-    return World(loaded, path, store, Sampler(loaded.model, sampling), torch.device(device))
+    return World(loaded, path, store, Sampler(loaded.model, sampling), place)

@@ -16,6 +16,7 @@ import tyro
 from lssvwm.envs.recorded.convert import convert
 from lssvwm.envs.recorded.formats.registry import recording
 from lssvwm.envs.recorded.interface import ReadOptions
+from lssvwm.envs.recorded.reader import PATIENCE
 from lssvwm.worldmodel.common.command_line import run_main, started_as
 
 SKIPPED = 3
@@ -44,6 +45,8 @@ class ConvertOptions:
     """Stop at the first broken recording instead of skipping it."""
     progress: bool = True
     """Show a progress bar."""
+    patience: float = PATIENCE
+    """Seconds without an episode until a recording is given up as damaged; with --every n, n times as long."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -57,6 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
         limit=options.limit,
         strict=options.strict,
         progress=options.progress,
+        patience=options.patience,
     )
     print(summary)
     return SKIPPED if summary.broken else 0

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from lssvwm.envs.recorded.interface import NONE, RECORDED, VIDEOS, ReadOptions, Recording, Source
 from lssvwm.envs.recorded.journal import Done, Journal, opened
+from lssvwm.envs.recorded.reader import PATIENCE, Reader
 from lssvwm.worldmodel.common.atomic import sync_folder
-from lssvwm.worldmodel.common.errors import InputError, MissingExtraError, one_line
+from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.stepping import deferred_interrupts
-from lssvwm.worldmodel.episodes.data import Episode, check_episode
+from lssvwm.worldmodel.episodes.data import check_episode
 from lssvwm.worldmodel.episodes.files import SUFFIX, header_of, write_episode
 
 STAGING = ".converting"
@@ -68,12 +69,14 @@ def convert(
     limit: int | None = None,
     strict: bool = False,
     progress: bool = True,
+    patience: float = PATIENCE,
 ) -> Summary:
     """Append the episodes of every source in `folder` to the folder `store`, which is made where it is missing.
 
     Sources that are done are left as they are, so an interrupted conversion goes on where it stood, and has lost the
     source at hand; its episodes appear together when it is done. A broken source is skipped and named in the summary.
-    `limit`: no more than so many sources, the first.
+    `limit`: no more than so many sources, the first. They are read in another process (`Reader`): one of which no
+    episode comes for `patience` seconds, or that crashes a library, is a broken one too.
 
     Raises InputError where nothing can be converted: a folder without sources, one that was converted with other
     options; and for the first broken source with `strict`. What was done until then stays.
@@ -86,27 +89,28 @@ def convert(
         raise InputError(f"limit is {limit}: use 1 or more")
     if not folder.is_dir():
         raise InputError(f"folder {folder} does not exist: name the one that holds {recording.files}")
-    sources = recording.find(folder)[:limit]
-    if not sources:
-        raise InputError(f"{folder} holds nothing of the format '{recording.name}', which is {recording.files}")
-    settings = {"format": recording.name, "from": str(folder.resolve()), **options.told()}
-    began, broken, episodes, frames = time.perf_counter(), [], 0, 0
-    with opened(store, settings) as journal:
-        waiting = [source for source in sources if source.name not in journal.done]
-        before = len(sources) - len(waiting)
-        with tqdm(total=len(sources), initial=before, unit="recording", disable=not progress) as bar:
-            for source in waiting:
-                try:
-                    done = _convert(recording, source, store, options, journal)
-                except InputError as error:
-                    if strict:
-                        raise
-                    broken.append(Broken(source.name, str(error)))
-                else:
-                    episodes, frames = episodes + done.episodes, frames + done.frames
-                rate = frames / (time.perf_counter() - began)
-                bar.set_postfix({"frames/s": f"{rate:.0f}", "skipped": len(broken)}, refresh=False)
-                bar.update()
+    with Reader(recording, options, patience) as reader:
+        sources = reader.find(folder)[:limit]
+        if not sources:
+            raise InputError(f"{folder} holds nothing of the format '{recording.name}', which is {recording.files}")
+        settings = {"format": recording.name, "from": str(folder.resolve()), **options.told()}
+        began, broken, episodes, frames = time.perf_counter(), [], 0, 0
+        with opened(store, settings) as journal:
+            waiting = [source for source in sources if source.name not in journal.done]
+            before = len(sources) - len(waiting)
+            with tqdm(total=len(sources), initial=before, unit="recording", disable=not progress) as bar:
+                for source in waiting:
+                    try:
+                        done = _convert(reader, source, store, journal)
+                    except InputError as error:
+                        if strict:
+                            raise
+                        broken.append(Broken(source.name, str(error)))
+                    else:
+                        episodes, frames = episodes + done.episodes, frames + done.frames
+                    rate = frames / (time.perf_counter() - began)
+                    bar.set_postfix({"frames/s": f"{rate:.0f}", "skipped": len(broken)}, refresh=False)
+                    bar.update()
     return Summary(
         sources=len(sources),
         before=before,
@@ -118,11 +122,11 @@ def convert(
     )
 
 
-def _convert(recording: Recording, source: Source, store: Path, options: ReadOptions, journal: Journal) -> Done:
+def _convert(reader: Reader, source: Source, store: Path, journal: Journal) -> Done:
     sizes = {done.action_size for done in journal.done.values()}
     count = frames = 0
     with _staging(store) as staging:
-        for episode in _read(recording, source, options):
+        for episode in reader.read(source):
             check_episode(episode, source.name)
             header = header_of(episode)
             if sizes - {header.action_size}:
@@ -141,19 +145,6 @@ def _convert(recording: Recording, source: Source, store: Path, options: ReadOpt
             journal.add(done)
         interrupt()
     return done
-
-
-def _read(recording: Recording, source: Source, options: ReadOptions) -> Iterator[Episode]:
-    """As `Recording.read`; a recording is whatever others wrote, and libraries raise whatever they do about it."""
-    try:
-        yield from recording.read(source, options)
-    except MissingExtraError:
-        raise
-    except InputError as error:  # what libraries say of a file may have lines of the file in it
-        raise InputError(" ".join(str(error).splitlines())) from error
-    except Exception as error:
-        said = one_line(error)
-        raise InputError(f"{source.path} cannot be read ({type(error).__name__}: {said})") from error
 
 
 @contextmanager

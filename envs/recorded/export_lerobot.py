@@ -130,7 +130,7 @@ class _Tables:
                 kind = arrow.bool_() if feature["dtype"] == "bool" else getattr(arrow, feature["dtype"])()
                 plain = feature["shape"] == [1] and key != "action"
                 fields.append((key, kind if plain else arrow.list_(kind)))
-        self.writer = parquet.ParquetWriter(path, arrow.schema(fields))
+        self.writer = parquet.ParquetWriter(path, arrow.schema(fields), write_page_checksum=True)
 
     def add(self, rows: Mapping[str, NDArray[Any]], task: str, place: dict[str, Any]) -> None:
         arrow, _ = _arrow()
@@ -245,7 +245,7 @@ def _write_meta(tables: _Tables, fps: float) -> None:
     (meta / "episodes" / "chunk-000").mkdir(parents=True)
     place = {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
     episodes = arrow.Table.from_pylist([{**one, **place} for one in tables.episodes])
-    parquet.write_table(episodes, meta / "episodes" / f"{PLACE.format(0, 0)}.parquet")
+    parquet.write_table(episodes, meta / "episodes" / f"{PLACE.format(0, 0)}.parquet", write_page_checksum=True)
     index = "__index_level_0__"  # pandas reads the column of this name back as the index of the rows
     plain: dict[str, Any] = {"metadata": None, "name": None}
     pandas = {

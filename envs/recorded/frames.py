@@ -71,6 +71,8 @@ def picture(data: Any, source: str) -> Frame:
     """The picture that the bytes of a PNG, JPEG or the like show. Raises InputError, naming `source`, where none."""
     try:
         with Image.open(io.BytesIO(data)) as shown:
+            shown.verify()  # the checksums of PNG, over which decoding passes
+        with Image.open(io.BytesIO(data)) as shown:
             return np.asarray(shown.convert("RGB"))
     except (TypeError, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         said = one_line(error, 100)

@@ -134,7 +134,8 @@ def _names(path: Path) -> list[str]:
 
 def _table(path: Path, columns: list[str], only: Any = None) -> Any:
     parquet = require("pyarrow.parquet", "lerobot", "LeRobot data sets")
-    return _tried(path, lambda: parquet.read_table(path, columns=columns, filters=only, partitioning=None))
+    told: dict[str, Any] = {"columns": columns, "filters": only, "page_checksum_verification": True}
+    return _tried(path, lambda: parquet.read_table(path, partitioning=None, **told))
 
 
 def _tried(path: Path, read: Any) -> Any:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from lssvwm.envs.minecraft.actions import BUTTONS
 from lssvwm.envs.recorded.arrays import Arrays, per_step, read_npz
+from lssvwm.envs.recorded.formats.minerl_actions import FPS, Played
 from lssvwm.envs.recorded.frames import decoded
 from lssvwm.envs.recorded.interface import NONE, RECORDED, ReadOptions, Source, sources_of
-from lssvwm.envs.recorded.minerl_actions import FPS, Played
 from lssvwm.envs.recorded.segments import Actions, Track, came_with, cut, ended, led_here
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Episode

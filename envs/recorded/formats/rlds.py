@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lssvwm.envs.recorded.arrays import taken
+from lssvwm.envs.recorded.formats.tfrecord import Features, read_record, records
 from lssvwm.envs.recorded.frames import Frame, picture
 from lssvwm.envs.recorded.interface import ReadOptions, Source
 from lssvwm.envs.recorded.segments import Track, came_with, cut, led_here
-from lssvwm.envs.recorded.tfrecord import Features, read_record, records
 from lssvwm.worldmodel.common.errors import InputError, one_line
 from lssvwm.worldmodel.episodes import Episode
 from lssvwm.worldmodel.episodes.data import KEYS

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 
 from lssvwm.envs.minecraft.actions import BUTTONS
 from lssvwm.envs.recorded.cursor import with_cursor
+from lssvwm.envs.recorded.formats.minerl_actions import FPS, Played
 from lssvwm.envs.recorded.frames import Frame, decoded
 from lssvwm.envs.recorded.interface import ReadOptions, Source, sources_of
-from lssvwm.envs.recorded.minerl_actions import FPS, Played
 from lssvwm.envs.recorded.segments import Track, cut, led_here
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Episode
