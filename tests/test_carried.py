@@ -61,7 +61,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 
 def part(clips: Clips, begin: int, end: int) -> Clips:
     """The same frames of every clip."""
-    return clips._map(lambda value: value[:, begin:end])
+    return clips.map(lambda value: value[:, begin:end])
 
 
 def carried(model: WorldModel, clips: Clips, length: int = CLIP, drawn: Draw | None = None) -> Memory:
