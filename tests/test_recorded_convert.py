@@ -16,7 +16,7 @@ import pytest
 
 import recordings
 from lssvwm.envs.recorded import FORMATS, Broken, ReadOptions, Source, Summary, convert, recording
-from lssvwm.envs.recorded.__main__ import main
+from lssvwm.envs.recorded.__main__ import INTERRUPTED, main
 from lssvwm.envs.recorded.journal import JOURNAL, opened
 from lssvwm.envs.recorded.segments import Track, cut, led_here
 from lssvwm.worldmodel.common.errors import InputError
@@ -147,6 +147,24 @@ def test_an_interruption_loses_one_recording(three: Path, tmp_path: Path) -> Non
     summary = convert(DMLAB, three, store, options, progress=False)
     assert (summary.before, summary.converted, summary.episodes) == (1, 2, 6)
     assert sources(store) == ["train/0.npz"] * 3 + ["train_0.npz"] * 3 + ["z.npz"] * 3
+
+
+def test_ctrl_c_while_the_process_that_reads_begins_is_told_in_a_line(three: Path, tmp_path: Path) -> None:
+    process = start("-c", BEGINS, str(three), str(tmp_path / "to"))
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors.count("\n")) == (130, 1), errors
+    assert INTERRUPTED in errors
+
+
+BEGINS = """
+import os, signal, sys, threading
+from lssvwm.envs.recorded.__main__ import INTERRUPTED, main
+from lssvwm.worldmodel.common.command_line import run_main
+sys.argv = ["convert", "teco-dmlab", sys.argv[1], "--to", sys.argv[2], "--size", "16", "--no-progress"]
+os.setpgid(0, 0)  # as a shell does, and Ctrl-C goes to all of a group
+threading.Timer(0.3, os.killpg, (0, signal.SIGINT)).start()
+run_main(main, INTERRUPTED)
+"""
 
 
 def test_a_killed_conversion_goes_on(tmp_path: Path) -> None:

@@ -101,9 +101,10 @@ class Reader:
         context = mp.get_context("forkserver")  # threads of this process, such as that of the bar, may hold locks
         context.set_forkserver_preload([__name__])  # so that one that takes the place of another is there at once
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(*self._args, theirs), daemon=True)
+        process = context.Process(target=_work, args=(*self._args, theirs), daemon=True)
         with interrupts_blocked():
-            self._process.start()
+            process.start()
+            self._process = process
         theirs.close()
         try:
             self._pipe.recv()

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any
@@ -246,6 +247,7 @@ Pool = LocalPool | ProcessPool
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
     """Processes started meanwhile inherit that Ctrl-C is blocked: their parent could not close them in order else."""
+    resource_tracker.ensure_running()  # starting with the first process, it would let them through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
