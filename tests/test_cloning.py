@@ -175,7 +175,7 @@ def test_another_configuration_is_refused_by_name(store: EpisodeStore, tmp_path:
         cloner(store, tmp_path, best=0.5)
     for changes, message in (
         ({"best": 0.0}, r"best=0\.0 is a share"),
-        ({"batch": 0}, r"batch is 0"),
+        ({"batch": 0}, r"batch=0: give at least 1"),
         ({"discount": 1.5}, r"discount=1\.5"),
     ):
         with pytest.raises(InputError, match=message):

@@ -435,7 +435,7 @@ def test_counts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         PPO(Hinted(2), config(), tmp_path)
     with pytest.raises(InputError, match=r"minibatches is 5"):
         config(minibatches=5)
-    with pytest.raises(InputError, match=r"steps is 0"):
+    with pytest.raises(InputError, match=r"steps=0: give at least 1"):
         config(steps=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -89,10 +90,12 @@ def test_a_video_of_one_frame_is_no_episode(tmp_path: Path) -> None:
 
 def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", frames_of(places()))
-    code = "import sys, runpy; sys.modules['av'] = None; "
-    code += "sys.argv = ['', 'videos', '{0}', '--to', '{0}/out', '--no-progress']; "
-    code += "runpy.run_module('lssvwm.envs.recorded', run_name='__main__', alter_sys=True)"
-    run = subprocess.run([sys.executable, "-c", code.format(tmp_path)], capture_output=True, text=True, check=False)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "av.py").write_text("raise ModuleNotFoundError(\"No module named 'av'\", name='av')")
+    words = ["-m", "lssvwm.envs.recorded", "videos", tmp_path, "--to", tmp_path / "out", "--no-progress"]
+    paths = os.pathsep.join(filter(None, (str(tmp_path / "lib"), os.environ.get("PYTHONPATH"))))
+    env = {**os.environ, "PYTHONPATH": paths}
+    run = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, env=env)
     assert run.returncode == 2
     assert run.stderr.startswith("error: ")
     assert run.stderr.count("\n") == 1

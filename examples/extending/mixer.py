@@ -24,15 +24,7 @@ class Averages(nn.Module):
         """Averages (rows, S, D); there is no convolution whose last inputs would have to be kept."""
         return ScanMemory(like.new_zeros(rows, self.tiles, 0, 0), like.new_zeros(rows, self.tiles, self.inner))
 
-    def forward(
-        self,
-        x: Tensor,
-        memory: ScanMemory,
-        *,
-        advance: bool = True,
-        in_place: bool = False,
-        teacher_forcing: bool = False,
-    ) -> Mixed:
+    def forward(self, x: Tensor, memory: ScanMemory, *, advance=True, in_place=False, teacher_forcing=False) -> Mixed:
         """As `worldmodel.layers.mixer.Mixer` says; x is (B, T, S, D)."""
         share, state, averages = self.keep.sigmoid(), memory.state, []
         for number, chunk in enumerate(self.write(x).split(self.chunk, 1)):
