@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -138,7 +139,11 @@ def test_a_run_that_goes_on_is_one_run_of_wandb(logged: Path) -> None:
     files = sorted((logged / "wandb").glob("offline-run-*/*.wandb"))
     assert [file.stem for file in files] == [f"run-{kept['id']}"] * 2
     for file in files:
-        (run,) = [record.run for record in records(file) if record.WhichOneof("record_type") == "run"]
+        until = time.monotonic() + 60  # wandb's own process writes, on a busy machine after the run has been closed
+        while not (found := [each.run for each in records(file) if each.WhichOneof("record_type") == "run"]):
+            assert time.monotonic() < until, f"{file} says nothing of its run"
+            time.sleep(0.5)
+        (run,) = found
         config = {item.key: json.loads(item.value_json) for item in run.config.update}
         assert (run.run_id, run.display_name, config["model"]["dim"]) == (kept["id"], "run", 32)
     curves = EventAccumulator(str(logged / "tensorboard" / "world_model"))
