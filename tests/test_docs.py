@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from lssvwm.agents.commands import COMMANDS
@@ -56,7 +57,7 @@ def test_python_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_notebook_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("MPLBACKEND", "Agg")
+    matplotlib.use("Agg")  # whatever tests before this one have chosen in this process
     names: dict[str, object] = {"__name__": "__main__"}
     cells = json.loads((ROOT / "examples" / "tour.ipynb").read_text())["cells"]
     for cell in cells:
