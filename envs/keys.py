@@ -84,17 +84,10 @@ MINIGRID = _keys(
 )
 
 _AROUND = (("left", "a,ArrowLeft"), ("right", "d,ArrowRight"))
+_WALK = (("wait", ""), ("forward", "w,ArrowUp"), ("back", "s,ArrowDown"), *_AROUND)
 MINETEST_TURNS = _keys(0, ("wait", ""), *_AROUND, ("up", "w,ArrowUp"), ("down", "s,ArrowDown"))
-MINETEST_WALK = _keys(0, ("wait", ""), ("forward", "w,ArrowUp"), ("back", "s,ArrowDown"), *_AROUND)
-MINETEST_TREECHOP = _keys(
-    0,
-    *((one.label, ",".join(key for (key,) in one.chords)) for one in MINETEST_WALK.bindings),
-    ("up", "r"),
-    ("down", "f"),
-    ("attack", "x"),
-    ("jump", " "),
-    ("chop", "c"),
-)
+MINETEST_WALK = _keys(0, *_WALK)
+MINETEST_TREECHOP = _keys(0, *_WALK, ("up", "r"), ("down", "f"), ("attack", "x"), ("jump", " "), ("chop", "c"))
 
 _WORLDS: Mapping[str, Keys] = {
     "lssvwm/Minetest-LookAway-": MINETEST_TURNS,

@@ -131,7 +131,6 @@ class Backbone(nn.Module):
         self.goal = Goal(config.told, config.dim) if config.told else None
         self.told_size = config.told_size
         self.path = PathIntegration(config) if config.path_integration else None
-        self.angles = config.path_integration
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.grid, self.chunk, self.head_size = config.grid, config.chunk, config.dim // config.heads
         self.runtime = Runtime()
@@ -178,7 +177,7 @@ class Backbone(nn.Module):
         like = self.position
         layers = tuple(layer.empty(rows, like.detach()) for layer in self._layers)
         told = torch.zeros(rows, self.told_size, device=like.device) if self.goal is not None else None
-        angles = like.detach().new_zeros(rows, self.angles) if self.path is not None else None
+        angles = like.detach().new_zeros(rows, self.path.turn.shape[1]) if self.path is not None else None
         return Memory(layers, torch.zeros(rows, dtype=torch.int64, device=like.device), told, angles)
 
     def forward(
