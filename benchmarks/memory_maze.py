@@ -9,11 +9,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import tyro
 
+from benchmarks.shared.machine import cpu as machine
 from lssvwm.envs.memory_maze.environment import MemoryMaze
 
 
@@ -27,7 +27,7 @@ def main(size: str = "9x9", blocks: int = 5, steps: int = 100) -> None:
         for name, maze in mazes.items():
             reset[name].append(_cpu(lambda maze=maze, block=block: maze.reset(seed=block)))
             step[name].append(_cpu(lambda maze=maze, taken=taken: [maze.step(action) for action in taken]) / steps)
-    print(f"Memory Maze {size}, {os.environ['MUJOCO_GL']}, LP_NUM_THREADS={os.environ['LP_NUM_THREADS']}, {_machine()}")
+    print(f"Memory Maze {size}, {os.environ['MUJOCO_GL']}, LP_NUM_THREADS={os.environ['LP_NUM_THREADS']}, {machine()}")
     for name, maze in mazes.items():
         cpu, again = statistics.median(step[name]), statistics.median(reset[name])
         print(f"{name:5}  {1000 * cpu:5.2f} ms CPU per step, {1 / cpu:4.0f} steps/s per core; reset {again:5.2f} s CPU")
@@ -40,14 +40,6 @@ def _cpu(do: Callable[[], object]) -> float:
     start = time.process_time()
     do()
     return time.process_time() - start
-
-
-def _machine() -> str:
-    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in lines}
-    vector = [flag for flag in ("sse4_2", "avx2", "avx512f") if flag in fields.get("flags", "").split()]
-    load = os.getloadavg()[0]
-    return f"{os.cpu_count()} cores {fields.get('model name', '?')} with {' '.join(vector)}, load {load:.1f}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A world whose faults are chosen: slow resets, steps that fail, hang, kill the process or show what they may not."""
+"""A world whose faults are chosen: slow resets, steps that fail, hang, take a second, kill the process
+or show what they may not."""
 
 from __future__ import annotations
 
@@ -56,6 +57,8 @@ class Faulty(gym.Env[FrameArray, np.int64]):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "hang":
                 time.sleep(1000)
+            if self.fault == "slow":
+                time.sleep(1)
             reward = float("nan") if self.fault == "nan" else reward
             frame = frame[:4] if self.fault == "shape" else frame
         return frame, reward, self.at == self.length, False, {}

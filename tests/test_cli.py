@@ -420,8 +420,19 @@ def test_a_damaged_episode_is_named_and_the_others_stay(
 
 
 def test_clips_that_turn_round_are_not_gone_on_with(refusal: Refusal, tmp_path: Path) -> None:
-    options = ("--out", tmp_path / "run", "--retrace", "0.5", "--pose", "agent_pos", "--training.carry", "0.9")
+    options = ("--out", tmp_path / "run", "--retrace", "0.5", "--training.carry", "0.9", "--extra-obs", "--pose")
+    options += ("agent_pos",)
     assert "add --training.carry 0" in refusal("train_wm.py", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_dead_reckoning_lacks_nothing(refusal: Refusal, tmp_path: Path) -> None:
+    reckoning = ("--extra-obs", "--pose", "agent_pos", "agent_dir", "--model.dead-reckoning", "1")
+    out = ("--out", tmp_path / "run")
+    assert "--extra-obs --pose agent_pos agent_dir" in refusal("train_wm.py", *out, *reckoning[-2:])
+    assert "recorded only with --extra-obs" in refusal("train_agent.py", *out, *reckoning[1:])
+    assert "of 2 + 2 or 3 + 3 numbers" in refusal("train_wm.py", *out, *reckoning[:3], *reckoning[-2:])
+    assert "is no environment" in refusal("train_agent.py", *out, *reckoning[:-2])
     assert not (tmp_path / "run").exists()
 
 

@@ -31,6 +31,8 @@ CASES: dict[str, dict[str, Any]] = {
     "velocity": {"target": "v"},
     "shortcut": {"shortcut": 4},
     "path integration": {"path_integration": 3},
+    "dead reckoning": {"dead_reckoning": 2},
+    "dead reckoning, chunks": {"dead_reckoning": 3, "chunk": 2, "window": 2},
     "path integration, chunks": {"path_integration": 3, "chunk": 2, "window": 2},
 }
 

@@ -33,6 +33,7 @@ CONFIGS = {
     "history": small_config(window=None),
     "history only": small_config(window=None, scan="none"),
     "path integration": small_config(path_integration=3),
+    "dead reckoning": small_config(dead_reckoning=3),
 }
 BOTH = CONFIGS["both"]
 

@@ -26,7 +26,7 @@ CONFIGS = {
     f"{scan}, window {window}": small_config(scan=scan, window=window)
     for scan in ("blockwise", "whole-frame", "none")
     for window in (0, 1, 4)
-} | {"path integration": small_config(path_integration=3)}
+} | {"path integration": small_config(path_integration=3), "dead reckoning": small_config(dead_reckoning=3)}
 
 
 @pytest.fixture(params=CONFIGS)

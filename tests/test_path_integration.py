@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from benchmarks.path_integration import LEFT, RIGHT, RING, SECTIONS, found_again, trained, walk
 from lssvwm.worldmodel.actions import ActionPart
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.episodes import Clips
 from lssvwm.worldmodel.layers.path_integration import PathIntegration
 
 
-def clips(count: int) -> tuple[Tensor, Tensor, Tensor]:
+def clips(count: int) -> Clips:
     walks = [walk(seed) for seed in range(count)]
     frames, actions = (torch.from_numpy(np.stack([getattr(w, part) for w in walks])) for part in ("frames", "actions"))
-    return frames, actions, torch.ones(actions.shape, dtype=torch.bool)
+    blank = torch.zeros(actions.shape)
+    return Clips(frames, actions, blank, blank.bool(), torch.ones(actions.shape, dtype=torch.bool))
 
 
 def integration(count: int = 8, **actions: object) -> PathIntegration:
@@ -34,7 +35,7 @@ def degrees(path: PathIntegration) -> np.ndarray:
 
 def test_it_finds_that_left_undoes_right_and_how_many_go_round() -> None:
     path = integration()
-    assert path.fit(*clips(80)) == 1
+    assert path.fit(clips(80), 0).startswith("path integration: 1 angle")
     stay, right, left = degrees(path)
     np.testing.assert_allclose(stay, 0, atol=2)
     np.testing.assert_allclose(np.abs(right[0]), 360 / SECTIONS, atol=2)
@@ -45,24 +46,25 @@ def test_it_finds_that_left_undoes_right_and_how_many_go_round() -> None:
 def test_the_same_seed_finds_the_same() -> None:
     one, other = integration(), integration()
     for path in (one, other):
-        path.fit(*clips(20), seed=3)
+        path.fit(clips(20), 3)
     assert torch.equal(one.turn, other.turn)
 
 
 def test_it_finds_nothing_where_actions_do_nothing() -> None:
     path = integration()
-    frames, actions, mask = clips(40)
-    assert path.fit(torch.randint(0, 256, frames.shape, dtype=torch.uint8), actions, mask) == 0
+    found = clips(40)
+    noise = torch.randint(0, 256, found.frames.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert path.fit(replace(found, frames=noise), 0).startswith("path integration: 0 angles")
     assert not bool(path.turn.any())
 
 
 def test_what_lies_behind_the_mask_does_not_count() -> None:
     path, other = integration(), integration()
-    frames, actions, mask = clips(40)
-    mask[:, 30:] = False
-    path.fit(frames, actions, mask)
-    frames[:, 30:] = 0
-    other.fit(frames, actions, mask)
+    found = clips(40)
+    found.mask[:, 30:] = False
+    path.fit(found, 0)
+    found.frames[:, 30:] = 0
+    other.fit(found, 0)
     assert torch.equal(path.turn, other.turn)
 
 
@@ -72,14 +74,14 @@ def test_it_finds_the_axis_of_actions_that_are_vectors() -> None:
         ActionPart("box", (2,), low=(-2.0, -1.0), high=(2.0, 1.0), dtype="float32", key="turn"),
         ActionPart("discrete", choices=(2,), key="jump"),
     )
-    frames, actions, mask = clips(80)
-    turned = torch.tensor([0.0, 1.0, -1.0, 0.0])[actions]
+    found = clips(80)
+    turned = torch.tensor([0.0, 1.0, -1.0, 0.0])[found.actions]
     jump = (turned > 0) & (torch.rand(turned.shape, generator=torch.Generator().manual_seed(0)) < 0.5)
     idle = torch.rand(turned.shape, generator=torch.Generator().manual_seed(1))
     vectors = torch.stack([torch.where(jump, 0, 2 * turned), idle, jump.float()], -1)
     vectors[:, 0] = math.nan
     path = integration(4, num_actions=0, action_size=3, action_parts=parts)
-    assert path.fit(frames, vectors, mask) >= 1
+    assert "0 angles" not in path.fit(replace(found, actions=vectors), 0)
     turn, nothing, still, jumped = degrees(path)[:, 0]
     np.testing.assert_allclose(abs(turn), 360 / SECTIONS, atol=3)
     np.testing.assert_allclose(jumped - still, turn, atol=5)
@@ -90,9 +92,10 @@ def test_none_turns_nothing_and_angles_stay_within_a_circle() -> None:
     path = integration(2)
     with torch.no_grad():
         path.turn.copy_(torch.tensor([[0.0, 0.0], [3.0, 1.0], [-3.0, -1.0]]))
-    angles = path(torch.tensor([[-1, RIGHT, RIGHT, RIGHT, -1, LEFT]]), torch.tensor([[0.5, 0.0]])).angles
-    expected = torch.tensor([0.5, 3.5, 6.5 - 2 * math.pi, 9.5 - 2 * math.pi, 9.5 - 2 * math.pi, 6.5 - 2 * math.pi])
-    torch.testing.assert_close(angles[0, :, 0], expected)
+    walked, begin = [-1, RIGHT, RIGHT, RIGHT, -1, LEFT], torch.tensor([[0.5, 0.0]])
+    expected = [0.5, 3.5, 6.5 - 2 * math.pi, 9.5 - 2 * math.pi, 9.5 - 2 * math.pi, 6.5 - 2 * math.pi]
+    for end, angle in enumerate(expected, 1):
+        torch.testing.assert_close(path(torch.tensor([walked[:end]]), begin).angles[0, 0], torch.tensor(angle))
 
 
 def test_a_model_without_actions_has_no_path() -> None:

@@ -68,6 +68,32 @@ def test_a_failing_process_is_replaced_and_its_episode_played_again(
             assert np.array_equal(getattr(episode, key), getattr(expected[seed], key))
 
 
+def test_a_process_that_hangs_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is waited for no longer than a thousand seconds, but its seed is played by another long before."""
+    whole, expected = recorded(tmp_path / "a", faulty())
+    monkeypatch.setattr(lssvwm.envs.recording.pool, "PATIENCE", 0.5)
+    (marker := tmp_path / "once").touch()
+    summary, found = recorded(tmp_path / "b", faulty(fault="hang", seeds=[1], once=str(marker)), timeout=1000)
+    assert "seed 1 failed (1 of 3): no answer long after the others" in caplog.text
+    assert (summary.returns, summary.failed, sorted(found)) == (whole.returns, (), [0, 1, 2, 3])
+    for seed, episode in found.items():
+        assert np.array_equal(episode.image, expected[seed].image)
+
+
+def test_a_process_that_was_only_slow_plays_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, _ = recorded(tmp_path / "a", faulty(), episodes=12)
+    monkeypatch.setattr(lssvwm.envs.recording.pool, "PATIENCE", 0.1)
+    monkeypatch.setattr(lssvwm.envs.recording.pool, "SLOWER", 0.0)
+    config = faulty(fault="slow", seeds=[1, 3, 5], reset_seconds=0.2)
+    summary, _ = recorded(tmp_path / "b", config, episodes=12, attempts=100)
+    assert "seed 1 failed (1 of 100): no answer long after the others" in caplog.text
+    assert (summary.returns, summary.failed) == (whole.returns, ())
+
+
 @pytest.mark.parametrize("processes", [True, False])
 def test_a_seed_that_always_fails_is_skipped(tmp_path: Path, processes: bool, caplog: pytest.LogCaptureFixture) -> None:
     config = faulty(fault="raise", seeds=[2])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
+from lssvwm.worldmodel.layers.dead_reckoning import DeadReckoning
 from lssvwm.worldmodel.layers.memory import Memory
 from lssvwm.worldmodel.model import Features, WorldModel
 
@@ -70,6 +71,8 @@ def random_model(config: WorldModelConfig, seed: int) -> WorldModel:
     model.tokenizer.fit(random_frames(config, 64, source=source))
     model.readout.standardise.mean.normal_(generator=source)
     model.readout.standardise.variance.uniform_(0.5, 2, generator=source)
+    if isinstance(model.backbone.path, DeadReckoning):
+        model.backbone.path.moves.normal_(generator=source)
     return model
 
 

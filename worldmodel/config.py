@@ -123,6 +123,9 @@ class WorldModelConfig:
     path_integration: int = 0
     """Angles, each turned by every action by an amount that is learned, of which every token is told the sines and
     cosines: a pose that is worked out where none is told. 0 for none."""
+    dead_reckoning: int = 0
+    """Actions back on which a movement depends, in a model that works out its own pose (`layers.dead_reckoning`) from
+    what actions did to that of the recordings it was trained on. 0 for none."""
     action_dropout: float = 0.0
     """Share of training frames whose action is withheld, so that the model also continues videos without actions."""
 
@@ -222,15 +225,25 @@ class WorldModelConfig:
         counts = ("height", "width", "patch", "latent_channels", "dim", "layers", "heads", "chunk")
         check_least(self, 1, *counts, "state_size", "head_dim", "expand", "features", "reward_horizon")
         check_least(
-            self, 0, "num_actions", "action_size", "pose_size", "path_integration", "reward_weight", "noise_std"
+            self,
+            0,
+            *("num_actions", "action_size", "pose_size", "path_integration", "dead_reckoning"),
+            *("reward_weight", "noise_std"),
         )
         if self.num_actions and self.action_size:
             raise InputError(
                 f"num_actions={self.num_actions} and action_size={self.action_size}: actions are either discrete or "
                 "continuous, set one of them to 0"
             )
-        if self.path_integration and not (self.num_actions or self.action_size):
-            raise InputError(f"path_integration={self.path_integration}: a model that is told no actions has no path")
+        paths = ("path_integration", "dead_reckoning")
+        for path in paths:
+            if getattr(self, path) and not (self.num_actions or self.action_size):
+                raise InputError(f"{path}={getattr(self, path)}: a model that is told no actions has no path")
+        if sum(bool(getattr(self, name)) for name in (*paths, "pose_size")) > 1:
+            raise InputError(
+                f"pose_size={self.pose_size}, path_integration={self.path_integration} and "
+                f"dead_reckoning={self.dead_reckoning}: a pose is told or worked out, and in one way; leave one of them"
+            )
         if self.action_parts and ((parts := ActionSpec(self.action_parts)).count or parts.size != self.action_size):
             raise InputError(
                 f"action_size={self.action_size}, but the parts have {parts.size} numbers ({parts}): make them equal, "
@@ -283,6 +296,11 @@ class WorldModelConfig:
     def told_size(self) -> int:
         """Numbers of what every frame is told."""
         return size_of(self.told)
+
+    @property
+    def known_pose(self) -> int:
+        """Numbers of the pose that layers are given, told or worked out (position, cosine and sine of two angles)."""
+        return 7 if self.dead_reckoning else self.pose_size
 
     @property
     def grid(self) -> tuple[int, int]:

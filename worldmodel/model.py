@@ -75,12 +75,16 @@ class WorldModel(nn.Module):
 
     def draw(self, clips: Clips, generator: Generators) -> Draw:
         """What chance decides about `clips`; with a generator per row, each row's share follows from its own."""
-        self.backbone.condition.check(clips.actions, clips.pose, clips.mask.shape[1])
+        self.backbone.condition.check(clips.actions, self.told_pose(clips), clips.mask.shape[1])
         check_told(self.config, clips.told, tuple(clips.mask.shape))
         like = self.backbone.position
         shape = (*clips.mask.shape, self.config.tokens, self.config.latent_channels)
         drawn = draw(shape, generator, like, self.config)
         return with_steps(drawn, generator, self.config) if self.config.shortcut else drawn
+
+    def told_pose(self, clips: Clips) -> Tensor | None:
+        """What is told of the pose: dead reckoning only looks at it before the first step."""
+        return None if self.config.dead_reckoning else clips.pose
 
     def counts(self, clips: Clips, drawn: Draw) -> Counts:
         """What `forward` divides by, unless told otherwise."""
@@ -109,7 +113,7 @@ class WorldModel(nn.Module):
         noised = add_noise(latents, drawn.level, drawn.noise)
         actions = without_actions(clips.actions, drawn.withheld)
         start = self.empty(len(mask)) if memory is None else memory
-        past = Past(*self._committed(latents, drawn), actions, clips.pose, start, clips.told)
+        past = Past(*self._committed(latents, drawn), actions, self.told_pose(clips), start, clips.told)
         found = streams(self.backbone, config, noised, drawn.level, drawn.halvings, past, carry=carry)
         predicted = clean_from(self.denoise(found.noised), noised, drawn.level, config.target)
         # After the pass that learns, so that the weights that autocast keeps are those it cast for that one.

@@ -74,6 +74,11 @@ class Loop(Run):
             raise InputError(
                 "--dream-ratio counts what the run records, which is nothing with --world-model: leave it out"
             )
+        if settings.pose and not settings.model.dead_reckoning:
+            raise InputError(
+                f"--pose {' '.join(settings.pose)}: a world model that is told the pose is no environment, as nothing "
+                "says where an action leads: let it find out (--model.dead-reckoning 3), or use train_wm.py alone"
+            )
         if settings.tell and settings.place == "real":
             raise InputError(f"--tell {settings.tell[0]} is told to a world model, --in real has none: leave it out")
         if settings.train_ratio is not None and settings.training.decay:

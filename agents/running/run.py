@@ -31,6 +31,7 @@ from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.episodes.packed import CONTEXTS, pack
 from lssvwm.worldmodel.episodes.retrace import Retraced
+from lssvwm.worldmodel.layers.dead_reckoning import check_pose
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.told import ToldPart, read_told, told_parts
 from lssvwm.worldmodel.training import STATE, ClipSource, Trainer, TrainingConfig, distilled, processes
@@ -65,6 +66,13 @@ class Run:
             count = getattr(settings, name, None)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}: use 1 or more")
+        if settings.pose and self.episodes == self.own_episodes and not settings.extra_obs:
+            raise InputError(f"--pose {' '.join(settings.pose)} is recorded only with --extra-obs: add it")
+        if settings.model.dead_reckoning and not settings.pose:
+            raise InputError(
+                f"--model.dead-reckoning {settings.model.dead_reckoning} finds out from recorded poses what actions "
+                "do: name the extras that hold them (--extra-obs --pose agent_pos agent_dir)"
+            )
         if not 0 <= settings.seed < RUNS:
             raise InputError(f"--seed {settings.seed}: use 0 to {RUNS - 1}, others would meet the seeds of evaluation")
         counts = {"collect_episodes": recorded_by(settings), "eval_episodes": getattr(settings, "eval_episodes", 0)}
@@ -121,8 +129,8 @@ class Run:
         return world
 
     def store(self) -> EpisodeStore:
-        """The episodes to learn from."""
-        return EpisodeStore(self.episodes, told=self.told())
+        """The episodes to learn from, with the pose that was asked for."""
+        return EpisodeStore(self.episodes, pose=self.settings.pose, told=self.told())
 
     def told(self) -> tuple[ToldPart, ...]:
         """Of every frame: what the world model has learned, else the episodes have, else the world (no words yet)."""
@@ -154,8 +162,20 @@ class Run:
         return store
 
     def configure(self, seen: Probe) -> WorldModelConfig:
-        """The world model's configuration for a world."""
-        return self.settings.model.of_world(seen, told_parts=self.told())
+        """The world model's configuration for a world: with the pose, where it is told one."""
+        size = self.pose_size(seen)
+        if self.settings.model.dead_reckoning:
+            check_pose(size)
+        return self.settings.model.of_world(seen, size, self.told())
+
+    def pose_size(self, seen: Probe) -> int:
+        """Numbers of the recorded pose."""
+        if self.episodes != self.own_episodes:
+            return self.store().pose_size
+        sizes = dict(seen.extras)
+        if missing := [key for key in self.settings.pose if key not in sizes]:
+            raise InputError(f"--pose {missing[0]}: {self.settings.env} records no such extra, but {sorted(sizes)}")
+        return sum(sizes[key] for key in self.settings.pose)
 
     def begun(self, config: WorldModelConfig) -> WorldModel:
         """The world model as it is before its first step."""
@@ -253,8 +273,6 @@ class Learning(Run):
             raise InputError(
                 f"--retrace {settings.retrace} turns clips round, where no other can go on: add --training.carry 0"
             )
-        if settings.pose and self.episodes == self.own_episodes and not settings.extra_obs:
-            raise InputError(f"--pose {' '.join(settings.pose)} is recorded only with --extra-obs: add it")
 
     @property
     def source(self) -> Path | None:
@@ -272,26 +290,14 @@ class Learning(Run):
             distilled(self.source, config)
         return config
 
-    def store(self) -> EpisodeStore:
-        """The episodes with the pose that was asked for."""
-        return EpisodeStore(self.episodes, pose=self.settings.pose, told=self.told())
-
     def clips(self, store: EpisodeStore) -> ClipSource:
         """Some of them turn round, where that was asked for."""
         return Retraced(store, self.settings.retrace) if self.settings.retrace else store
 
     def configure(self, seen: Probe) -> WorldModelConfig:
-        """With the pose, and without the actions where they are not to be told."""
-        pose, told = self.settings.pose, self.settings.tell_actions
-        if self.episodes != self.own_episodes:
-            size = self.store().pose_size
-        else:
-            sizes = dict(seen.extras)
-            if missing := [key for key in pose if key not in sizes]:
-                raise InputError(f"--pose {missing[0]}: {self.settings.env} records no such extra, but {sorted(sizes)}")
-            size = sum(sizes[key] for key in pose)
-        world = seen if told else Probe(seen.frame, ActionSpec.discrete(0))
-        return self.settings.model.of_world(world, size, self.told())
+        """Without the actions where they are not to be told."""
+        world = seen if self.settings.tell_actions else Probe(seen.frame, ActionSpec.discrete(0), seen.extras)
+        return super().configure(world)
 
 
 def recorded_by(settings: WorldSettings) -> int:

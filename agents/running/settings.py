@@ -68,7 +68,7 @@ class ModelOptions(WorldModelConfig):
             "height": world.frame[0],
             "width": world.frame[1],
             **told(world.actions),
-            "pose_size": pose_size,
+            "pose_size": 0 if self.dead_reckoning else pose_size,
             "told": told_parts,
         }
         return WorldModelConfig.from_dict({**self.to_dict(), **derived})
@@ -124,6 +124,10 @@ class WorldSettings(EnvOptions):
     tell: tuple[str, ...] = ()
     """What else to tell the world model with every frame: keys of the environment's observation that are a text, such
     as mission, or a few numbers. What it has in dreams is what their context had."""
+    pose: tuple[str, ...] = ()
+    """Extras of the recordings that say where the agent is, such as agent_pos agent_dir. With --model.dead-reckoning
+    the model finds out from them what actions do, and works out its own pose. Without it is told the pose with every
+    frame: such a model continues recorded videos, for judging its memory; it is no environment."""
     collector: str = "random"
     """Policy that records the first episodes: random, scripted or oracle; or several, each for a share of the
     episodes, so that the world is seen to go well and not: oracle:0.5,random:0.5."""
@@ -230,9 +234,6 @@ class LearnSettings(WorldSettings):
     distill: Path | None = None
     """A finished world model: its checkpoint folder, to train on for world-steps so that it dreams in one step
     (model.shortcut). World, episodes and model are its own unless options say otherwise."""
-    pose: tuple[str, ...] = ()
-    """Extras of the recordings that say where the agent is, such as agent_pos agent_dir; the model is then told them
-    for every frame. Such a model continues recorded videos, for judging its memory; it is no environment."""
     tell_actions: bool = True
     """Tell the model the actions. The paper's Maze models are told the pose alone."""
     retrace: float = 0.0

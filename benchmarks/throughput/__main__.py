@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks.shared.machine import cpu
 from benchmarks.throughput.works import seconds
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -36,17 +37,12 @@ LIMITS = {
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     "all": {},
 }
-TELLING = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "asimd", "bf16", "sve")
 SIDE = 1024
 
 
 def machine() -> str:
-    """The CPU, those of its instruction sets that decide, and which of them torch uses."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = set((told.get("flags") or told.get("Features") or "").split())
-    sets = ", ".join(name for name in TELLING if name in flags)
-    return f"{told.get('model name', 'CPU')} ({sets}); torch {torch.__version__} uses {used()}; 1 thread"
+    """The CPU, and which of its instruction sets torch uses."""
+    return f"{cpu()}; torch {torch.__version__} uses {used()}; 1 thread"
 
 
 def used() -> str:

@@ -20,7 +20,13 @@ from lssvwm.worldmodel.common.errors import InputError
 _KEY, _FORMAT = "lssvwm_dream_state", 2
 _UNCHECKED = 1
 """The format without a checksum."""
-_OLDER: Mapping[str, Any] = {"start": "any", "model.action_parts": [], "model.told": [], "model.path_integration": 0}
+_OLDER: Mapping[str, Any] = {
+    "start": "any",
+    "model.action_parts": [],
+    "model.told": [],
+    "model.path_integration": 0,
+    "model.dead_reckoning": 0,
+}
 """What a state that was saved before these were known is of."""
 
 

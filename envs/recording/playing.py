@@ -147,13 +147,14 @@ def play_pool(
     firsts = [0] * count
     shown: list[Answer | None] = [None] * count
     playing: set[int] = set()
+    late: set[int] = set()
     tries: Counter[int] = Counter()
     begun = False
     keys, space = pool.made.extra_keys, pool.made.actions
     kept = [keys] * count
     while True:
         for row in range(count):
-            if tracks[row] is None and waiting:
+            if tracks[row] is None and row not in late and waiting:
                 tracks[row], firsts[row] = (new := _Track(waiting.popleft())), 0
                 pool.reset(row, new.seed)
         if not any(tracks):
@@ -165,7 +166,15 @@ def play_pool(
             actions = as_recorded(space, policy.act(frames, info), count)
             for row in rows:
                 pool.step(row, actions[row])
-        answers = pool.collect(rows, between)
+        # A seed that was given up so once is waited for the next time: it may take as long whenever it is played.
+        hurried = [row for row in rows if (track := tracks[row]) is not None and not tries[track.seed]]
+        answers = pool.collect(rows, between, hurried)
+        free = {row for row in late if row in answers}  # what they answer to nobody waits for any more
+        late -= free
+        answers = {row: answer for row, answer in answers.items() if row not in free}
+        for row in playing - answers.keys():
+            answers[row] = Failure("no answer long after the others")
+            late.add(row)
         started = [row for row, answer in answers.items() if row not in playing and isinstance(answer, Answer)]
         for row, answer in sorted(answers.items()):
             track = tracks[row]

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -32,6 +32,10 @@ from lssvwm.worldmodel.actions import ActionSpec
 from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
 
 _log = logging.getLogger(__name__)
+
+PATIENCE, SLOWER = 30.0, 10.0
+"""Seconds that rows are waited for after the first answer of any, and how many times as long as that one took: the more
+of both."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ class LocalPool:
         """Act in `row`; `collect` has the answer."""
         self._do(row, lambda player: player.step(action))
 
-    def collect(self, needed: Sequence[int], between: Callable[[], None]) -> dict[int, Answer | Failure]:
+    def collect(
+        self, needed: Sequence[int], between: Callable[[], None], hurried: Collection[int] = ()
+    ) -> dict[int, Answer | Failure]:
         """All answers that are there, those of the `needed` rows among them."""
         between()
         answers, self._answers = self._answers, {}
@@ -197,12 +203,15 @@ class ProcessPool:
         """Let `row` act; `collect` has the answer when it is there."""
         self._ask(row, ("step", action))
 
-    def collect(self, needed: Sequence[int], between: Callable[[], None]) -> dict[int, Answer | Failure]:
+    def collect(
+        self, needed: Sequence[int], between: Callable[[], None], hurried: Collection[int] = ()
+    ) -> dict[int, Answer | Failure]:
         """The answers that are there, once those of all `needed` rows are; without any, once there is one or soon.
 
+        If all that are missing are `hurried` and take far longer than the first (`PATIENCE`), they answer another time.
         `between` is called now and then while it waits.
         """
-        missing = set(needed)
+        missing, asked, enough = set(needed), time.monotonic(), float("inf")
         found: dict[int, Answer | Failure] = {}
         while True:
             rows = {self._workers[row].pipe: row for row in sorted(self._asked)}
@@ -217,7 +226,9 @@ class ProcessPool:
             for row in [row for row in self._asked if self._workers[row].deadline < now]:
                 self._settle(row, Failure(f"no answer within {self._timeout:g} seconds"), found)
             missing -= found.keys()
-            if not missing:
+            if found and enough == float("inf"):
+                enough = now + max(PATIENCE, SLOWER * (now - asked))
+            if not missing or (now > enough and missing <= set(hurried)):
                 return found
             between()
 

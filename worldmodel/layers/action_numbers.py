@@ -1,4 +1,4 @@
-"""The numbers of actions that are vectors, told apart: real ones and choices."""
+"""Actions as numbers: those of vectors told apart, real ones and choices, and all of them as features that add up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class ActionNumbers(nn.Module):
         self.counts = len(real), len(chosen)
         self.alternatives = sum(sizes)
         """Of all choices together."""
-        self.width = len(real) + sum(sizes)
+        self.discrete = config.num_actions
+        self.width = config.num_actions or len(real) + sum(sizes)
+        """Of `features`."""
         for name, values in {
             "real": torch.tensor(real, dtype=torch.int64),
             "chosen": torch.tensor(chosen, dtype=torch.int64),
@@ -55,7 +57,13 @@ class ActionNumbers(nn.Module):
         return bool((((chosen != chosen.floor()) | (chosen < 0) | (chosen >= self.sizes)) & ~chosen.isnan()).any())
 
     def features(self, actions: Tensor) -> Tensor:
-        """(..., A) -> (..., R + alternatives): the reals, and 1 for every alternative that was chosen."""
-        chosen = functional.one_hot(self.choices(actions), max(1, self.alternatives)).sum(-2)[..., : self.alternatives]
-        reals = self.reals(actions)
-        return torch.cat([reals, chosen.to(reals)], -1)
+        """Actions (B, T) or (B, T, A) as numbers (B, T, F): 1 for every choice that was made, and the reals; 0 for no
+        action.
+        """
+        if self.discrete:
+            return functional.one_hot(actions + 1, self.discrete + 1)[..., 1:]
+        known = ~actions.isnan().any(-1, keepdim=True)
+        given = torch.where(known, actions, 0)
+        chosen = functional.one_hot(self.choices(given), max(1, self.alternatives)).sum(-2)[..., : self.alternatives]
+        reals = self.reals(given)
+        return torch.where(known, torch.cat([reals, chosen.to(reals)], -1), 0)

@@ -13,6 +13,7 @@ from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.layers.attention import FrameLocalAttention, Rotary, check_chunks, rotary_embedding
 from lssvwm.worldmodel.layers.conditioning import Condition, Goal, Place
+from lssvwm.worldmodel.layers.dead_reckoning import DeadReckoning
 from lssvwm.worldmodel.layers.fused import gelu
 from lssvwm.worldmodel.layers.mamba import BlockwiseMamba
 from lssvwm.worldmodel.layers.memory import LayerMemory, Memory
@@ -127,10 +128,12 @@ class Backbone(nn.Module):
         self.patch_in = nn.Linear(config.latent_channels, config.dim)
         self.position = nn.Parameter(torch.randn(config.tokens, config.dim) * 0.02)
         self.condition = Condition(config)
-        self.place = Place(config) if config.pose_size else None
+        self.place = Place(config) if config.known_pose else None
         self.goal = Goal(config.told, config.dim) if config.told else None
         self.told_size = config.told_size
-        self.path = PathIntegration(config) if config.path_integration else None
+        self.path: PathIntegration | DeadReckoning | None = None
+        if config.path_integration or config.dead_reckoning:
+            self.path = (PathIntegration if config.path_integration else DeadReckoning)(config)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.grid, self.chunk, self.head_size = config.grid, config.chunk, config.dim // config.heads
         self.runtime = Runtime()
@@ -177,8 +180,8 @@ class Backbone(nn.Module):
         like = self.position
         layers = tuple(layer.empty(rows, like.detach()) for layer in self._layers)
         told = torch.zeros(rows, self.told_size, device=like.device) if self.goal is not None else None
-        angles = like.detach().new_zeros(rows, self.path.turn.shape[1]) if self.path is not None else None
-        return Memory(layers, torch.zeros(rows, dtype=torch.int64, device=like.device), told, angles)
+        path = like.detach().new_zeros(rows, self.path.size) if self.path is not None else None
+        return Memory(layers, torch.zeros(rows, dtype=torch.int64, device=like.device), told, path)
 
     def forward(
         self,
@@ -211,13 +214,16 @@ class Backbone(nn.Module):
         frames = latents.shape[1] // (1 + teacher_forcing)
         start = self._start(memory, frames)
         x = self.patch_in(latents) + self.position
+        path = memory.path
+        if self.path is not None and path is not None:
+            led, path = self.path(deinterleaved(actions, self.chunk).clean if teacher_forcing else actions, path)
+            led = interleaved(led, led, self.chunk) if teacher_forcing else led
+            if isinstance(self.path, DeadReckoning):
+                pose = led
+            else:
+                x = x + led
         if self.place is not None and pose is not None:
             x = x + self.place(pose)
-        angles = memory.angles
-        if self.path is not None and angles is not None:
-            place, angles = self.path(deinterleaved(actions, self.chunk).clean if teacher_forcing else actions, angles)
-            x = x + (interleaved(place, place, self.chunk) if teacher_forcing else place)
-            angles = angles[:, -1].contiguous()  # of its own, as memories are
         goal = None
         if self.goal is not None:
             assert memory.told is not None
@@ -254,7 +260,7 @@ class Backbone(nn.Module):
         if not advance:
             return Hidden(x, tuple(recalls), memory)
         last = None if self.goal is None or told is None else told[:, -1].float()
-        return Hidden(x, tuple(recalls), Memory(tuple(layers), memory.frames + frames, last, angles))
+        return Hidden(x, tuple(recalls), Memory(tuple(layers), memory.frames + frames, last, path))
 
     def _start(self, memory: Memory, frames: int) -> Memory:
         """The memory to continue from by `frames` frames. Raises InputError where these are not whole chunks."""

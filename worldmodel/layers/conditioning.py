@@ -42,7 +42,7 @@ class Condition(nn.Module):
         self.choices = nn.Embedding(self.numbers.alternatives, config.dim) if chosen else None
         if self.choices is not None:
             nn.init.normal_(self.choices.weight, std=chosen**-0.5)  # of the sum as of a single one
-        self.pose = _mlp(config.pose_size * 2 * POSE_BANDS, config.dim) if config.pose_size else None
+        self.pose = _mlp(config.known_pose * 2 * POSE_BANDS, config.dim) if config.known_pose else None
         self.step = nn.Embedding(finest(config.shortcut) + 1, config.dim) if config.shortcut else None
         if self.step is not None:
             nn.init.zeros_(self.step.weight)  # so that a finished model begins as it was
@@ -99,12 +99,7 @@ class Condition(nn.Module):
                 raise InputError(
                     f"actions have {actions.shape[-1]} numbers, this world model wants {config.action_size}"
                 )
-            chosen = (
-                actions.index_select(-1, self.numbers.chosen) if self.choices is not None and not recorded else None
-            )
-            if chosen is not None and bool(
-                (((chosen != chosen.floor()) | (chosen < 0) | (chosen >= self.numbers.sizes)) & ~chosen.isnan()).any()
-            ):
+            if self.choices is not None and not recorded and self.numbers.beyond(actions):
                 raise InputError(
                     f"the choices in actions are outside those of this world model ({actions_of(config)}): it was "
                     "trained on another action space"
@@ -140,7 +135,7 @@ class Place(nn.Module):
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
-        inputs = config.pose_size * 2 * POSE_BANDS
+        inputs = config.known_pose * 2 * POSE_BANDS
         self.project = nn.Linear(inputs, config.dim)
         nn.init.normal_(self.project.weight, std=(inputs / 2) ** -0.5)  # waves have variance one half
 

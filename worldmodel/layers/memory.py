@@ -56,7 +56,7 @@ class Memory:
     layers: tuple[LayerMemory, ...]
     frames: Tensor  # (B,) int64, frames committed so far
     told: Tensor | None = None  # (B, G) float32, what the last of them was told, in models that are
-    angles: Tensor | None = None  # (B, M), by how much their actions have turned, with `path_integration`
+    path: Tensor | None = None  # (B, S), where their actions have led, with `path_integration` or `dead_reckoning`
 
     @property
     def rows(self) -> int:
@@ -116,12 +116,14 @@ class Memory:
     def state_dict(self) -> dict[str, Tensor]:
         """Flat named tensors, for safetensors or snapshots."""
         named = {f"layers.{i}.{j}": t for i, layer in enumerate(self.layers) for j, t in enumerate(layer.tensors())}
-        rest = {"told": self.told, "angles": self.angles}
+        rest = {"told": self.told, "path": self.path}
         return {**named, "frames": self.frames, **{name: t for name, t in rest.items() if t is not None}}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> Memory:
         """A memory of this structure with the tensors of `state_dict()`; its number of rows may differ."""
         own = self.state_dict()
+        if "angles" in tensors:  # as it was called at first
+            tensors = {"path" if name == "angles" else name: tensor for name, tensor in tensors.items()}
         if "frames" in tensors and tensors["frames"].dtype == torch.int64:
             own = self.with_histories(int(max(tensors["frames"].tolist(), default=0))).state_dict()
         if set(own) != set(tensors):
@@ -138,7 +140,7 @@ class Memory:
             layer.rebuild([tensors[f"layers.{i}.{j}"] for j in range(len(layer.tensors()))])
             for i, layer in enumerate(self.layers)
         )
-        return Memory(layers, tensors["frames"], tensors.get("told"), tensors.get("angles"))
+        return Memory(layers, tensors["frames"], tensors.get("told"), tensors.get("path"))
 
     @property
     def longest(self) -> int:
@@ -166,6 +168,6 @@ class Memory:
         )
         rest = [
             None if first is None else function(first, *others)
-            for first, *others in zip(*((m.told, m.angles) for m in (self, *others)), strict=True)
+            for first, *others in zip(*((m.told, m.path) for m in (self, *others)), strict=True)
         ]
         return Memory(layers, function(self.frames, *(other.frames for other in others)), *rest)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.episodes import Clips
 from lssvwm.worldmodel.layers.action_numbers import ActionNumbers
 
 CANDIDATES, ASCENT, RATE = 128, 300, 0.02
@@ -27,7 +28,7 @@ SAME, SCALES = 0.05, 4
 
 
 class Led(NamedTuple):
-    """What every token of a frame is told of where actions have led, (B, T, 1, D), and the angles there, (B, T, M)."""
+    """What every token of a frame is told of where actions have led, (B, T, 1, D), and the last angles, (B, M)."""
 
     place: Tensor
     angles: Tensor
@@ -46,41 +47,35 @@ class PathIntegration(nn.Module):
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
         self.numbers = ActionNumbers(config)
-        self.discrete = config.num_actions
-        count = config.path_integration
-        self.turn = nn.Parameter(torch.zeros(config.num_actions or self.numbers.width, count))
-        self.project = nn.Linear(2 * count, config.dim)
-        nn.init.normal_(self.project.weight, std=count**-0.5)
+        self.size = config.path_integration
+        self.turn = nn.Parameter(torch.zeros(self.numbers.width, self.size))
+        self.project = nn.Linear(2 * self.size, config.dim)
+        nn.init.normal_(self.project.weight, std=self.size**-0.5)
 
     def forward(self, actions: Tensor, before: Tensor) -> Led:
         """Actions as `Condition.check` wants them, which led to T frames after one at angles `before` (B, M)."""
         with torch.autocast(actions.device.type, enabled=False):
-            turned = (self.features(actions).to(self.turn) @ self.turn).cumsum(1)
+            turned = (self.numbers.features(actions).to(self.turn) @ self.turn).cumsum(1)
             angles = torch.remainder(before[:, None] + turned, 2 * math.pi)
             place: Tensor = self.project(torch.cat([angles.sin(), angles.cos()], -1))
-        return Led(place[:, :, None], angles)
-
-    def features(self, actions: Tensor) -> Tensor:
-        """Actions (B, T) or (B, T, A) as numbers (B, T, F) that add up: one per choice, and the reals; 0 for none."""
-        if self.discrete:
-            return functional.one_hot(actions + 1, self.discrete + 1)[..., 1:]
-        known = ~actions.isnan().any(-1, keepdim=True)
-        return torch.where(known, self.numbers.features(torch.where(known, actions, 0)), 0)
+        return Led(place[:, :, None], angles[:, -1].contiguous())  # of its own, as memories are
 
     @torch.no_grad()
-    def fit(self, frames: Tensor, actions: Tensor, mask: Tensor, *, seed: int = 0) -> int:
-        """Find which turns undo each other in clips (B, T, h, w, 3) uint8; returns how many angles tell it.
+    def fit(self, clips: Clips, seed: int) -> str:
+        """Find which turns undo each other in recorded clips; returns a line that says how many angles tell it.
 
         Where a frame looks like one before it, the actions between them have led back. Looked for are angles that stand
         there where they stood, and elsewhere do not (`scores`). They turn fast, which tells near places apart; with
         each come its halves, quarters and eighths, which tell near from far. Where none is found nothing turns, and a
         frame is told nothing.
         """
-        found = distinct(compared(frames, self.features(actions).float(), mask), seed)
+        features = self.numbers.features(clips.actions).float()
+        found = distinct(compared(clips.frames, features, clips.mask), seed)
         order = torch.arange(self.turn.shape[1], device=found.device)
         if len(found):
             self.turn.copy_((found[order // SCALES % len(found)] / 2 ** (order % SCALES)[:, None]).T)
-        return min(math.ceil(len(order) / SCALES), len(found))
+        used = min(math.ceil(len(order) / SCALES), len(found))
+        return f"path integration: {used} angles in which recorded actions undo each other"
 
 
 class Moves(NamedTuple):

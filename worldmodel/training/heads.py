@@ -247,7 +247,7 @@ def _observed(
         between()
         part = slice(begin, end)
         here = clips.span(part).to(model.device)
-        seen, memory = model.observe(here.frames, here.actions, memory, pose=here.pose, **here.goals)
+        seen, memory = model.observe(here.frames, here.actions, memory, pose=model.told_pose(here), **here.goals)
         yield told(seen.inputs, part, keep[:, part])
         begin = end
         part = slice(end, min(end + config.dreamt, longest))
@@ -261,7 +261,8 @@ def _dreamt(model: WorldModel, clips: Clips, part: slice, memory: Memory, genera
     """What the read-out is given in dreams from `memory` along the recorded actions of `part`, (B, n, I)."""
     noise, inputs = torch.Generator(model.device).manual_seed(int(generator.integers(2**63))), []
     for at in range(part.start, part.stop):
-        pose = None if clips.pose is None else clips.pose[:, at].to(model.device)
+        pose = model.told_pose(clips)
+        pose = None if pose is None else pose[:, at].to(model.device)
         imagined = model.imagine(clips.actions[:, at].to(model.device), memory, generator=noise, pose=pose)
         assert imagined.inputs is not None
         inputs.append(imagined.inputs)

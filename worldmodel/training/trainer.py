@@ -224,9 +224,7 @@ class Trainer:
             generator = np.random.default_rng((self.config.seed, 0, 0, 1))  # no row of any step draws from this one
             clips = self.source.sample(max(1, self.config.fit_frames // length), length, generator)
             if path is not None:  # first, as a tokenizer that is fitted says that all of this is done
-                given = (part.to(self.model.device) for part in (clips.frames, clips.actions, clips.mask))
-                found = path.fit(*given, seed=self.config.seed)
-                print(f"path integration: {found} angles in which recorded actions undo each other")
+                print(path.fit(clips.to(self.model.device), self.config.seed))
             frames = clips.frames[clips.mask].to(self.model.device)
             self.model.tokenizer.fit(frames, seed=self.config.seed, progress=self.progress)
         self.processes.same(self.model.tokenizer)
