@@ -433,6 +433,8 @@ def test_dead_reckoning_lacks_nothing(refusal: Refusal, tmp_path: Path) -> None:
     assert "recorded only with --extra-obs" in refusal("train_agent.py", *out, *reckoning[1:])
     assert "of 2 + 2 or 3 + 3 numbers" in refusal("train_wm.py", *out, *reckoning[:3], *reckoning[-2:])
     assert "is no environment" in refusal("train_agent.py", *out, *reckoning[:-2])
+    turns = ("--retrace", "0.5", "--training.carry", "0")
+    assert "leave out --model.dead-reckoning" in refusal("train_wm.py", *out, *reckoning, *turns)
     assert not (tmp_path / "run").exists()
 
 

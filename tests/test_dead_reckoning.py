@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import train_wm
+from lssvwm.worldmodel.actions import ActionPart
 from lssvwm.worldmodel.checkpoint import load_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.config import WorldModelConfig
@@ -78,7 +79,7 @@ def relative(places: Tensor) -> Tensor:
 def test_what_actions_do_is_found_also_where_walls_stop_some_of_it(three: bool, stuck: float) -> None:
     path = reckoning()
     path.fit(played(32, 64, stuck=stuck, three=three), 0)
-    found = path.moves.view(path.numbers.width, 2, PLACE)
+    found = path.moves.view(path.width, 2, PLACE)
     known = slice(None) if three else slice(0, UP)  # who never looked up does not know
     torch.testing.assert_close(found[known, 1], (1 - ROLLS) * DOES[known], atol=0.02, rtol=0)
     torch.testing.assert_close(found[known, 0], ROLLS * DOES[known], atol=0.02, rtol=0)
@@ -117,6 +118,39 @@ def test_what_lies_behind_the_mask_does_not_count() -> None:
     assert torch.equal(paths[0].moves, paths[1].moves)
 
 
+def test_clips_of_any_length_say_how_well_it_went() -> None:
+    clips = played(8, 64)
+    clips.mask[:, 40:] = False
+    assert "after 39 frames half are within 0.00 of where they are" in reckoning().fit(clips, 0)
+
+
+def test_what_was_done_before_a_clip_hardly_counts() -> None:
+    path, unseen = reckoning(dead_reckoning=3), played(8, 100, seed=1)
+    path.fit(played(64, 60).span(slice(20, 60)), 0)
+    assert unseen.pose is not None
+    found = path(unseen.actions, torch.zeros(8, path.size, dtype=torch.float64)).pose[..., :3]
+    torch.testing.assert_close(found, relative(placed(unseen.pose)), atol=0.15, rtol=0)
+
+
+def test_a_number_whose_middle_is_not_rest() -> None:
+    """A throttle from 0 to 1 and a wheel from -1 to 1, and a choice that does nothing."""
+    parts = (
+        ActionPart("box", (2,), low=(0.0, -1.0), high=(1.0, 1.0), dtype="float32", key="drive"),
+        ActionPart("discrete", choices=(2,), key="horn"),
+    )
+    path = reckoning(num_actions=0, action_size=3, action_parts=parts, dead_reckoning=1)
+    random = np.random.default_rng(0)
+    drive = random.uniform((0, -1), (1, 1), (16, 64, 2))
+    heading = np.cumsum(np.where(np.arange(64) > 0, 0.2 * drive[..., 1], 0), 1)
+    before = np.concatenate([heading[:, :1], heading[:, :-1]], 1)
+    ahead = np.where(np.arange(64) > 0, 0.3 * drive[..., 0], 0)
+    position = np.cumsum(np.stack([ahead * np.cos(before), ahead * np.sin(before)], -1), 1)
+    pose = torch.from_numpy(np.concatenate([position, np.stack([np.cos(heading), np.sin(heading)], -1)], -1))
+    actions = torch.from_numpy(np.concatenate([drive, random.integers(0, 2, (16, 64, 1))], -1)).float()
+    actions[:, 0] = math.nan
+    assert "within 0.00 of where they are" in path.fit(replace(played(16, 64), actions=actions, pose=pose), 0)
+
+
 def test_poses_that_are_none_are_refused() -> None:
     clips = played(2, 8)
     assert clips.pose is not None
@@ -125,12 +159,15 @@ def test_poses_that_are_none_are_refused() -> None:
             InputError, match=rf"has {size}: record with --extra-obs and add --pose agent_pos agent_dir"
         ):
             reckoning().fit(replace(clips, pose=pose), 0)
+    with pytest.raises(InputError, match="name the position first"):
+        reckoning().fit(replace(clips, pose=clips.pose[..., [2, 3, 0, 1]]), 0)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"num_actions": 0}, "dead_reckoning=2: a model that is told no actions"),
+        ({"action_dropout": 0.1}, "actions that are withheld"),
         ({"pose_size": 4}, "a pose is told or worked out"),
         ({"path_integration": 4}, "a pose is told or worked out"),
         ({"dead_reckoning": -1}, "dead_reckoning"),

@@ -96,6 +96,10 @@ MAMBA2 = MixerConfig("identity", shared_init=False, gate=True, value_silu=True, 
 """The mixer of Mamba-2 (Dao & Gu 2024), as in the paper."""
 
 
+RECKONED = 7
+"""Numbers of a pose that is worked out: three of position, cosine and sine of heading and of pitch."""
+
+
 @dataclass(frozen=True)
 class WorldModelConfig:
     """Architecture and diffusion settings of a `WorldModel`. Defaults are the working size for two CPU cores.
@@ -239,10 +243,15 @@ class WorldModelConfig:
         for path in paths:
             if getattr(self, path) and not (self.num_actions or self.action_size):
                 raise InputError(f"{path}={getattr(self, path)}: a model that is told no actions has no path")
-        if sum(bool(getattr(self, name)) for name in (*paths, "pose_size")) > 1:
+            if getattr(self, path) and self.action_dropout:
+                raise InputError(
+                    f"{path}={getattr(self, path)} and action_dropout={self.action_dropout}: where actions that are "
+                    "withheld have led cannot be worked out, leave one of them out"
+                )
+        if self.dead_reckoning and (self.pose_size or self.path_integration):
             raise InputError(
-                f"pose_size={self.pose_size}, path_integration={self.path_integration} and "
-                f"dead_reckoning={self.dead_reckoning}: a pose is told or worked out, and in one way; leave one of them"
+                f"dead_reckoning={self.dead_reckoning}, pose_size={self.pose_size} and path_integration="
+                f"{self.path_integration}: a pose is told or worked out, and in one way; leave out what is not meant"
             )
         if self.action_parts and ((parts := ActionSpec(self.action_parts)).count or parts.size != self.action_size):
             raise InputError(
@@ -299,8 +308,8 @@ class WorldModelConfig:
 
     @property
     def known_pose(self) -> int:
-        """Numbers of the pose that layers are given, told or worked out (position, cosine and sine of two angles)."""
-        return 7 if self.dead_reckoning else self.pose_size
+        """Numbers of the pose that layers are given, told or worked out."""
+        return RECKONED if self.dead_reckoning else self.pose_size
 
     @property
     def grid(self) -> tuple[int, int]:

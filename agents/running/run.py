@@ -264,10 +264,10 @@ class Learning(Run):
 
     def __init__(self, out: Path, settings: LearnSettings, *, progress: bool = True) -> None:
         super().__init__(out, settings, episodes=settings.episodes, progress=progress)
-        if settings.retrace and not settings.pose:
+        if settings.retrace and (not settings.pose or settings.model.dead_reckoning):
             raise InputError(
                 f"--retrace {settings.retrace} turns clips round, where only a pose says where the way back leads: add "
-                "--pose and the names of the extras that hold it"
+                "--pose and the names of the extras that hold it, and leave out --model.dead-reckoning"
             )
         if settings.retrace and settings.training.carry:
             raise InputError(

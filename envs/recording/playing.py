@@ -166,8 +166,8 @@ def play_pool(
             actions = as_recorded(space, policy.act(frames, info), count)
             for row in rows:
                 pool.step(row, actions[row])
-        # A seed that was given up so once is waited for the next time: it may take as long whenever it is played.
-        hurried = [row for row in rows if (track := tracks[row]) is not None and not tries[track.seed]]
+        # A seed that has failed before is waited for: it may take as long whenever it is played.
+        hurried = [row for row in rows if attempts > 1 and (track := tracks[row]) and not tries[track.seed]]
         answers = pool.collect(rows, between, hurried)
         free = {row for row in late if row in answers}  # what they answer to nobody waits for any more
         late -= free

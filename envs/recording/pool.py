@@ -34,8 +34,8 @@ from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
 _log = logging.getLogger(__name__)
 
 PATIENCE, SLOWER = 30.0, 10.0
-"""Seconds that rows are waited for after the first answer of any, and how many times as long as that one took: the more
-of both."""
+"""Seconds that rows are waited for after the last answer of another, and how many times as long as answers took: the
+more of both."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class _Worker:
         with interrupts_blocked():
             self.process.start()
         theirs.close()
-        self.deadline = float("inf")
+        self.asked, self.deadline = 0.0, float("inf")
 
     def stop(self, patience: float) -> None:
         """End the process: in order where it answers within `patience` seconds, else at once."""
@@ -208,15 +208,16 @@ class ProcessPool:
     ) -> dict[int, Answer | Failure]:
         """The answers that are there, once those of all `needed` rows are; without any, once there is one or soon.
 
-        If all that are missing are `hurried` and take far longer than the first (`PATIENCE`), they answer another time.
+        If all that are missing are `hurried` and take far longer than others (`PATIENCE`), they answer another time.
         `between` is called now and then while it waits.
         """
-        missing, asked, enough = set(needed), time.monotonic(), float("inf")
+        missing, took, enough = set(needed), 0.0, float("inf")
         found: dict[int, Answer | Failure] = {}
         while True:
             rows = {self._workers[row].pipe: row for row in sorted(self._asked)}
             ready = [rows[pipe] for pipe in wait(list(rows), timeout=0.1 if missing or not found else 0)]  # type: ignore[index]
             for row in ready:
+                took = max(took, time.monotonic() - self._workers[row].asked)
                 answer = _received(self._workers[row])
                 if isinstance(answer, Made):
                     continue  # of a process that replaces another
@@ -226,8 +227,8 @@ class ProcessPool:
             for row in [row for row in self._asked if self._workers[row].deadline < now]:
                 self._settle(row, Failure(f"no answer within {self._timeout:g} seconds"), found)
             missing -= found.keys()
-            if found and enough == float("inf"):
-                enough = now + max(PATIENCE, SLOWER * (now - asked))
+            if ready:
+                enough = now + max(PATIENCE, SLOWER * took)
             if not missing or (now > enough and missing <= set(hurried)):
                 return found
             between()
@@ -239,7 +240,8 @@ class ProcessPool:
 
     def _ask(self, row: int, request: tuple[str, Any]) -> None:
         worker = self._workers[row]
-        worker.deadline = time.monotonic() + self._timeout
+        worker.asked = time.monotonic()
+        worker.deadline = worker.asked + self._timeout
         self._asked.add(row)
         with contextlib.suppress(OSError):  # then it is dead, and reading from it says so
             worker.pipe.send(request)

@@ -73,7 +73,9 @@ def record(
 
     Rows in play are stepped together, while others are reset: each in a process of its own if `processes`. Episodes are
     written by threads. A process that fails, or takes `timeout` seconds for a reset or a step, is replaced, with the
-    reason in the log; a seed that has failed `attempts` times is skipped, and `RecordSummary.failed` names it.
+    reason in the log. One that takes far longer for a step than others for theirs has failed too, unless its seed has
+    before, and plays on when it is ready. A seed that has failed `attempts` times is skipped, and
+    `RecordSummary.failed` names it.
 
     Seeds that the store holds already are skipped, so a recording that was interrupted goes on where it stood and has
     lost only the episodes that had not ended. With `max_frames` no episode is added once the recording has that many

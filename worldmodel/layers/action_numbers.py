@@ -56,13 +56,17 @@ class ActionNumbers(nn.Module):
         chosen = actions.index_select(-1, self.chosen)
         return bool((((chosen != chosen.floor()) | (chosen < 0) | (chosen >= self.sizes)) & ~chosen.isnan()).any())
 
+    def known(self, actions: Tensor) -> Tensor:
+        """Whether there is an action, (B, T, 1)."""
+        return actions[..., None] >= 0 if self.discrete else ~actions.isnan().any(-1, keepdim=True)
+
     def features(self, actions: Tensor) -> Tensor:
         """Actions (B, T) or (B, T, A) as numbers (B, T, F): 1 for every choice that was made, and the reals; 0 for no
         action.
         """
         if self.discrete:
             return functional.one_hot(actions + 1, self.discrete + 1)[..., 1:]
-        known = ~actions.isnan().any(-1, keepdim=True)
+        known = self.known(actions)
         given = torch.where(known, actions, 0)
         chosen = functional.one_hot(self.choices(given), max(1, self.alternatives)).sum(-2)[..., : self.alternatives]
         reals = self.reals(given)

@@ -16,14 +16,16 @@ from lssvwm.worldmodel.layers.action_numbers import ActionNumbers
 
 PLACE = 5
 """Numbers of a place: three of position, the third upwards, then heading and pitch in radians."""
-RECKONED = 7
-"""Numbers of the pose that is told: position, then cosine and sine of heading and of pitch."""
 ROUNDS, LEAST = 20, 5e-3
 """Least squares that are weighted anew, and the residual (units, radians) below which all weigh the same."""
+UNIT = 1e-2
+"""By how much the length of a view may differ from 1."""
 
 
 class Reckoned(NamedTuple):
-    """Poses (B, T, 7) of frames, and what reckoning goes on from after the last of them, (B, S)."""
+    """Poses (B, T, 7) of frames, position and cosine and sine of heading and pitch; and what reckoning goes on from
+    after the last of them, (B, S).
+    """
 
     pose: Tensor
     after: Tensor
@@ -42,12 +44,18 @@ class DeadReckoning(nn.Module):
         super().__init__()
         self.numbers = ActionNumbers(config)
         self.actions = config.dead_reckoning
-        self.register_buffer("moves", torch.zeros(self.actions * self.numbers.width, PLACE))
+        self.width = self.numbers.width + bool(self.numbers.counts[0])
+        self.register_buffer("moves", torch.zeros(self.width * self.actions, PLACE))
 
     @property
     def size(self) -> int:
         """Numbers kept per row, S: the place, and the features of all but one of the actions that count."""
-        return PLACE + (self.actions - 1) * self.numbers.width
+        return PLACE + (self.actions - 1) * self.width
+
+    def features(self, actions: Tensor) -> Tensor:
+        """Actions (B, T) or (B, T, A) -> (B, T, F). With real numbers comes a one, as their middle may not be rest."""
+        features = self.numbers.features(actions)
+        return torch.cat([features, self.numbers.known(actions)], -1) if self.numbers.counts[0] else features
 
     def forward(self, actions: Tensor, before: Tensor) -> Reckoned:
         """Actions as `Condition.check` wants them, which led to T frames after one with `before` (B, S) -> `Reckoned`.
@@ -55,9 +63,10 @@ class DeadReckoning(nn.Module):
         In full precision, whatever the rest is computed in.
         """
         with torch.autocast(actions.device.type, enabled=False):
-            place, past = before[:, :PLACE], before[:, PLACE:].unflatten(1, (self.actions - 1, self.numbers.width))
-            done = torch.cat([past, self.numbers.features(actions).to(before)], 1)
-            moves = last(done, self.actions) @ self.moves.to(before)
+            place, past = before[:, :PLACE], before[:, PLACE:].unflatten(1, (self.actions - 1, self.width))
+            done = torch.cat([past, self.features(actions).to(before)], 1)
+            # A product of matrices would be rounded on a GPU, and the error add up.
+            moves = (last(done, self.actions)[..., None] * self.moves.to(before)).sum(-2)
             angles = place[:, None, 3:] + moves[..., 3:].cumsum(1)
             headings = torch.cat([place[:, None, 3], angles[:, :-1, 0]], 1)
             position = place[:, None, :3] + turned(moves[..., :3], headings).cumsum(1)
@@ -78,30 +87,31 @@ class DeadReckoning(nn.Module):
         Raises InputError for clips without poses, and for others.
         """
         check_pose(0 if clips.pose is None else clips.pose.shape[-1])
+        clips = clips.to("cpu")  # where least squares bear features that depend on each other
         assert clips.pose is not None
+        check_views(clips.pose.chunk(2, -1)[1][clips.mask])
         places, known = placed(clips.pose.double()), clips.mask[:, 1:] & clips.mask[:, :-1]
-        done = functional.pad(self.numbers.features(clips.actions).double(), (0, 0, self.actions - 1, 0))
-        x = last(done, self.actions)[:, 1:][known]
-        y = steps(places)[known]
+        # Most clips begin within an episode and lack what was done before: few frames, and these errors are absolute.
+        done = functional.pad(self.features(clips.actions).double().cpu(), (0, 0, self.actions - 1, 0))
+        x, y = last(done, self.actions)[:, 1:][known], steps(places)[known]
         weight = torch.ones_like(y[:, :1])
         for _ in range(ROUNDS):
             moves = torch.linalg.lstsq(x * weight, y * weight, driver="gelsd").solution
             weight = ((y - x @ moves).abs().amax(1, keepdim=True).clamp(min=LEAST)) ** -0.5
         self.moves.copy_(moves)
-        where = self(clips.actions, self.moves.new_zeros(len(clips.actions), self.size))
-        start, whole = places[:, 0], clips.mask.all(1)
-        went = turned(places[:, -1, :3] - start[:, :3], -start[:, 3])
-        # The first action led to the first frame, where the pose is known.
-        moved = where.pose[:, -1, :3] - where.pose[:, 0, :3]
-        led = turned(moved, -torch.atan2(where.pose[:, 0, 4], where.pose[:, 0, 3]))
-        error = (led - went)[whole].norm(dim=-1).median()
-        far = went[whole].norm(dim=-1).median()
-        frames = clips.mask.shape[1] - 1
-        return f"dead reckoning: after {frames} frames half are within {error:.2f} of where they are, {far:.2f} away"
+        reckoned = self(clips.actions.to(self.moves.device), self.moves.new_zeros(len(places), self.size)).pose.cpu()
+        found = torch.cat([reckoned[..., :3], torch.atan2(reckoned[..., 4:5], reckoned[..., 3:4])], -1)
+        end = clips.mask.sum(1) - 1
+        error = (since(found, end) - since(places, end)).norm(dim=-1).median()
+        far = since(places, end).norm(dim=-1).median()
+        return (
+            f"dead reckoning: after {int(end.median())} frames half are within {error:.2f} of where they are, "
+            f"{far:.2f} away"
+        )
 
 
 def check_pose(size: int) -> None:
-    """Raise InputError unless a pose of so many numbers is a position and a view."""
+    """Raise InputError unless a pose of so many numbers can be a position and a view."""
     if size not in (4, 6):
         raise InputError(
             "dead reckoning is fitted to recorded position and view, of 2 + 2 or 3 + 3 numbers, and the pose of these "
@@ -109,8 +119,19 @@ def check_pose(size: int) -> None:
         )
 
 
+def check_views(views: Tensor) -> None:
+    """Raise InputError unless views (N, 2 or 3) are unit vectors."""
+    if bool(((views.norm(dim=-1) - 1).abs() > UNIT).any()):
+        raise InputError(
+            "dead reckoning is fitted to recorded position and view, and the second half of these poses is no unit "
+            "vector: name the position first, --pose agent_pos agent_dir"
+        )
+
+
 def last(done: Tensor, count: int) -> Tensor:
-    """Features (B, T + K - 1, F) -> those of the last K = `count` actions at each of T frames, (B, T, K * F)."""
+    """Features (B, T + K - 1, F) -> those of the last K = `count` actions at each of T frames, (B, T, F * K), for each
+    feature the oldest first.
+    """
     return done.unfold(1, count, 1).flatten(2)
 
 
@@ -140,3 +161,9 @@ def steps(places: Tensor) -> Tensor:
     change = places.diff(dim=1)
     ahead = turned(change[..., :3], -places[:, :-1, 3])
     return torch.cat([ahead, torch.remainder(change[..., 3:] + math.pi, 2 * math.pi) - math.pi], -1)
+
+
+def since(places: Tensor, end: Tensor) -> Tensor:
+    """Where places (B, T, 4 or more) at frame `end` (B,) lie as seen from frame 0, (B, 3)."""
+    row = torch.arange(len(places), device=places.device)
+    return turned(places[row, end, :3] - places[:, 0, :3], -places[:, 0, 3])

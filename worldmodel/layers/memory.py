@@ -122,8 +122,6 @@ class Memory:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> Memory:
         """A memory of this structure with the tensors of `state_dict()`; its number of rows may differ."""
         own = self.state_dict()
-        if "angles" in tensors:  # as it was called at first
-            tensors = {"path" if name == "angles" else name: tensor for name, tensor in tensors.items()}
         if "frames" in tensors and tensors["frames"].dtype == torch.int64:
             own = self.with_histories(int(max(tensors["frames"].tolist(), default=0))).state_dict()
         if set(own) != set(tensors):

@@ -55,7 +55,9 @@ class PathIntegration(nn.Module):
     def forward(self, actions: Tensor, before: Tensor) -> Led:
         """Actions as `Condition.check` wants them, which led to T frames after one at angles `before` (B, M)."""
         with torch.autocast(actions.device.type, enabled=False):
-            turned = (self.numbers.features(actions).to(self.turn) @ self.turn).cumsum(1)
+            features = self.numbers.features(actions).to(self.turn)
+            # A product of matrices would be rounded on a GPU, and the error add up.
+            turned = (features[..., None] * self.turn).sum(-2).cumsum(1)
             angles = torch.remainder(before[:, None] + turned, 2 * math.pi)
             place: Tensor = self.project(torch.cat([angles.sin(), angles.cos()], -1))
         return Led(place[:, :, None], angles[:, -1].contiguous())  # of its own, as memories are
