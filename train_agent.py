@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lssvwm.agents.running.cli import INTERRUPTED, LoopOptions, claimed, parse
-from lssvwm.agents.running.loop import Loop
 from lssvwm.worldmodel.common.command_line import run_main
+
+# All else is imported below: processes of environments read this file again, and need nothing of it.
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line and run the loop to its report."""
+    from lssvwm.agents.running.cli import LoopOptions, claimed, parse
+    from lssvwm.agents.running.loop import Loop
+
     options = parse(LoopOptions, args)
     loop = Loop(options.out, options, progress=options.progress)
     with loop.tracking.open(), claimed(options) as commands:
@@ -19,4 +22,6 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    from lssvwm.agents.running.cli import INTERRUPTED
+
     run_main(main, INTERRUPTED)

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from lssvwm.agents.running.cli import INTERRUPTED, LearnOptions, claimed, parse
-from lssvwm.agents.running.run import Learning
 from lssvwm.worldmodel.common.command_line import run_main
-from lssvwm.worldmodel.training import processes
+
+# All else is imported below: processes of environments read this file again, and need nothing of it.
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line, record where needed, and train."""
+    from lssvwm.agents.running.cli import LearnOptions, claimed, parse
+    from lssvwm.agents.running.run import Learning
+    from lssvwm.worldmodel.training import processes
+
     options, together = parse(LearnOptions, args), processes()
     run = Learning(options.out, options, progress=options.progress and together.main)
     run.model_config()
@@ -32,4 +35,6 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    from lssvwm.agents.running.cli import INTERRUPTED
+
     run_main(main, INTERRUPTED)

@@ -9,6 +9,8 @@ import json
 import multiprocessing as mp
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -171,8 +173,9 @@ def main(
         print(measure(count, episodes))
     for fault in ("killed", "hung"):
         print(measure(max(processes), episodes, fault))
-    for world in worlds:
-        print(start(world))
+    for world in worlds:  # in a process whose workers need not read this file again, as those of the scripts
+        code = f"from benchmarks.recording import start\nprint(start({world!r}))"
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 if __name__ == "__main__":

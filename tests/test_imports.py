@@ -174,6 +174,12 @@ def test_the_package_costs_no_torch() -> None:
     assert loaded.stdout == "False True\n", loaded.stderr
 
 
+def test_the_scripts_cost_processes_of_environments_no_torch() -> None:
+    """Each of them reads the script of its parent."""
+    loaded = python("import sys, train_agent, train_wm\nprint('torch' in sys.modules)")
+    assert loaded.stdout == "False\n", loaded.stderr
+
+
 def test_files_can_be_read_in_one_sitting() -> None:
     limits = {file: 350 for package in PACKAGES for file in sources(package)}
     limits |= {file: 140 for name in SCRIPTS if (file := ROOT / f"{name}.py").exists()}

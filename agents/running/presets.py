@@ -50,7 +50,7 @@ PRESETS: Mapping[str, LoopSettings] = {
         heads=HeadsConfig(steps=1000, calibration=300),
         dreams=200,
         # With less entropy all walk straight on before somebody has looked back.
-        dreamer=DreamerOptions(entropy=0.03, reset_every=200),
+        dreamer=DreamerOptions(rows=32, entropy=0.03, reset_every=200),
         eval_episodes=100,
     ),
     "smoke": replace(
