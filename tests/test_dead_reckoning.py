@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import train_wm
+from benchmarks.path_integration import RING, WORLDS, found_again, trained
 from lssvwm.worldmodel.actions import ActionPart
 from lssvwm.worldmodel.checkpoint import load_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
@@ -176,6 +177,15 @@ def test_poses_that_are_none_are_refused() -> None:
 def test_configs_that_make_no_sense_are_refused(changes: dict[str, int], said: str) -> None:
     with pytest.raises(InputError, match=said):
         WorldModelConfig(**{"num_actions": 3, "dead_reckoning": 2, **changes})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "least", "most"), [("dead reckoning", 0.5, 1.0), ("16 angles", 0.0, 0.35)])
+def test_places_are_found_again_in_a_room(tmp_path: Path, path: str, least: float, most: float) -> None:
+    """A guess is right in one of eight. Angles of actions cannot tell where a step leads."""
+    world = WORLDS["grid"]
+    found = found_again(trained(tmp_path, replace(RING, **world.paths[path]), 300, world=world), world)
+    assert least < found < most
 
 
 RECKONING = ("--extra-obs", "--pose", "agent_pos", "agent_dir", "--model.dead-reckoning", "1")
