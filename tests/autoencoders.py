@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lssvwm.worldmodel.config import SmallAutoencoder, WorldModelConfig
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.config_parts import SmallAutoencoder
 from lssvwm.worldmodel.tokenizer import completed
 from worlds import generator, random_frames, small_config
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from lssvwm.worldmodel.common.rng import weights_from
-from lssvwm.worldmodel.config import MAMBA2, WorldModelConfig
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.config_parts import MAMBA2
 from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.training import Trainer, TrainingConfig

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lssvwm.worldmodel.config import MAMBA2, WorldModelConfig
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.config_parts import MAMBA2
 from lssvwm.worldmodel.diffusion.forcing import Past, streams
 from lssvwm.worldmodel.diffusion.noise import add_noise, clean_from
 from lssvwm.worldmodel.layers.fused import convolve

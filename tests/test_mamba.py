@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lssvwm.worldmodel.config import MAMBA2, MixerConfig, WorldModelConfig
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.config_parts import MAMBA2, MixerConfig
 from lssvwm.worldmodel.layers.fused import convolve
 from lssvwm.worldmodel.layers.mamba import BlockwiseMamba, Mixed, Quadratic, ScanMemory
 from lssvwm.worldmodel.layers.scan import scan_sequential

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.config import MAMBA2, WorldModelConfig
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.config_parts import MAMBA2
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.presets import SIZES, VARIANTS, matched, parameters, variant
 from worlds import generator, random_actions, random_frames, random_model, small_config

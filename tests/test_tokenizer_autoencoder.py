@@ -18,7 +18,8 @@ from torch import Tensor
 from autoencoders import KINDS, PRETRAINED, QUICK, coloured, config_of, save_pretrained, scenes
 from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.config import SmallAutoencoder, WorldModelConfig
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.config_parts import SmallAutoencoder
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.tokenizer import AutoencoderTokenizer, PatchTokenizer, autoencoder, completed, make_tokenizer
 from trainers import trainer

@@ -15,7 +15,7 @@ import torch
 
 from lssvwm.worldmodel.checkpoint import load_checkpoint, read_state
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.config import MAMBA2, SmallAutoencoder
+from lssvwm.worldmodel.config_parts import MAMBA2, SmallAutoencoder
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.layers.backbone import Layer
 from lssvwm.worldmodel.model import Losses, WorldModel

@@ -9,7 +9,8 @@ from types import MappingProxyType
 import torch
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.config import MAMBA2, SmallAutoencoder, WorldModelConfig
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.config_parts import MAMBA2, SmallAutoencoder
 from lssvwm.worldmodel.model import WorldModel
 
 SIZES: Mapping[str, WorldModelConfig] = MappingProxyType(

@@ -18,7 +18,7 @@ from lssvwm.agents.policies.watching import Watcher
 from lssvwm.envs.policy import FrameArray, IntArray
 from lssvwm.worldmodel.checkpoint import check_weights, read_state, taking_up
 from lssvwm.worldmodel.common.errors import InputError, check_fields
-from lssvwm.worldmodel.config import DEEPEST
+from lssvwm.worldmodel.config_parts import DEEPEST
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.worlds.policy import read_policy
 

@@ -12,7 +12,8 @@ from torch.nn import functional
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.gradients import Skipping
 from lssvwm.worldmodel.common.progress import Bar
-from lssvwm.worldmodel.config import SmallAutoencoder, WorldModelConfig
+from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.config_parts import SmallAutoencoder
 from lssvwm.worldmodel.tokenizer.blueprint import (
     build,
     completed,
