@@ -152,6 +152,18 @@ def test_a_number_whose_middle_is_not_rest() -> None:
     assert "within 0.00 of where they are" in path.fit(replace(played(16, 64), actions=actions, pose=pose), 0)
 
 
+@pytest.mark.gpu
+def test_actions_that_are_vectors_on_a_gpu() -> None:
+    """Some of their numbers are told apart on the device of the model, and least squares are solved on the CPU."""
+    parts = (ActionPart("box", (1,), low=(0.0,), high=(1.0,), dtype="float32", key="drive"),)
+    path, clips = reckoning(num_actions=0, action_size=1, action_parts=parts, dead_reckoning=1).cuda(), played(8, 32)
+    actions = torch.rand(8, 32, 1, generator=torch.Generator().manual_seed(0))
+    actions[:, 0] = math.nan
+    pose = torch.zeros(8, 32, 4, dtype=torch.float64)
+    pose[..., 0], pose[..., 2] = actions[..., 0].nan_to_num().double().cumsum(1), 1
+    assert "within 0.00 of where they are" in path.fit(replace(clips, actions=actions, pose=pose).to("cuda"), 0)
+
+
 def test_poses_that_are_none_are_refused() -> None:
     clips = played(2, 8)
     assert clips.pose is not None

@@ -87,19 +87,20 @@ class DeadReckoning(nn.Module):
         Raises InputError for clips without poses, and for others.
         """
         check_pose(0 if clips.pose is None else clips.pose.shape[-1])
+        actions = clips.actions.to(self.moves.device)
         clips = clips.to("cpu")  # where least squares bear features that depend on each other
         assert clips.pose is not None
         check_views(clips.pose.chunk(2, -1)[1][clips.mask])
         places, known = placed(clips.pose.double()), clips.mask[:, 1:] & clips.mask[:, :-1]
         # Most clips begin within an episode and lack what was done before: few frames, and these errors are absolute.
-        done = functional.pad(self.features(clips.actions).double().cpu(), (0, 0, self.actions - 1, 0))
+        done = functional.pad(self.features(actions).cpu().double(), (0, 0, self.actions - 1, 0))
         x, y = last(done, self.actions)[:, 1:][known], steps(places)[known]
         weight = torch.ones_like(y[:, :1])
         for _ in range(ROUNDS):
             moves = torch.linalg.lstsq(x * weight, y * weight, driver="gelsd").solution
             weight = ((y - x @ moves).abs().amax(1, keepdim=True).clamp(min=LEAST)) ** -0.5
         self.moves.copy_(moves)
-        reckoned = self(clips.actions.to(self.moves.device), self.moves.new_zeros(len(places), self.size)).pose.cpu()
+        reckoned = self(actions, self.moves.new_zeros(len(places), self.size)).pose.cpu()
         found = torch.cat([reckoned[..., :3], torch.atan2(reckoned[..., 4:5], reckoned[..., 3:4])], -1)
         end = clips.mask.sum(1) - 1
         error = (since(found, end) - since(places, end)).norm(dim=-1).median()
