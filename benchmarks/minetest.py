@@ -19,15 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.shared.machine import cpu_seconds
 from lssvwm.envs.minecraft.minetest.config import EngineConfig
 from lssvwm.envs.minecraft.minetest.engine import Engine
-
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def resident(pid: int) -> float:

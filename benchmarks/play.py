@@ -29,6 +29,7 @@ from selenium.webdriver.support.select import Select
 
 from benchmarks.dream import contexts
 from benchmarks.imagination import make_model
+from benchmarks.shared.machine import cpu_seconds
 from lssvwm.worldmodel.checkpoint import save_checkpoint
 
 FLAGS = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
@@ -95,12 +96,6 @@ def fresh(chrome: Chrome, number: int) -> None:
     wait(lambda: chrome.execute_script("return document.getElementById('again').textContent") == again)
 
 
-def cpu_seconds(process: subprocess.Popen[str]) -> float:
-    """What the process has spent on a CPU, all threads together (Linux)."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def noise(folder: Path) -> Path:
     """A checkpoint of random weights, and episodes of noise."""
     model = make_model()
@@ -131,11 +126,11 @@ def main() -> None:
             Select(chrome.find_element("id", "steps")).select_by_value(str(steps))
             ActionChains(chrome, duration=0).key_down(args.key).perform()
             time.sleep(0.5)
-            before, begin, spent = shown(chrome), time.perf_counter(), cpu_seconds(process)
+            before, begin, spent = shown(chrome), time.perf_counter(), cpu_seconds(process.pid)
             time.sleep(args.seconds)
             pictures = shown(chrome) - before
             fps = pictures / (time.perf_counter() - begin)
-            each = 1000 * (cpu_seconds(process) - spent) / max(pictures, 1)
+            each = 1000 * (cpu_seconds(process.pid) - spent) / max(pictures, 1)
             ActionChains(chrome, duration=0).key_up(args.key).perform()
             time.sleep(1)
             taps = []

@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from gymnasium import spaces
 
-from benchmarks.shared.machine import cpu
+from benchmarks.shared.machine import cpu, cpu_seconds
 from lssvwm.envs.factory import EnvConfig, maker
 from lssvwm.envs.policy import FrameArray, IntArray
 from lssvwm.envs.recording.pool import ProcessPool
@@ -139,18 +139,13 @@ def start(world: str, count: int = 4) -> str:
     pool = ProcessPool(maker(EnvConfig(world)), count, timeout=600)
     took = time.monotonic() - began
     try:
-        pids = [child.pid for child in mp.active_children()]
-        seconds = [_cpu_seconds(Path(f"/proc/{pid}/stat")) for pid in pids]
+        pids = [child.pid for child in mp.active_children() if child.pid is not None]
+        seconds = [cpu_seconds(pid) for pid in pids]
         private = [_private_bytes(Path(f"/proc/{pid}/smaps_rollup")) for pid in pids]
     finally:
         pool.close()
     spent, memory = np.mean(seconds), np.mean(private) / 2**20
     return f"{world}: {spent:.2f} s of CPU and {memory:.0f} MiB a process, {count} ready after {took:.1f} s"
-
-
-def _cpu_seconds(stat: Path) -> float:
-    fields = stat.read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _private_bytes(rollup: Path) -> int:

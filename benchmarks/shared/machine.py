@@ -1,4 +1,4 @@
-"""What a measurement was made on, in a line."""
+"""What a measurement was made on, in a line, and what processes have spent there."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def cpu() -> str:
     flags = set((told.get("flags") or told.get("Features") or "").split())
     sets = ", ".join(name for name in TELLING if name in flags)
     return f"{os.cpu_count()} cores of {told.get('model name', 'CPU')} ({sets}), load {os.getloadavg()[0]:.1f}"
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has spent on a CPU, all threads together (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
