@@ -111,10 +111,11 @@ results-minetest: setup minecraft  ## does it remember a voxel world: docs/resul
 memory: setup  ## does the memory solve it, does the dream pay: docs/memory.md, hours on 2 cores
 	$(BIN)/python -m benchmarks.memory
 
-# One claim: make evidence CLAIM=minigrid-s7. None of them: all.
+# One claim: make evidence CLAIM=minigrid-s7. None of them: all. JOBS=4: four runs at once.
 CLAIM ?=
+JOBS ?= 1
 evidence: setup system $(if $(CLAIM),,minecraft)  ## the runs behind every claim: docs/evidence.md, some 90 CPU hours; CLAIM=minigrid-s7: 4
-	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.evidence $(CLAIM)
+	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.evidence $(CLAIM) --jobs $(JOBS)
 
 docs: setup  ## build the documentation site without a warning: docs/_build/index.html
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build

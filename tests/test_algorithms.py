@@ -131,6 +131,15 @@ def test_ratios_follow_what_was_recorded(learned: Path, tmp_path: Path) -> None:
     assert loop.learn_policy(0)["batches"] == int(0.5 * frames) // (4 * 3)
 
 
+def test_later_rounds_may_train_the_world_model_for_fewer_steps(learned: Path, tmp_path: Path) -> None:
+    settings = replace(SMALL, rounds=3, world_steps=3, later_world_steps=1)
+    assert settings.all_world_steps == 5
+    loop = Loop(tmp_path / "run", settings, progress=False)
+    shutil.copytree(learned / "episodes", tmp_path / "run" / "episodes")
+    assert [loop.learn_world(round_)["steps"] for round_ in range(3)] == [3, 4, 5]
+    assert replace(settings, later_world_steps=None).all_world_steps == 9
+
+
 def test_a_round_records_frames_not_episodes_where_it_is_told_so(tmp_path: Path) -> None:
     loop = Loop(tmp_path, replace(SMALL, collect_episodes=50, collect_frames=40), progress=False)
     recorded = loop.collect(0, loop.collector(0))

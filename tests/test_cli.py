@@ -182,6 +182,7 @@ def test_settings_survive_json(name: str, tmp_path: Path) -> None:
         (["--collect-episodes", "0"], ["collect_episodes is 0", "1 or more"]),
         (["--collect-frames", "0"], ["collect_frames is 0", "1 or more"]),
         (["--rounds", "0"], ["rounds is 0"]),
+        (["--later-world-steps", "0"], ["later_world_steps is 0"]),
         (["--seed", "-1"], ["--seed -1", "0 to 999"]),
         (["--seed", "1000"], ["--seed 1000", "0 to 999"]),
         (["--rounds", "2", "--collect-episodes", "500001"], ["collect_episodes: 1000002", "1000000 seeds of a run"]),

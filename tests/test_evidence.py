@@ -18,7 +18,8 @@ import train_agent
 from benchmarks.evidence import __main__ as evidence
 from benchmarks.evidence import running, table
 from benchmarks.evidence.claims import CLAIMS, SEEDS, Claim, Method
-from benchmarks.evidence.running import Plan, cpu_seconds, judging, learning, show, spawn
+from benchmarks.evidence.commands import Ended, Process
+from benchmarks.evidence.running import Plan, cpu_seconds, judging, learning, show
 from benchmarks.memory import __main__ as memory
 from benchmarks.shared.page import markers
 from lssvwm.agents.evaluation import command
@@ -33,13 +34,30 @@ from runs import ROOT
 PAGE = ROOT / "docs" / "evidence.md"
 
 
-def inside(words: Sequence[str]) -> int:
+class Fake:
+    """A command that ends when it is looked at, after `looks` times in vain."""
+
+    def __init__(self, status: int = 0, looks: int = 0) -> None:
+        self.ended, self.looks, self.interrupted = Ended(status, 1.5), looks, 0
+
+    def poll(self) -> Ended | None:
+        self.looks -= 1
+        return self.ended if self.looks < 0 else None
+
+    def wait(self) -> Ended:
+        return self.ended
+
+    def interrupt(self) -> None:
+        self.interrupted += 1
+
+
+def inside(words: Sequence[str]) -> Fake:
     """In this process, which has loaded everything already."""
     if words[0] == "train_agent.py":
         train_agent.main(words[1:])
     else:
         command.main(words[2:])
-    return 0
+    return Fake()
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -94,9 +112,9 @@ def test_a_claim_goes_all_the_way_and_is_not_done_twice(tmp_path: Path, capsys: 
     assert set(cpu_seconds(folder)) == {"dreams-0", "ppo-0", "sb3-recurrent-ppo-0", "judged"}
     again: list[str] = []
 
-    def only_judge(words: Sequence[str]) -> int:
+    def only_judge(words: Sequence[str]) -> Fake:
         again.append(words[0])
-        return 0
+        return Fake()
 
     evidence.main(asked, start=only_judge, page=page)
     assert again == ["-m"]
@@ -111,9 +129,9 @@ SMALL = Claim(
 def test_runs_follow_one_another_and_stop_at_the_first_that_fails(tmp_path: Path) -> None:
     plan, started = Plan(tmp_path, 2), list[str]()
 
-    def start(words: Sequence[str]) -> int:
+    def start(words: Sequence[str]) -> Fake:
         started.append(Path(words[words.index("--out") + 1]).name)
-        return 130 if started[-1] == "new-1" else 0
+        return Fake(130 if started[-1] == "new-1" else 0)
 
     with pytest.raises(KeyboardInterrupt):
         show(SMALL, plan, start, say=lambda _: None)
@@ -122,10 +140,10 @@ def test_runs_follow_one_another_and_stop_at_the_first_that_fails(tmp_path: Path
     report.mkdir(parents=True)
     (report / "index.html").write_text("growing")  # stands there from the beginning
     with pytest.raises(InputError, match="toy: new-0 failed with status 2"):
-        show(SMALL, plan, lambda words: 2, say=lambda _: None)
+        show(SMALL, plan, lambda words: Fake(2), say=lambda _: None)
     (report / "results.json").write_text("{}")
     with pytest.raises(InputError, match="toy: old-0 failed"):
-        show(SMALL, plan, lambda words: 2, say=lambda _: None)
+        show(SMALL, plan, lambda words: Fake(2), say=lambda _: None)
     words = learning(SMALL, SMALL.methods[1], 1, plan)
     assert words[words.index("--world-model") + 1] == str(tmp_path / "toy" / "new-1" / "world_model")
 
@@ -149,7 +167,8 @@ def test_an_interruption_is_passed_on_once_and_waited_for(tmp_path: Path) -> Non
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker of pytest-xdist ignores it
     try:
         thread.start()
-        assert spawn([str(child), str(tmp_path)]) == 130
+        with pytest.raises(KeyboardInterrupt):
+            show(SMALL, Plan(tmp_path, 1), lambda words: Process([str(child), str(tmp_path)]), say=lambda _: None)
         thread.join()
     finally:
         signal.signal(signal.SIGINT, ours)
@@ -169,8 +188,43 @@ def test_the_benchmark_of_memory_goes_on_where_only_the_growing_page_is(
     assert len(started) == 1
 
 
-def test_spawn_returns_the_status() -> None:
-    assert spawn(["-c", "raise SystemExit(7)"]) == 7
+def test_a_process_says_its_status_and_cpu_time() -> None:
+    process = Process(["-c", "sum(range(10_000_000)); raise SystemExit(7)"])
+    ended = process.wait()
+    assert ended.status == 7
+    assert ended.cpu_seconds > 0
+    assert process.poll() == ended
+
+
+def test_runs_side_by_side_wait_for_the_world_that_they_learn_in(tmp_path: Path) -> None:
+    plan, started = Plan(tmp_path, 3, jobs=2), dict[str, Fake]()
+
+    def start(words: Sequence[str]) -> Fake:
+        name = Path(words[words.index("--out") + 1]).name
+        going = [other for other, fake in started.items() if fake.looks >= 0]
+        assert len(going) < 2
+        if name.startswith("old"):
+            assert name.replace("old", "new") not in going
+        assert name != "judged" or not going
+        started[name] = Fake(looks={"new-0": 3, "old-0": 1}.get(name, 0))
+        return started[name]
+
+    show(SMALL, plan, start, say=lambda _: None)
+    assert list(started) == ["new-0", "new-1", "old-1", "new-2", "old-2", "old-0", "judged"]
+    assert cpu_seconds(plan.folder(SMALL)) == dict.fromkeys(started, 1.5)
+
+
+def test_one_that_fails_ends_those_beside_it(tmp_path: Path) -> None:
+    plan, started = Plan(tmp_path, 3, jobs=3), list[Fake]()
+
+    def start(words: Sequence[str]) -> Fake:
+        started.append(Fake(3 if len(started) == 1 else 130, looks=0 if len(started) == 1 else 9))
+        return started[-1]
+
+    with pytest.raises(InputError, match="toy: new-1 failed with status 3"):
+        show(SMALL, plan, start, say=lambda _: None)
+    assert [each.interrupted for each in started] == [1, 0, 1]
+    assert set(cpu_seconds(plan.folder(SMALL))) == {"new-0", "new-1", "new-2"}
 
 
 def row(name: str, values: list[float], imagined: list[float] | None = None) -> table.Row:
@@ -244,8 +298,9 @@ def test_list_and_bad_input(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         evidence.main(["atari"])
     with pytest.raises(InputError, match="--quick is one seed"):
         evidence.main(["--quick", "--seeds", "2"])
-    with pytest.raises(InputError, match="--seeds 0"):
-        evidence.main(["--seeds", "0"])
+    for option in ("--seeds", "--jobs"):
+        with pytest.raises(InputError, match=f"{option} 0"):
+            evidence.main([option, "0"])
     monkeypatch.setattr(build.shutil, "which", lambda name, path: None)
     with pytest.raises(InputError, match="make minecraft"):
         evidence.main(["crafter", "treechop"], start=lambda words: pytest.fail("began before all is there"))

@@ -204,7 +204,7 @@ class Loop(Run):
         """By `train_ratio` what follows from the frames recorded so far."""
         s = self.settings
         if s.train_ratio is None:
-            return super().world_steps(round_, store)
+            return s.world_steps_until(round_)
         return max(1, int(store.frames * s.train_ratio / (s.training.batch * s.training.length)))
 
     def learn_policy(self, round_: int) -> Figures:

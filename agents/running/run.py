@@ -61,8 +61,8 @@ class Run:
         self.tracking = Tracking(out, settings.log, lambda: to_json(settings))
         self.own_episodes = out / "episodes"
         self.episodes = episodes or self.own_episodes
-        counted = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "dreams", "rounds")
-        for name in (*counted, "eval_episodes", "eval_envs"):
+        counted = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "later_world_steps", "dreams")
+        for name in (*counted, "rounds", "eval_episodes", "eval_envs"):
             count = getattr(settings, name, None)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}: use 1 or more")
@@ -226,7 +226,7 @@ class Run:
 
     def world_steps(self, round_: int, store: EpisodeStore) -> int:
         """Training steps of the world model when round `round_` has ended."""
-        return (round_ + 1) * self.settings.world_steps
+        return self.settings.world_steps
 
     def learn_world(self, round_: int) -> Figures:
         """Train the world model on all episodes so far, from where it stands."""

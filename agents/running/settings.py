@@ -173,8 +173,10 @@ class LoopSettings(WorldSettings):
     """Where it learns: in dreams, or without a world model in the real environment (ppo and sb3-*)."""
     rounds: int = 1
     """Times that collect, learn and dream are repeated; from the second on the learned policy records."""
+    later_world_steps: int | None = None
+    """Training steps of the world model in each round after the first. None: --world-steps."""
     train_ratio: float | None = None
-    """Frames that the world model is trained on for each one recorded in a round, instead of --world-steps."""
+    """Frames that the world model is trained on for each one recorded in a round, instead of so many steps."""
     dreams: int = 300
     """Batches of dreams that the dreamer learns from in each round."""
     dream_ratio: float | None = None
@@ -217,7 +219,12 @@ class LoopSettings(WorldSettings):
     @property
     def all_world_steps(self) -> int:
         """Training steps of the world model in the whole run."""
-        return self.rounds * self.world_steps
+        return self.world_steps_until(self.rounds - 1)
+
+    def world_steps_until(self, round_: int) -> int:
+        """Training steps of the world model when round `round_` has ended, by `world_steps` and `later_world_steps`."""
+        later = self.world_steps if self.later_world_steps is None else self.later_world_steps
+        return self.world_steps + round_ * later
 
     @property
     def eval_config(self) -> EnvConfig:

@@ -1,9 +1,9 @@
 """`make evidence`: for every claim the runs that show it or do not, judged, with tables and plots in docs/evidence.md.
 
-    python -m benchmarks.evidence [CLAIM ...] [--list] [--quick] [--seeds 5] [--out runs/evidence]
+    python -m benchmarks.evidence [CLAIM ...] [--list] [--quick] [--seeds 5] [--jobs 1] [--out runs/evidence]
 
-Runs are done one after the other by the project's own commands, which are printed. What is done is not done again:
-after Ctrl-C, `kill` or a failure the same command goes on where it stopped.
+Runs are done by the project's own commands, which are printed, `--jobs` of them at once. What is done is not done
+again: after Ctrl-C, `kill` or a failure the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evidence.claims import CLAIMS, SEEDS, claims
-from benchmarks.evidence.running import Plan, Start, check, judging, learning, show, spawn
+from benchmarks.evidence.commands import Process, Start
+from benchmarks.evidence.running import Plan, check, judging, learning, show
 from benchmarks.evidence.table import overview, plots, rows, section
 from benchmarks.shared.page import fill
 from lssvwm.worldmodel.common.atomic import replace
@@ -25,13 +26,14 @@ INTERRUPTED = "interrupted; everything so far is saved: the same command goes on
 PAGE = Path("docs/evidence.md")
 
 
-def main(args: Sequence[str] | None = None, *, start: Start = spawn, page: Path = PAGE) -> None:
+def main(args: Sequence[str] | None = None, *, start: Start = Process, page: Path = PAGE) -> None:
     """Show what is asked for; `start` runs commands, `page` receives the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="CLAIM", help=f"of {', '.join(CLAIMS)}; none: all")
     parser.add_argument("--list", action="store_true", help="say what there is; of claims that are named, the commands")
     parser.add_argument("--quick", action="store_true", help="one seed of tiny sizes, to see that it works: no results")
     parser.add_argument("--seeds", type=int, help=f"runs of each method, {SEEDS} unless told; they may grow")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each in one thread; no more than cores")
     parser.add_argument("--out", type=Path, help="folder of the runs; runs/evidence, with --quick runs/evidence-quick")
     options = parser.parse_args(args)
     if options.quick and options.seeds not in (None, 1):
@@ -39,7 +41,10 @@ def main(args: Sequence[str] | None = None, *, start: Start = spawn, page: Path 
     seeds = options.seeds if options.seeds is not None else 1 if options.quick else SEEDS
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: give at least 1")
-    plan = Plan(options.out or Path("runs/evidence-quick" if options.quick else "runs/evidence"), seeds, options.quick)
+    if options.jobs < 1:
+        raise InputError(f"--jobs {options.jobs}: give at least 1")
+    out = options.out or Path("runs/evidence-quick" if options.quick else "runs/evidence")
+    plan = Plan(out, seeds, options.quick, options.jobs)
     chosen = claims(tuple(options.names))
     if options.list:
         print("\n".join(overview({claim.name: claim for claim in chosen}, seeds)))

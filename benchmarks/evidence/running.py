@@ -1,20 +1,16 @@
-"""The runs of a claim one after the other, each where it stopped, and what they have learned judged on equal seeds."""
+"""The runs of a claim, each where it stopped, and what they have learned judged on equal seeds."""
 
 from __future__ import annotations
 
 import json
-import os
-import resource
 import shlex
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from benchmarks.evidence.claims import Claim, Method
+from benchmarks.evidence.commands import Ended, Process, Running, Start
 from lssvwm.agents.running.run import EVALUATION_SEEDS
 from lssvwm.envs.minecraft.minetest.build import find_program
 from lssvwm.worldmodel.common.atomic import write_json
@@ -24,6 +20,10 @@ EPISODES = 100
 JUDGED_SEED = 2 * EVALUATION_SEEDS
 """Above the seeds on which runs evaluate themselves while they learn."""
 CPU = "cpu_seconds.json"
+INTERRUPTED = 130
+"""Status of a command that saved what it had."""
+POLL = 0.1
+"""Seconds between two looks at what runs."""
 
 QUICK = shlex.split(
     "--rounds 1 --max-episode-steps 30 --num-envs 1 --no-processes --collect-episodes 6 --collect-frames 150 "
@@ -38,11 +38,12 @@ QUICK = shlex.split(
 
 @dataclass(frozen=True)
 class Plan:
-    """How claims are shown: in which folder, by how many seeds, and whether only to see that it works."""
+    """How claims are shown: in which folder, by how many seeds, how many runs at once, or only to see that it works."""
 
     out: Path
     seeds: int
     quick: bool = False
+    jobs: int = 1
 
     def folder(self, claim: Claim) -> Path:
         """Holds the runs of a claim, `judged` and the table."""
@@ -55,12 +56,6 @@ class Plan:
     def judged(self, claim: Claim) -> Path:
         """What agents.evaluation has written."""
         return self.folder(claim) / "judged"
-
-
-class Start(Protocol):
-    """Starts a script or `-m MODULE` with arguments; returns its exit status."""
-
-    def __call__(self, words: Sequence[str]) -> int: ...
 
 
 def check(claim: Claim) -> None:
@@ -96,34 +91,30 @@ def finished(folder: Path) -> bool:
     return (folder / "report" / "results.json").exists()
 
 
-def spawn(words: Sequence[str]) -> int:
-    """`python *words` to its end. An interruption is passed on, and waited for until all is saved.
+def show(claim: Claim, plan: Plan, start: Start = Process, say: Callable[[str], None] = print) -> None:
+    """Do what is not done yet of the runs, `plan.jobs` at once, and judge them.
 
-    The process has a session of its own, or Ctrl-C in a terminal would reach it twice, which means at once.
+    Raises KeyboardInterrupt when interrupted, InputError for a command that failed, after the others have saved and
+    ended; the same call goes on after both.
     """
-    env = {"OMP_NUM_THREADS": "1", **os.environ}
-    process = subprocess.Popen([sys.executable, *words], env=env, start_new_session=True)
-    interrupted = False
-    while True:
-        try:
-            status = process.wait()
-            break
-        except KeyboardInterrupt:
-            interrupted = True
-            process.send_signal(signal.SIGINT)
-    return 130 if interrupted else status
-
-
-def show(claim: Claim, plan: Plan, start: Start = spawn, say: Callable[[str], None] = print) -> None:
-    """Do what is not done yet of the runs, and judge them.
-
-    Raises KeyboardInterrupt when interrupted, InputError for a command that failed; the same call goes on after both.
-    """
-    for seed in range(plan.seeds):
-        for method in claim.methods:
-            if not finished(plan.run(claim, method.name, seed)):
-                _timed(f"{method.name}-{seed}", learning(claim, method, seed, plan), claim, plan, start, say)
-    _timed("judged", judging(claim, plan), claim, plan, start, say)
+    todo = {
+        f"{method.name}-{seed}": (method, seed)
+        for seed in range(plan.seeds)
+        for method in claim.methods
+        if not finished(plan.run(claim, method.name, seed))
+    }
+    running: dict[str, Running] = {}
+    try:
+        while todo or running:
+            pending = {*todo, *running}
+            ready = [name for name, (method, seed) in todo.items() if f"{method.world}-{seed}" not in pending]
+            for name in ready[: plan.jobs - len(running)]:
+                running[name] = _begin(learning(claim, *todo.pop(name), plan), claim, start, say)
+            _wait(running, claim, plan)
+        running["judged"] = _begin(judging(claim, plan), claim, start, say)
+        _wait(running, claim, plan)
+    finally:
+        _end(running, claim, plan)
 
 
 def cpu_seconds(folder: Path) -> dict[str, float]:
@@ -133,20 +124,45 @@ def cpu_seconds(folder: Path) -> dict[str, float]:
     return found
 
 
-def _timed(name: str, words: Sequence[str], claim: Claim, plan: Plan, start: Start, say: Callable[[str], None]) -> None:
+def _begin(words: list[str], claim: Claim, start: Start, say: Callable[[str], None]) -> Running:
     say(f"{claim.name}: {shlex.join(['python', *words])}")
-    folder, before = plan.folder(claim), _spent()
+    return start(words)
+
+
+def _wait(running: dict[str, Running], claim: Claim, plan: Plan) -> None:
+    """Until one has ended, which is then out of `running`."""
+    while not (ended := {name: end for name, each in running.items() if (end := each.poll()) is not None}):
+        time.sleep(POLL)
+    for name, end in ended.items():
+        del running[name]
+        _note(name, end, claim, plan)
+    for name, end in ended.items():
+        if end.status == INTERRUPTED:
+            raise KeyboardInterrupt
+        if end.status:
+            raise InputError(
+                f"{claim.name}: {name} failed with status {end.status}, its command and reason stand above"
+            )
+
+
+def _end(running: dict[str, Running], claim: Claim, plan: Plan) -> None:
+    """Let all that run save and end; interrupted meanwhile, at once."""
+    asked: set[str] = set()
+    while running:
+        try:
+            for name in running.keys() - asked:
+                running[name].interrupt()
+                asked.add(name)
+            name, each = next(iter(running.items()))
+            ended = each.wait()
+            del running[name]
+            _note(name, ended, claim, plan)
+        except KeyboardInterrupt:
+            asked.clear()
+
+
+def _note(name: str, ended: Ended, claim: Claim, plan: Plan) -> None:
+    folder = plan.folder(claim)
     folder.mkdir(parents=True, exist_ok=True)
-    status = start(words)
     known = cpu_seconds(folder)
-    write_json(folder / CPU, {**known, name: known.get(name, 0.0) + _spent() - before})
-    if status == 130:
-        raise KeyboardInterrupt
-    if status:
-        raise InputError(f"{claim.name}: {name} failed with status {status}, its command and reason stand above")
-
-
-def _spent() -> float:
-    """CPU seconds of this process and of the children that it has waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
+    write_json(folder / CPU, {**known, name: known.get(name, 0.0) + ended.cpu_seconds})
