@@ -16,7 +16,7 @@ from lssvwm.worldmodel.checkpoint import load_checkpoint
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.training import STATE
 from runs import TINY_WORLD
-from together import BATCH, CARRY, EXACT, carrying, exact, together
+from together import BATCH, CARRIED, CARRY, EXACT, carrying, exact, together
 from trainers import assert_same_state, trainer
 from worlds import assert_close, assert_same, small_store
 
@@ -110,11 +110,11 @@ def test_two_processes_carry_what_one_carries(tmp_path: Path) -> None:
     """Losses, weights and every row's memory; any number of processes go on from what others saved."""
     store = small_store(tmp_path / "episodes", shortest=17)
     assert together("carried", store.root, tmp_path) == [0, 0]
-    for name, window in (("scan", 2), ("all frames", None)):
+    for name in CARRIED:
         for accumulate in (1, 2):
             both = tmp_path / f"{name}-{accumulate}"
             config = replace(CARRY, accumulate=accumulate, muon_lr=0.0)
-            alone = carrying(store, tmp_path / f"one-{both.name}", config, window)
+            alone = carrying(store, tmp_path / f"one-{both.name}", config, name)
             alone.train(5, progress=False)
             found, expected = (torch.load(folder / STATE, weights_only=True) for folder in (both, alone.out))
             assert_close(found["model"], expected["model"])
@@ -125,7 +125,7 @@ def test_two_processes_carry_what_one_carries(tmp_path: Path) -> None:
             assert any(unfinished)
             for entry, tensor in theirs["memory"].items():
                 assert_close(ours["memory"][entry][unfinished], tensor[unfinished])
-            again = carrying(store, both, config, window)
+            again = carrying(store, both, config, name)
             for one in (alone, again):
                 one.train(7, progress=False)
             assert_close(again.model.state_dict(), alone.model.state_dict())

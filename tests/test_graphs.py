@@ -16,9 +16,9 @@ from worlds import assert_close, generator, random_model, small_config
 ROWS = 3
 
 
-@pytest.fixture(scope="module")
-def model() -> WorldModel:
-    return random_model(small_config(), 0).eval()
+@pytest.fixture(scope="module", params=[0, 2], ids=["", "dead reckoning"])
+def model(request: pytest.FixtureRequest) -> WorldModel:
+    return random_model(small_config(dead_reckoning=request.param), 0).eval()
 
 
 def actions(step: int) -> Tensor:
@@ -76,8 +76,9 @@ def test_numbers_that_were_drawn(model: WorldModel) -> None:
 
 
 @pytest.mark.gpu
-def test_a_recorded_step_dreams_what_a_plain_one_dreams() -> None:
-    model = random_model(small_config(), 0).float().cuda().eval()
+@pytest.mark.parametrize("reckoning", [0, 2])
+def test_a_recorded_step_dreams_what_a_plain_one_dreams(reckoning: int) -> None:
+    model = random_model(small_config(dead_reckoning=reckoning), 0).float().cuda().eval()
     sampler, sources = Sampler(model, Sampling(2)), [torch.Generator("cuda").manual_seed(0) for _ in range(2)]
     graph, memories = GraphSampler(sampler, ROWS), [model.empty(ROWS) for _ in range(2)]
     for step in range(6):

@@ -31,6 +31,12 @@ BATCH = replace(TRAINING, batch=4)
 EXACT = replace(BATCH, muon_lr=0.0, curriculum="5:2,7:1")
 READING = replace(BATCH, workers=1, save_seconds=0.0)
 CARRY = replace(READING, carry=0.9, length=3)
+CARRIED: dict[str, dict[str, Any]] = {
+    "scan": {"window": 2},
+    "all frames": {"window": None},
+    "dead reckoning": {"window": 2, "dead_reckoning": 2},
+}
+"""Models that carry their memory from clip to clip."""
 PATIENCE = 400
 """Seconds until a process that hangs says where."""
 
@@ -119,19 +125,19 @@ def resumed(source: EpisodeStore, out: Path) -> None:
     again.train(6, progress=False)
 
 
-def carrying(source: EpisodeStore, out: Path, config: TrainingConfig, window: int | None) -> Trainer:
+def carrying(source: EpisodeStore, out: Path, config: TrainingConfig, name: str) -> Trainer:
     """In float64."""
-    model = random_model(small_config(window=window), 0)
+    model = random_model(small_config(**CARRIED[name]), 0)
     model.tokenizer.fitted.fill_(True)
     return Trainer(model, source, config, out, world={})
 
 
 def carried(source: EpisodeStore, out: Path) -> None:
     """Memory goes from clip to clip, and over a stop."""
-    for name, window in (("scan", 2), ("all frames", None)):
+    for name in CARRIED:
         for accumulate in (1, 2):
             config = replace(CARRY, accumulate=accumulate, muon_lr=0.0)
-            carrying(source, out / f"{name}-{accumulate}", config, window).train(5, progress=False)
+            carrying(source, out / f"{name}-{accumulate}", config, name).train(5, progress=False)
     trainer(source, out / "whole", CARRY).train(7, progress=False)
     trainer(source, out / "parts", CARRY).train(4, progress=False)
     trainer(source, out / "parts", CARRY, seed=1).train(7, progress=False)
