@@ -66,7 +66,7 @@ def trusted(config: EnvConfig, source: str) -> EnvConfig:
     if module and module not in sys.modules and module.partition(".")[0] != "lssvwm":
         raise InputError(
             f"{source} names the environment '{config.id}', and making it would run the module '{module}': import that "
-            "module first, if you trust it"
+            "module first, or name the environment yourself (--env), if you trust it"
         )
     return config
 

@@ -70,7 +70,7 @@ def test_everything_is_written(finished: Path) -> None:
     }
     for name in ("first", "second", "random"):
         assert {path.name for path in (finished / name).iterdir()} == files | videos
-        assert set(read_curves(finished / name / "tensorboard")) >= {"eval/mean_reward", "rollout/success_rate"}
+        assert set(read_curves(finished / name / "tensorboard")) >= {"eval/mean_reward", "eval/success_rate"}
 
 
 def test_all_files_tell_the_same(finished: Path) -> None:

@@ -146,7 +146,6 @@ def test_tensorboard_has_the_tags_of_stable_baselines(tmp_path: Path) -> None:
         "eval/mean_reward": (300, pytest.approx(13 / 90)),
         "eval/mean_ep_length": (300, 7.0),
         "eval/success_rate": (300, pytest.approx(2 / 3)),
-        "rollout/success_rate": (300, pytest.approx(2 / 3)),
         "eval/imagined_reward": (300, 0.25),
         "eval/imagined_minus_real": (300, pytest.approx(0.25 - 13 / 90)),
     }

@@ -21,7 +21,7 @@ from dreams import dream_folder, vec
 from exact_worlds import LongCueWorld
 from lssvwm.agents.model_free.ppo import PPO, STATE, PPOConfig
 from lssvwm.agents.model_free.recurrent import RecurrentPolicy, load_net
-from lssvwm.agents.model_free.resuming import SEEDS, episode_seed, resumable
+from lssvwm.agents.model_free.resuming import SEEDS, ResumableRows, episode_seed, resumable
 from lssvwm.agents.model_free.rollouts import Rollout, generalised_advantages, replay
 from lssvwm.envs.dream import DreamVectorEnv
 from lssvwm.envs.factory import EnvConfig, make_vec
@@ -369,25 +369,59 @@ def test_the_seed_decides_everything(tmp_path: Path) -> None:
     assert reports[0] == reports[1] != reports[2]
 
 
-def test_episodes_that_do_not_repeat_are_refused(tmp_path: Path) -> None:
-    class Restless(gym.Env[Any, Any]):
-        observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
-        action_space = gym.spaces.Discrete(2)
-        count = 0
+class Restless(gym.Env[Any, Any]):
+    """Shows something new in every episode that begins with seed 0, and counts its steps."""
 
-        def reset(self, **_: Any) -> Any:
-            Restless.count += 1
-            return np.full((8, 8, 3), Restless.count % 256, np.uint8), {}
+    observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+    count = 0
 
-        def step(self, action: Any) -> Any:
-            return np.full((8, 8, 3), Restless.count % 256, np.uint8), 0.0, False, False, {}
+    def __init__(self, length: int = 1000, *, repeats: bool = False) -> None:
+        self.length, self.repeats = length, repeats
+
+    def reset(self, **_: Any) -> Any:
+        Restless.count += not self.repeats
+        self.shown, self.now = 0 if self.repeats else Restless.count % 256, 0
+        return self._image(), {}
+
+    def step(self, action: Any) -> Any:
+        self.now += 1
+        return self._image(), 1.0, self.now == self.length, False, {}
+
+    def _image(self) -> Any:
+        return np.full((8, 8, 3), self.shown, np.uint8)
+
+
+def test_rows_whose_episodes_do_not_repeat_begin_new_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The others go on."""
 
     def make() -> PPO:
-        return PPO(SyncVectorEnv([Restless] * 4, autoreset_mode=AutoresetMode.DISABLED), config(), tmp_path)
+        worlds = [lambda row=row: Restless(repeats=row in (1, 3)) for row in range(4)]
+        return PPO(SyncVectorEnv(worlds, autoreset_mode=AutoresetMode.DISABLED), config(), tmp_path)
 
-    assert make().train(1, progress=False)["entropy"] > 0
-    with pytest.raises(InputError, match="not decided by seed and actions"):
-        make()
+    before = make()
+    before.train(1, progress=False)
+    again = make()
+    assert "2 of 4 rows begin new ones" in caplog.text
+    assert again.collector.rows.ended.tolist() == [True, False, True, False]
+    assert again.collector.finished.now[:, 0].tolist() == [0, 16, 0, 16]
+    rollout = again.collector.collect(2, again.generator)
+    assert rollout.started[0].tolist() == [True, False, True, False]
+    assert again.train(2, progress=False)["entropy"] > 0
+
+
+def test_a_row_whose_episode_ends_sooner_begins_a_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def rows(*lengths: int) -> ResumableRows:
+        worlds = [lambda length=length: Restless(length, repeats=True) for length in lengths]
+        return resumable(SyncVectorEnv(worlds, autoreset_mode=AutoresetMode.DISABLED), seed=0)
+
+    before, again = rows(9, 9), rows(3, 9)
+    before.begin()
+    for _ in range(3):
+        before.step(torch.zeros(2, dtype=torch.int64))
+    again.load_state_dict(before.state_dict())
+    assert again.ended.tolist() == [True, False]
+    assert "1 of 2 rows" in caplog.text
 
 
 def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:

@@ -190,7 +190,6 @@ def log_evaluation(writer: Scalars, evaluation: Evaluation, steps: int, *, imagi
     writer.add_scalar("eval/mean_reward", evaluation.interval.mean, steps)
     writer.add_scalar("eval/mean_ep_length", float(np.mean(evaluation.lengths)), steps)
     writer.add_scalar("eval/success_rate", evaluation.success_rate, steps)
-    writer.add_scalar("rollout/success_rate", evaluation.success_rate, steps)
     if imagined is not None:
         writer.add_scalar("eval/imagined_reward", imagined, steps)
         writer.add_scalar("eval/imagined_minus_real", imagined - evaluation.interval.mean, steps)

@@ -157,7 +157,7 @@ def evaluate(
         deferred_interrupts() as interrupt,
         open_envs(config, min(num_envs, episodes), processes=processes) as envs,
         noting as noted,
-        Bar(f"{name} in the real environment", episodes, "episode", show=progress) as bar,
+        Bar(f"judged for real, {name}", episodes, "episode", show=progress) as bar,
     ):
         started = time.perf_counter()
         keys = [key for key, _ in probe(config).extras]  # what the world model is told may be among them

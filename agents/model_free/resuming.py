@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,6 +17,8 @@ from lssvwm.envs.spaces.actions import shaped, spec_of
 from lssvwm.envs.spaces.masks import masks_of
 from lssvwm.worldmodel.actions import ActionSpec
 from lssvwm.worldmodel.common.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 SEEDS = 1_000_000_000
 """Episodes are seeded below this; seeds from here on are kept for evaluation."""
@@ -49,7 +52,7 @@ class ResumableRows(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Bring fresh rows to where `state_dict` was taken. Raises InputError where that cannot be done."""
+        """Bring fresh rows to where `state_dict` was taken; those that cannot be brought there have `ended`."""
         ...
 
 
@@ -178,7 +181,11 @@ class ReplayedRows:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Play every row's episode again up to where it stood; it must come to the same observation."""
+        """Play every row's episode again up to where it stood.
+
+        Rows that come to another observation begin new episodes, with a warning: rendering, as Minetest's, may differ
+        by a few pixels, and some worlds are not decided by seed and actions at all.
+        """
         self.episodes = state["episodes"].cpu().numpy()
         lengths = state["lengths"].tolist()
         self.actions = [list(part.cpu()) for part in state["actions"].split(lengths)]
@@ -193,7 +200,14 @@ class ReplayedRows:
             free, info = moved.terminated | moved.truncated, dict(moved.info)
         self.ended = state["ended"].cpu().numpy()
         if state["last"] is not None:
-            self._check(state["last"].cpu(), ~self.ended)
+            elsewhere = ~self.ended & (free & (np.array(lengths) > 0) | self._differ(state["last"].cpu()))
+            if elsewhere.any():
+                _log.warning(
+                    "%s did not come to the same observations when its episodes were played again: "
+                    "%d of %d rows begin new ones",
+                    *(_name(self.envs), elsewhere.sum(), len(elsewhere)),
+                )
+            self.ended = self.ended | elsewhere
 
     def _reset(self, mask: NDArray[np.bool_]) -> tuple[Any, dict[str, Any]]:
         seeds: Any = [episode_seed(self.seed, row, int(number)) for row, number in enumerate(self.episodes)]
@@ -213,16 +227,11 @@ class ReplayedRows:
             return list(torch.from_numpy(allowed.argmax(1)))
         return [torch.tensor(self.space.low if self.space.size else 0)] * rows
 
-    def _check(self, wanted: Tensor, rows: NDArray[np.bool_]) -> None:
-        if not rows.any():
-            return
-        found, index = torch.as_tensor(self.last).cpu(), torch.from_numpy(rows)
-        # Features carry the rounding of a forward pass.
-        if not torch.allclose(found[index].double(), wanted[index].double(), rtol=1e-3, atol=1e-3):
-            raise InputError(
-                f"{_name(self.envs)} did not come to the same observations when its episodes were played again: it is "
-                "not decided by seed and actions, and training in it cannot be continued; start in another folder"
-            )
+    def _differ(self, wanted: Tensor) -> NDArray[np.bool_]:
+        """Rows whose last observation is another; features may carry the rounding of a forward pass."""
+        found = torch.as_tensor(self.last).cpu().double().flatten(1)
+        close = torch.isclose(found, wanted.double().flatten(1), rtol=1e-3, atol=1e-3)
+        return ~close.all(1).numpy()
 
 
 def episode_seed(seed: int, row: int, number: int) -> int:

@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecMonitor
 
 from lssvwm.agents.adapters import for_stable_baselines
@@ -55,6 +56,7 @@ class StableBaselines:
     ) -> None:
         self.name, self.config, self.out, self.writer = name, config, out, writer
         self.model = _make(name, envs, config, device)
+        self.model.set_logger(Logger(None, [_Curves(self)]))
         if (out / STATE).exists():
             self.load()
 
@@ -108,6 +110,23 @@ class StableBaselines:
         """What is learned besides the parameters: the weight of SAC's entropy."""
         _, names = self.model._get_torch_save_params()
         return {name: getattr(self.model, name) for name in names}
+
+
+class _Curves(KVWriter):  # type: ignore[misc]
+    """What Stable-Baselines3 logs, under its own tags."""
+
+    def __init__(self, owner: StableBaselines) -> None:
+        self.owner = owner
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        """One point of each curve; counters of time are our own business."""
+        for name, value in key_values.items() if self.owner.writer else ():
+            if isinstance(value, int | float | np.number) and not name.startswith("time/"):
+                assert self.owner.writer is not None
+                self.owner.writer.add_scalar(name, float(value), step)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class SB3Policy:

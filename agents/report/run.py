@@ -23,8 +23,13 @@ from lssvwm.worldmodel.reporting.statistics import Interval, separated, within
 from lssvwm.worldmodel.reporting.video import Panel, encode_png, filmstrip, montage, write_mp4
 
 CONTEXT = 8
-ONLY_IMAGINED = "trained only in imagination, judged for real"
-ANCHOR = "trained in the real environment, the model-free anchor"
+NOTES = {
+    "real": "trained in the real environment, the model-free anchor",
+    "clone": "cloned from what was recorded, judged for real",
+    "plan": "planned in dreams at every step, judged for real",
+    "from a clone": "cloned from what was recorded, then trained in imagination, judged for real",
+    "dream": "trained only in imagination, judged for real",
+}
 JUDGED = "One of the first ten of the evaluation, the longest."
 SHOWN = 96
 """Frames of an episode that are shown at most."""
@@ -91,12 +96,13 @@ def report_of(
     if gaps:
         results["imagined_minus_real"] = gaps
     real, curves = settings["place"] == "real", out / "tensorboard"
+    in_dreams = NOTES.get(settings["algo"], NOTES["from a clone" if settings["clone"] else "dream"])
+    note = NOTES["real"] if real else in_dreams
     rounds = [
-        _evaluated(f"{each.name}, round {name.split('-')[0]}", each, ANCHOR if real else ONLY_IMAGINED)
-        for name, each in learned.items()
+        _evaluated(f"{each.name}, round {int(name.split('-')[0]) + 1}", each, note) for name, each in learned.items()
     ]
     return Report(
-        title=f"{settings['env']}: {'learned' if real else 'learned in dreams, judged'} for real",
+        title=f"{settings['env']}: {note}",
         command=command,
         summary=_summary(random, learned[last] if last else None, imagined, stages),
         evaluations=[*([_evaluated("random", random, "uniform over the same actions")] if random else []), *rounds],
@@ -156,12 +162,12 @@ def _summary(
     for name, stage in stages.items():
         if gap := stage.get("imagined_minus_real"):
             shown_gap = f"{gap['mean']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})"
-            figures.append((f"Imagined minus real, round {name.split('-')[0]}", shown_gap))
+            figures.append((f"Imagined minus real, round {int(name.split('-')[0]) + 1}", shown_gap))
     collected = [f for name, f in stages.items() if name.endswith("-collect")]
     if collected:
         figures.append(("Real frames recorded", f"{sum(f['frames'] for f in collected):,}"))
     policies = [f for name, f in stages.items() if name.endswith("-policy")]
-    steps = {"imagined_frames": "Imagined frames", "real_steps": "Real steps learned from"}
+    steps = {"imagined_frames": "Imagined frames, at most", "real_steps": "Real steps learned from"}
     figures += [(told, f"{policies[-1][key]:,}") for key, told in steps.items() if policies and key in policies[-1]]
     return figures
 

@@ -23,7 +23,7 @@ from lssvwm.worldmodel.common.atomic import write_json
 from lssvwm.worldmodel.common.command_line import typed
 from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
 from lssvwm.worldmodel.training import MAY_CHANGE, check_same
-from lssvwm.worldmodel.worlds import HUB, resolve
+from lssvwm.worldmodel.worlds import resolve
 
 INTERRUPTED = "interrupted; everything so far is saved: add --resume to continue"
 WORK = ("episodes", "world_model", "policy", "stages")
@@ -113,6 +113,8 @@ def parse(kind: type[OptionsT], args: Sequence[str] | None = None) -> OptionsT:
         _check_resumed(path, saved, parsed)
     elif path.exists():
         raise InputError(f"{parsed.out} holds a run already: add --resume to continue it, or choose another --out")
+    elif found := [part for part in WORK if (parsed.out / part).exists()]:
+        raise InputError(f"{parsed.out} holds {found[0]} of something else: choose another --out")
     return parsed
 
 
@@ -162,32 +164,32 @@ def _defaults(kind: type[OptionsT], args: list[str], given: Mapping[str, Any]) -
     shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(LoopSettings)}
     values = {key: getattr(settings, key) for key in shared}
     if kind is LoopOptions and (checkpoint := asked("world_model")):
-        values |= _world_of(checkpoint)
+        values |= _world_of(checkpoint, env)
     if kind is LearnOptions and asked("episodes"):
         values |= {"env": None, "size": None, "actions": None}
     if kind is LearnOptions and (checkpoint := asked("distill")):
-        values |= _distilled(checkpoint, its_episodes=(env or asked("episodes")) is None)
+        values |= _distilled(checkpoint, env, its_episodes=(env or asked("episodes")) is None)
     return kind(**values, preset=name)
 
 
-def _world_of(checkpoint: str | Path) -> Mapping[str, Any]:
-    """The environment that a checkpoint names, as settings; one from the hub makes us import no module of its own."""
+def _world_of(checkpoint: str | Path, asked: str | None) -> Mapping[str, Any]:
+    """The environment that a checkpoint names, as settings. Makes us import no module but that of one `asked` for."""
     meta = read_json(resolve(checkpoint) / CONFIG, "a world model checkpoint (made by train_wm.py or train_agent.py)")
     env = meta.get("world", {}).get("env")
     if env is None:
         return {"env": None, "size": None, "actions": None}
     named = EnvConfig.from_dict(env)
-    if str(checkpoint).startswith(HUB):
+    if asked is None:
         trusted(named, str(checkpoint))
     config = dataclasses.asdict(named)
     return {"env": config.pop("id"), "env_options": config.pop("options"), **config}
 
 
-def _distilled(folder: str, *, its_episodes: bool) -> Mapping[str, Any]:
+def _distilled(folder: str, env: str | None, *, its_episodes: bool) -> Mapping[str, Any]:
     """The model and the world of a checkpoint, and if wanted its episodes, as settings."""
     checkpoint = load_checkpoint(folder)
     config = checkpoint.model.config
-    values = dict(_world_of(folder))
+    values = dict(_world_of(folder, env))
     if its_episodes:
         try:
             values["episodes"] = episodes_folder(checkpoint)

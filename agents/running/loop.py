@@ -34,17 +34,16 @@ from lssvwm.agents.report.growing import Growing, Subject
 from lssvwm.agents.report.run import report_run
 from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_algorithm, learned, until
 from lssvwm.agents.running.best import best_round, keep
+from lssvwm.agents.running.checks import check_rows, check_steps
 from lssvwm.agents.running.environment import Probe, probe
 from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run
 from lssvwm.agents.running.settings import LoopSettings
 from lssvwm.agents.running.settings_file import to_json
 from lssvwm.envs.contexts import check_world, contexts_of
 from lssvwm.envs.policy import Policy
-from lssvwm.worldmodel import WorldModelConfig
 from lssvwm.worldmodel.actions import actions_of
 from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint, read_json
 from lssvwm.worldmodel.common.errors import InputError, require
-from lssvwm.worldmodel.diffusion.shortcut import halvings_of
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.reporting.statistics import difference_within
 from lssvwm.worldmodel.training import processes
@@ -81,8 +80,10 @@ class Loop(Run):
             )
         if settings.tell and settings.place == "real":
             raise InputError(f"--tell {settings.tell[0]} is told to a world model, --in real has none: leave it out")
-        if settings.train_ratio is not None and settings.training.decay:
-            raise InputError("--training.decay has to know all steps, with --train-ratio nobody does: leave one out")
+        for name in ("decay", "curriculum"):
+            if settings.train_ratio is not None and getattr(settings.training, name):
+                option = "--curriculum" if name == "curriculum" else "--training.decay"
+                raise InputError(f"{option} has to know all steps, with --train-ratio nobody does: leave one out")
         if settings.place == "real":
             probe(settings.env_config)
         elif settings.world_model is not None:
@@ -91,7 +92,10 @@ class Loop(Run):
             raise InputError("--contexts is for --world-model: without it, dreams begin in the run's own episodes")
         else:
             self.first_collector()
-            check_steps(settings, self.model_config())
+            config = self.model_config()
+            check_steps(settings, config)
+            if settings.algo == "dreamer":
+                check_rows(settings.dreamer.rows, config, processes().device)
 
     def run(self) -> dict[str, Figures]:
         """Every stage in order; returns the figures of all, by name."""
@@ -290,9 +294,3 @@ class Loop(Run):
         if isinstance(policy, WorldModelPolicy):
             return imagined_returns(model, policy.agent, store, **how, seed=s.seed)
         return dreamt_returns(model, policy, store, **how, seed=s.seed)
-
-
-def check_steps(settings: LoopSettings, config: WorldModelConfig) -> None:
-    """Raise InputError for numbers of denoising steps that a world model of `config` does not learn to take."""
-    for steps in (settings.dreamer.steps, settings.planning.steps):
-        halvings_of(steps or config.usual_steps, config.shortcut)

@@ -66,6 +66,12 @@ class Run:
             count = getattr(settings, name, None)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}: use 1 or more")
+        steps, reached = settings.all_world_steps, settings.training.stages.begin_of_last
+        if reached >= steps and getattr(settings, "train_ratio", None) is None:
+            raise InputError(
+                f"--curriculum {settings.training.curriculum}: its last stage begins at step {reached}, and the world "
+                f"model is trained for {steps}: give more --world-steps, or fewer stages"
+            )
         if settings.pose and self.episodes == self.own_episodes and not settings.extra_obs:
             raise InputError(f"--pose {' '.join(settings.pose)} is recorded only with --extra-obs: add it")
         if settings.model.dead_reckoning and not settings.pose:
@@ -249,7 +255,10 @@ class Run:
         with self.tracking.part("world_model", trainer.step) if processes().main else nullcontext() as logger:
             trainer.writer = logger
             losses = trainer.train(self.world_steps(round_, store), progress=self.progress)
-            losses |= trainer.fit_heads(store, s.heads)
+            heads = trainer.fit_heads(store, s.heads)
+            losses |= heads
+            for name, value in heads.items() if logger is not None else ():
+                logger.add_scalar(name.replace("_", "/", 1), value, trainer.step)
             if logger is not None and (clip := dream_beside_truth(trainer.average, store)) is not None:
                 logger.add_clip(TAG, clip, trainer.step)
         parameters = sum(p.numel() for p in model.parameters())

@@ -98,7 +98,8 @@ class ContextLoader:
         if not set(keys) <= self._pending.keys():
             # What was not asked for ahead must not queue behind what can wait.
             self._cancel_all_but([*keys, *(key for key, future in self._pending.items() if future.done())])
-        read = {key: self._pending.get(key) or self._submit(key) for key in dict.fromkeys(keys)}
+        # Taken out, so that what could not be read is read again when it is asked for again.
+        read = {key: self._pending.pop(key, None) or self._submit(key) for key in dict.fromkeys(keys)}
         return [read[key].result() for key in keys]
 
     def prefetch(self, keys: Sequence[ContextKey]) -> None:

@@ -41,6 +41,11 @@ class Curriculum(NamedTuple):
             step -= stage.steps
         return self.stages[-1].length
 
+    @property
+    def begin_of_last(self) -> int:
+        """The step with which the last stage begins."""
+        return sum(stage.steps for stage in self.stages[:-1])
+
     def agrees(self, other: Curriculum, until: int) -> bool:
         """Whether both give all steps before `until` clips of the same length."""
         starts = {0, *(sum(s.steps for s in one.stages[:n]) for one in (self, other) for n in range(len(one.stages)))}
