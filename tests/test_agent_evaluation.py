@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from lssvwm.agents import load_policy
 from lssvwm.agents.evaluation.command import Options, evaluate, groups_of, named
 from lssvwm.agents.evaluation.files import EVALUATIONS, append_evaluation, read_episodes, read_evaluations
 from lssvwm.agents.evaluation.real import Evaluation
@@ -23,6 +24,7 @@ from lssvwm.agents.report import read_curves
 from lssvwm.agents.running.cli import LoopOptions, claimed, parse
 from lssvwm.agents.running.loop import Loop
 from lssvwm.agents.running.run import EVALUATION_SEEDS
+from lssvwm.envs import EnvConfig, make_vec
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.stepping import HEARD
 from runs import ROOT, TINY_LOOP, stop
@@ -59,6 +61,30 @@ def finished(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "evaluation"
     evaluate(options(out, runs / "first", runs / "second", policies=("random",), videos=True))
     return out
+
+
+def test_a_policy_plays_in_a_loop_of_ones_own(runs: Path) -> None:
+    """As docs/agents.md does it."""
+    policy = load_policy(runs / "first", greedy=True)
+    envs = make_vec(EnvConfig(ENV, actions=(0, 1, 2), max_episode_steps=12), 2, processes=False)
+    seeds = np.array([7, 8])
+    frames, info = envs.reset(seed=seeds.tolist())
+    policy.reset(np.arange(2), seeds)
+    taken, begun = [], 0
+    for _ in range(13):
+        taken.append(policy.act(frames, info))
+        frames, _, terminated, truncated, info = envs.step(taken[-1])
+        if (ended := np.flatnonzero(terminated | truncated)).size:
+            frames, info = envs.reset(options={"reset_mask": terminated | truncated})
+            policy.reset(ended, ended)
+            begun += len(ended)
+    assert begun >= 2
+    assert np.stack(taken).shape == (13, 2)
+    again = load_policy(str(runs / "first"), greedy=True)
+    frames, info = envs.reset(seed=seeds.tolist())
+    again.reset(np.arange(2), seeds)
+    assert np.array_equal(again.act(frames, info), taken[0])
+    envs.close()
 
 
 def test_everything_is_written(finished: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from lssvwm.agents.planning.planner import PlanningConfig
 from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
+from lssvwm.agents.report import read_curves
 from lssvwm.agents.running import algorithms
 from lssvwm.agents.running.algorithms import check_algorithm
 from lssvwm.agents.running.loop import Loop
@@ -87,6 +88,12 @@ def test_each_learns_in_dreams_and_is_judged_for_real(learned: Path, tmp_path: P
     assert results["imagined_minus_real"] == {"0": judged["imagined_minus_real"]}
     assert judged["name"] == {"plan": "plans in dreams", "clone": "cloned"}.get(algo, "trained in dreams")
     assert results["exploitation_gap"] is not None
+    note = {"plan": "planned in dreams at every step", "clone": "cloned from what was recorded"}
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert note.get(algo, "trained only in imagination") + ", judged for real" in page
+    if algo in ("sb3-ppo", "sb3-dqn"):
+        logged = read_curves(tmp_path / "run" / "tensorboard" / "policy")
+        assert set(logged) >= {"rollout/ep_len_mean", *(("train/loss",) if algo == "sb3-ppo" else ())}
     frames = {"dreamer": 2 * 4 * 3, "plan": None, "clone": None}.get(algo, 32)
     assert results["stages"]["0-policy"].get("imagined_frames") == frames
     assert run(tmp_path / "run", algo=algo)["stages"] == results["stages"]
@@ -137,6 +144,8 @@ def test_later_rounds_may_train_the_world_model_for_fewer_steps(learned: Path, t
     loop = Loop(tmp_path / "run", settings, progress=False)
     shutil.copytree(learned / "episodes", tmp_path / "run" / "episodes")
     assert [loop.learn_world(round_)["steps"] for round_ in range(3)] == [3, 4, 5]
+    logged = read_curves(tmp_path / "run" / "tensorboard" / "world_model")
+    assert logged["heads/reward"].steps == (3, 4, 5)
     assert replace(settings, later_world_steps=None).all_world_steps == 9
 
 

@@ -183,6 +183,12 @@ def test_settings_survive_json(name: str, tmp_path: Path) -> None:
         (["--collect-frames", "0"], ["collect_frames is 0", "1 or more"]),
         (["--rounds", "0"], ["rounds is 0"]),
         (["--later-world-steps", "0"], ["later_world_steps is 0"]),
+        (
+            ["--curriculum", "8:60,16:1"],
+            ["begins at step 60", "trained for 60", "--world-steps"],
+        ),
+        (["--train-ratio", "2", "--curriculum", "8:2,16:1"], ["--curriculum has to know all steps"]),
+        (["--dreamer.rows", "90000000"], ["90000000 dreams at once need", "--dreamer.rows"]),
         (["--seed", "-1"], ["--seed -1", "0 to 999"]),
         (["--seed", "1000"], ["--seed 1000", "0 to 999"]),
         (["--rounds", "2", "--collect-episodes", "500001"], ["collect_episodes: 1000002", "1000000 seeds of a run"]),
@@ -439,7 +445,35 @@ def test_dead_reckoning_lacks_nothing(refusal: Refusal, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("part", ["episodes", "stages"])
+def test_a_folder_of_something_else_is_no_place_for_a_run(refusal: Refusal, tmp_path: Path, part: str) -> None:
+    (tmp_path / "run" / part).mkdir(parents=True)
+    said = refusal("train_agent.py", "--preset", "smoke", "--out", tmp_path / "run")
+    assert f"holds {part} of something else" in said
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [part]
+
+
 # World models and episodes that are given
+
+
+@pytest.mark.parametrize("option", ["--world-model", "--distill"])
+def test_a_world_model_has_no_module_run_but_that_of_an_environment_one_named(
+    refusal: Refusal, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(trained / "world_model", copied)
+    config = json.loads((copied / "config.json").read_text())
+    config["world"]["env"]["id"] = "evilmod:Foo-v0"
+    (copied / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evilmod.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    script = "train_wm.py" if option == "--distill" else "train_agent.py"
+    said = refusal(script, option, copied, "--out", tmp_path / "run")
+    assert "would run the module 'evilmod'" in said
+    assert "--env" in said
+    asked = [option, str(copied), "--env", "MiniGrid-MemoryS7-v0", "--out", str(tmp_path / "run")]
+    parsed = parse(LearnOptions if option == "--distill" else LoopOptions, asked)
+    assert parsed.env == "MiniGrid-MemoryS7-v0"
 
 
 def test_a_given_world_model_brings_its_environment_and_its_contexts(

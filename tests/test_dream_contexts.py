@@ -93,6 +93,28 @@ def test_what_is_expected_is_read_once_by_one_other_thread(store: WatchedStore) 
     assert store.readers[0].daemon
 
 
+@pytest.mark.parametrize("expected", [False, True])
+def test_what_could_not_be_read_is_read_again_when_asked_for_again(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch, expected: bool
+) -> None:
+    loader = loader_of(store, ahead=True)
+    wanted, failing = loader_of(store, ahead=False).take(KEYS), [True]
+    whole = WatchedStore.sample_contexts
+
+    def sometimes(*args: Any, **kwargs: Any) -> Clips:
+        if failing:
+            raise InputError("a disk that hiccups")
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(WatchedStore, "sample_contexts", sometimes)
+    if expected:
+        loader.prefetch(KEYS)
+    with pytest.raises(InputError, match="hiccups"):
+        loader.take(KEYS)
+    failing.clear()
+    assert same(loader.take(KEYS), wanted)
+
+
 def test_expecting_does_not_wait(store: WatchedStore) -> None:
     loader = loader_of(store, ahead=True)
     store.gate.clear()

@@ -254,6 +254,18 @@ def test_clips_move(tmp_path: Path) -> None:
     }
 
 
+def test_a_one_hot_row_that_names_no_action_is_no_continuous_one(tmp_path: Path) -> None:
+    e = episode(7, size=(64, 64))
+    one_hot = np.eye(6, dtype=np.float32)[np.maximum(e.action, 0)]
+    one_hot[4] = 0
+    np.savez_compressed(tmp_path / "x.npz", image=e.image, action=one_hot, reward=e.reward)
+    with pytest.raises(InputError, match=r"x\.npz: row 4 of the one-hot 'action' names none"):
+        EpisodeStore(tmp_path, strict=True).read("x.npz")
+    one_hot[0] = np.nan
+    np.savez_compressed(tmp_path / "x.npz", image=e.image, action=one_hot, reward=e.reward)
+    assert EpisodeStore(tmp_path, strict=True).action_size == 6
+
+
 @pytest.mark.parametrize("filler", [0, 1])
 def test_published_layout(tmp_path: Path, filler: int) -> None:
     e = episode(7, size=(64, 64))

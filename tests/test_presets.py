@@ -8,11 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from lssvwm.agents.running.presets import PRESETS as RUNS
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.config_parts import MAMBA2
 from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.presets import SIZES, VARIANTS, matched, parameters, variant
+from runs import ROOT
 from worlds import generator, random_actions, random_frames, random_model, small_config
 
 
@@ -90,3 +92,15 @@ def test_how_far_the_variants_see(name: str) -> None:
     with torch.no_grad():
         (one, _), (two, _) = (model.observe(video, actions) for video in (frames, other))
     assert torch.equal(one.features[:, -1], two.features[:, -1]) == (name == "causal-window")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_table_of_presets(name: str) -> None:
+    """In docs/commands.md."""
+    s = RUNS[name]
+    recorded = f"{s.collect_frames:,} frames" if s.collect_frames else f"{s.collect_episodes} episodes"
+    row = (
+        f"| `{name}` | `{s.env}` | {s.rounds} | {recorded}, {s.collector} | {s.world_steps:,} | "
+        f"{s.dreams} x {s.dreamer.rows} |"
+    )
+    assert row in (ROOT / "docs" / "commands.md").read_text().splitlines()

@@ -98,6 +98,16 @@ def open_run(folder: Path) -> TrainedRun:
     return run
 
 
+def load_policy(run: Path | str, *, greedy: bool = False, device: torch.device | str = "cpu") -> Policy:
+    """What a run of train_agent.py (its folder, or RUN/best) has learned, to play the environment that it learned for.
+
+    `reset(rows, seeds)` begins episodes, `act(frames, info)` gives the next action of every row. Raises InputError for
+    what is no run, has no policy, or does not fit its environment any more.
+    """
+    found = open_run(Path(run))
+    return found.learned(found.settings.env_config, torch.device(device), greedy).policy
+
+
 def alike(a: TrainedRun, b: TrainedRun) -> bool:
     """Whether two runs are seeds of one method: told the same but for the seed, and both the last round or the best."""
     told, other = (to_json(run.settings) | {"seed": 0, "preset": "", "log": [], "best": run.is_best} for run in (a, b))

@@ -257,10 +257,11 @@ class Run:
             losses = trainer.train(self.world_steps(round_, store), progress=self.progress)
             heads = trainer.fit_heads(store, s.heads)
             losses |= heads
-            for name, value in heads.items() if logger is not None else ():
-                logger.add_scalar(name.replace("_", "/", 1), value, trainer.step)
-            if logger is not None and (clip := dream_beside_truth(trainer.average, store)) is not None:
-                logger.add_clip(TAG, clip, trainer.step)
+            if logger is not None:
+                for name, value in heads.items():
+                    logger.add_scalar(name.replace("_", "/", 1), value, trainer.step)
+                if (clip := dream_beside_truth(trainer.average, store)) is not None:
+                    logger.add_clip(TAG, clip, trainer.step)
         parameters = sum(p.numel() for p in model.parameters())
         counts = {"steps": trainer.step, "parameters": parameters, "episodes": len(store), "frames": store.frames}
         return {**counts, **losses}

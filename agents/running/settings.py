@@ -205,8 +205,8 @@ class LoopSettings(WorldSettings):
     """Real environments played at once in evaluations. None: one for each core, 64 with --no-processes, and no fewer
     than --num-envs."""
     world_model: Path | None = None
-    """World model to use as it is, instead of recording and learning one: a checkpoint folder, a name of `python -m
-    worldmodel.worlds`, or hf://OWNER/NAME. The environment is the one that it was trained on unless --env and the
+    """World model to use as it is, instead of recording and learning one: a checkpoint folder, a name of
+    `lssvwm worlds`, or hf://OWNER/NAME. The environment is the one that it was trained on unless --env and the
     options with it say otherwise."""
     contexts: Path | None = None
     """With --world-model: episodes in which dreams begin. None takes those that it was trained on, or those that it

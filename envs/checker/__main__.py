@@ -24,7 +24,7 @@ class Options:
     env_id: Annotated[str, tyro.conf.Positional]
     """A Gymnasium id; `module:id` imports the module first."""
     num_envs: int = 3
-    """RowEvents."""
+    """Rows."""
     kwargs: str = "{}"
     """Arguments of the environment, as a JSON object."""
     vectorization_mode: Literal["sync", "async", "vector_entry_point"] | None = None

@@ -99,7 +99,9 @@ class ContextLoader:
             # What was not asked for ahead must not queue behind what can wait.
             self._cancel_all_but([*keys, *(key for key, future in self._pending.items() if future.done())])
         # Taken out, so that what could not be read is read again when it is asked for again.
-        read = {key: self._pending.pop(key, None) or self._submit(key) for key in dict.fromkeys(keys)}
+        read = {
+            key: self._pending.pop(key) if key in self._pending else self._submit(key) for key in dict.fromkeys(keys)
+        }
         return [read[key].result() for key in keys]
 
     def prefetch(self, keys: Sequence[ContextKey]) -> None:
