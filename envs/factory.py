@@ -98,8 +98,9 @@ def make_vec(
     With `processes` and more than one copy each lives in its own process (`AsyncVectorEnv`, frames in shared memory),
     else all in this one (`SyncVectorEnv`). Finished rows must be reset before the next `step`:
     `venv.reset(seed=[...], options={"reset_mask": mask})` with `mask` bool (N,) and at least one True. Other than
-    gymnasium's own classes, these leave the dictionary `options` as it is (gymnasium pops `reset_mask`, so using it
-    twice would reset every row), and `info` then still holds what the other rows last had (gymnasium: zeros).
+    gymnasium's own classes, which another `autoreset_mode` gives, these leave the dictionary `options` as it is
+    (gymnasium pops `reset_mask`, so using it twice would reset every row), and `info` then still holds what the other
+    rows last had (gymnasium: zeros).
 
     Processes start clean, they do not fork: put what a script does under `if __name__ == "__main__":`.
     """

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrid.core.constants import COLOR_NAMES
-from minigrid.core.grid import Grid
-from minigrid.core.mission import MissionSpace
-from minigrid.core.world_object import Floor
-from minigrid.minigrid_env import MiniGridEnv
+from lssvwm.worldmodel.common.errors import MissingExtraError
+
+try:
+    from minigrid.core.constants import COLOR_NAMES
+    from minigrid.core.grid import Grid
+    from minigrid.core.mission import MissionSpace
+    from minigrid.core.world_object import Floor
+    from minigrid.minigrid_env import MiniGridEnv
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        "MiniGrid environments need the package 'minigrid', which is not installed: pip install 'lssvwm[minigrid]'"
+    ) from error
 
 
 class Carpet(MiniGridEnv):  # type: ignore[misc]  # minigrid has no types
