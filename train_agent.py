@@ -18,7 +18,7 @@ def main(args: Sequence[str] | None = None) -> None:
     loop = Loop(options.out, options, progress=options.progress)
     with loop.tracking.open(), claimed(options) as commands:
         page = loop.run_to_report(commands)
-    print(f"report: {page}")
+    print(f"{loop.outcome()}\nreport: {page}")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,9 @@ def test_each_learns_in_dreams_and_is_judged_for_real(learned: Path, tmp_path: P
     assert results["imagined_minus_real"] == {"0": judged["imagined_minus_real"]}
     assert judged["name"] == {"plan": "plans in dreams", "clone": "cloned"}.get(algo, "trained in dreams")
     assert results["exploitation_gap"] is not None
+    first, second = Loop(tmp_path / "run", replace(SMALL, algo=algo), progress=False).outcome().splitlines()
+    assert first.startswith(f"{judged['name']}: real return {np.mean(judged['returns']):.2f} (")
+    assert second.startswith("random: real return ")
     note = {"plan": "planned in dreams at every step", "clone": "cloned from what was recorded"}
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert note.get(algo, "trained only in imagination") + ", judged for real" in page
@@ -147,6 +150,18 @@ def test_later_rounds_may_train_the_world_model_for_fewer_steps(learned: Path, t
     logged = read_curves(tmp_path / "run" / "tensorboard" / "world_model")
     assert logged["heads/reward"].steps == (3, 4, 5)
     assert replace(settings, later_world_steps=None).all_world_steps == 9
+
+
+def test_long_episodes_in_short_clips_without_carried_memory_are_worth_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for carry in (0.0, 0.5):
+        settings = replace(SMALL, training=replace(SMALL.training, length=1, carry=carry), heads=HeadsConfig(steps=0))
+        loop = Loop(tmp_path / str(carry), settings, progress=False)
+        loop.collect(0, loop.collector(0))
+        caplog.clear()
+        loop.learn_world(0)
+        assert ("--training.carry 0.95" in caplog.text) == (carry == 0)
 
 
 def test_a_round_records_frames_not_episodes_where_it_is_told_so(tmp_path: Path) -> None:

@@ -112,6 +112,18 @@ class Loop(Run):
             model = None if self.settings.place == "real" else self.world().model
             return report_run(self.out, stages, model, settings=to_json(self.settings), command=command)
 
+    def outcome(self) -> str:
+        """What was earned for real in the last round, and by chance, in a line each."""
+        lines = []
+        for name in (f"{self.settings.rounds - 1}-evaluation", "random"):
+            judged = Evaluation.from_dict(self.figures(name) or {})
+            mean = judged.interval
+            lines.append(
+                f"{judged.name}: real return {mean.mean:.2f} ({mean.low:.2f} to {mean.high:.2f}) in "
+                f"{len(judged.returns)} episodes, success {judged.success_rate:.0%}"
+            )
+        return "\n".join(lines)
+
     def subject(self, command: str) -> Subject:
         """What a growing report is about."""
         s = self.settings

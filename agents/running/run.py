@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -42,6 +43,10 @@ EVALUATION_SEEDS = SEEDS_PER_RUN * RUNS
 """Seeds from here on are for evaluation, those below for recording; a run's own seed moves both."""
 
 CLOCKS = "clocks.json"
+LONG = 10
+"""Episodes of more than so many clips are worth a word where no memory is carried."""
+
+_log = logging.getLogger(__name__)
 
 Figures = dict[str, Any]
 
@@ -245,6 +250,12 @@ class Run:
             "pose": list(store.pose),
             "fps": store.fps,
         }
+        if not s.training.carry and store.lengths.mean() > LONG * s.training.length:
+            _log.warning(
+                "episodes of %d frames are learned in clips of %d that begin from empty memory: what lies further back "
+                "will be of little use; --training.carry 0.95 reads on through episodes",
+                *(store.lengths.mean(), s.training.length),
+            )
         model = self.begun(config).to(processes().device)
         steps = s.all_world_steps if s.training.decay else 0
         training = TrainingConfig(**{**asdict(s.training), "seed": s.seed, "steps": steps})
