@@ -71,12 +71,12 @@ def test_a_policy_plays_in_a_loop_of_ones_own(runs: Path) -> None:
     frames, info = envs.reset(seed=seeds.tolist())
     policy.reset(np.arange(2), seeds)
     taken, begun = [], 0
-    for _ in range(13):
+    for step in range(13):
         taken.append(policy.act(frames, info))
         frames, _, terminated, truncated, info = envs.step(taken[-1])
         if (ended := np.flatnonzero(terminated | truncated)).size:
             frames, info = envs.reset(options={"reset_mask": terminated | truncated})
-            policy.reset(ended, ended)
+            policy.reset(ended, 1000 * step + ended)
             begun += len(ended)
     assert begun >= 2
     assert np.stack(taken).shape == (13, 2)

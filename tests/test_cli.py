@@ -187,7 +187,6 @@ def test_settings_survive_json(name: str, tmp_path: Path) -> None:
             ["--curriculum", "8:60,16:1"],
             ["begins at step 60", "trained for 60", "--world-steps"],
         ),
-        (["--train-ratio", "2", "--curriculum", "8:2,16:1"], ["--curriculum has to know all steps"]),
         (["--dreamer.rows", "90000000"], ["90000000 dreams at once need", "--dreamer.rows"]),
         (["--seed", "-1"], ["--seed -1", "0 to 999"]),
         (["--seed", "1000"], ["--seed 1000", "0 to 999"]),

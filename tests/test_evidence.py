@@ -153,6 +153,7 @@ def test_an_interruption_is_passed_on_once_and_waited_for(tmp_path: Path) -> Non
     child.write_text(
         "import sys, time, pathlib\n"
         "out = pathlib.Path(sys.argv[1])\n"
+        "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         "try:\n    (out / 'up').touch(); time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(0.5); (out / 'saved').touch(); sys.exit(130)\n"
     )
@@ -193,7 +194,12 @@ def test_a_process_says_its_status_and_cpu_time() -> None:
     ended = process.wait()
     assert ended.status == 7
     assert ended.cpu_seconds > 0
-    assert process.poll() == ended
+    process.interrupt()
+    assert process.poll() == process.wait() == ended
+    finished = Process(["-c", "raise SystemExit(3)"])
+    time.sleep(0.5)
+    finished.interrupt()  # of what has ended, and was not looked at
+    assert finished.wait().status == 3
 
 
 def test_runs_side_by_side_wait_for_the_world_that_they_learn_in(tmp_path: Path) -> None:

@@ -410,18 +410,30 @@ def test_rows_whose_episodes_do_not_repeat_begin_new_ones(tmp_path: Path, caplog
     assert again.train(2, progress=False)["entropy"] > 0
 
 
-def test_a_row_whose_episode_ends_sooner_begins_a_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("sooner", [2, 3])
+def test_a_row_whose_episode_ends_sooner_begins_a_new_one(sooner: int, caplog: pytest.LogCaptureFixture) -> None:
     def rows(*lengths: int) -> ResumableRows:
         worlds = [lambda length=length: Restless(length, repeats=True) for length in lengths]
         return resumable(SyncVectorEnv(worlds, autoreset_mode=AutoresetMode.DISABLED), seed=0)
 
-    before, again = rows(9, 9), rows(3, 9)
+    before, again = rows(9, 9), rows(sooner, 9)
     before.begin()
     for _ in range(3):
         before.step(torch.zeros(2, dtype=torch.int64))
     again.load_state_dict(before.state_dict())
     assert again.ended.tolist() == [True, False]
     assert "1 of 2 rows" in caplog.text
+
+
+def test_goes_on_where_all_rows_had_ended(tmp_path: Path) -> None:
+    def make() -> PPO:
+        worlds = [lambda: Restless(16)] * 4
+        return PPO(SyncVectorEnv(worlds, autoreset_mode=AutoresetMode.DISABLED), config(), tmp_path)
+
+    before = make()
+    before.train(1, progress=False)
+    assert before.collector.rows.ended.all()
+    assert make().train(2, progress=False)["entropy"] > 0
 
 
 def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:

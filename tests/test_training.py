@@ -113,6 +113,13 @@ def test_lengths_of_a_curriculum(text: str, lengths: dict[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "frames", "steps"), [("", 240, 10), ("8:5,16:1", 39, 4), ("8:5,16:1", 40, 5), ("8:5,16:1", 100, 8)]
+)
+def test_steps_that_train_on_so_many_frames(text: str, frames: int, steps: int) -> None:
+    assert Curriculum.parse(text, 24).steps_for(frames) == steps
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"curriculum": "64"}, "curriculum='64': '64' is not LENGTH:STEPS, such as 64:20k"),

@@ -18,7 +18,7 @@ from lssvwm.agents.running.environment import Probe, probe
 from lssvwm.agents.running.settings import LoopSettings
 from lssvwm.agents.running.settings_file import from_json, to_json
 from lssvwm.envs.contexts import contexts_of
-from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.factory import EnvConfig, trusted
 from lssvwm.envs.policy import Policy
 from lssvwm.worldmodel.actions import actions_of
 from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, read_json
@@ -101,10 +101,12 @@ def open_run(folder: Path) -> TrainedRun:
 def load_policy(run: Path | str, *, greedy: bool = False, device: torch.device | str = "cpu") -> Policy:
     """What a run of train_agent.py (its folder, or RUN/best) has learned, to play the environment that it learned for.
 
-    `reset(rows, seeds)` begins episodes, `act(frames, info)` gives the next action of every row. Raises InputError for
-    what is no run, has no policy, or does not fit its environment any more.
+    `reset(rows, seeds)` begins episodes, `act(frames, info)` gives the next action of every row. Import the module of
+    an environment of your own first. Raises InputError for what is no run, has no policy, or does not fit its
+    environment any more.
     """
     found = open_run(Path(run))
+    trusted(found.settings.env_config, str(run))
     return found.learned(found.settings.env_config, torch.device(device), greedy).policy
 
 

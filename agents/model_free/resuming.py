@@ -191,6 +191,7 @@ class ReplayedRows:
         self.actions = [list(part.cpu()) for part in state["actions"].split(lengths)]
         # All rows take every step together: short episodes begin later, and until then play what nobody keeps.
         free, info = np.ones(len(lengths), np.bool_), dict[str, Any]()
+        early = np.zeros_like(free)
         for left in range(max(lengths), 0, -1):
             begins = free | (np.array(lengths) == left)
             if begins.any():
@@ -198,9 +199,10 @@ class ReplayedRows:
             played = zip(self.actions, self._idle(info), strict=True)
             moved = self._step(torch.stack([past[-left] if len(past) >= left else idle for past, idle in played]))
             free, info = moved.terminated | moved.truncated, dict(moved.info)
+            early |= free & (np.array(lengths) >= left)
         self.ended = state["ended"].cpu().numpy()
-        if state["last"] is not None:
-            elsewhere = ~self.ended & (free & (np.array(lengths) > 0) | self._differ(state["last"].cpu()))
+        if state["last"] is not None and not self.ended.all():
+            elsewhere = ~self.ended & (early | self._differ(state["last"].cpu()))
             if elsewhere.any():
                 _log.warning(
                     "%s did not come to the same observations when its episodes were played again: "

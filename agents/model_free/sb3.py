@@ -120,10 +120,11 @@ class _Curves(KVWriter):  # type: ignore[misc]
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
         """One point of each curve; counters of time are our own business."""
-        for name, value in key_values.items() if self.owner.writer else ():
-            if isinstance(value, int | float | np.number) and not name.startswith("time/"):
-                assert self.owner.writer is not None
-                self.owner.writer.add_scalar(name, float(value), step)
+        if (writer := self.owner.writer) is None:
+            return
+        for name, value in key_values.items():
+            if isinstance(value, int | float | np.number) and np.isfinite(value) and not name.startswith("time/"):
+                writer.add_scalar(name, float(value), step)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -6,19 +6,32 @@ import os
 
 import torch
 
+from lssvwm.agents.dreamer.dreamer import DreamerConfig
 from lssvwm.agents.running.settings import LoopSettings
 from lssvwm.worldmodel import WorldModel, WorldModelConfig
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.diffusion.shortcut import halvings_of
+from lssvwm.worldmodel.training.curriculum import Curriculum
 
 
-def check_rows(rows: int, config: WorldModelConfig, device: torch.device) -> None:
-    """Raise InputError where `rows` dreams of a world model of `config` do not fit a device.
+def check_stages(stages: Curriculum, steps: int) -> None:
+    """Raise InputError where a training of so many steps never comes to the last stage of its curriculum."""
+    if (begins := stages.begin_of_last) >= steps:
+        raise InputError(
+            f"the last stage of --curriculum begins at step {begins}, and the world model is trained for {steps}: give "
+            "more --world-steps, or fewer stages"
+        )
 
-    While a batch is dreamt there are three copies of their memory (`dreamer.streaming`), beside everything else.
+
+def check_rows(dreamer: DreamerConfig, config: WorldModelConfig, device: torch.device) -> None:
+    """Raise InputError where the dreams of a batch, of a world model of `config`, do not fit a device.
+
+    While a batch is dreamt there are three copies of their memory, two without readers (`dreamer.streaming`), beside
+    everything else.
     """
+    rows, copies = dreamer.rows, 3 if dreamer.contexts == "stream" else 2
     with torch.device("meta"):
-        each = 3 * WorldModel(config).empty(1).nbytes
+        each = copies * WorldModel(config).empty(1).nbytes
     if (there := memory_of(device)) < rows * each:
         raise InputError(
             f"{rows} dreams at once need {rows * each / 1e9:.1f} GB for what they remember, and {device} has "

@@ -160,15 +160,16 @@ def _defaults(kind: type[OptionsT], args: list[str], given: Mapping[str, Any]) -
         return None if value in (None, "None") else str(value)
 
     name, env = asked("preset") or kind.preset, asked("env")
+    named = env or _value(args, "--env")  # or "None": no environment
     settings = preset(name, env)
     shared = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(LoopSettings)}
     values = {key: getattr(settings, key) for key in shared}
     if kind is LoopOptions and (checkpoint := asked("world_model")):
-        values |= _world_of(checkpoint, env)
+        values |= _world_of(checkpoint, named)
     if kind is LearnOptions and asked("episodes"):
         values |= {"env": None, "size": None, "actions": None}
     if kind is LearnOptions and (checkpoint := asked("distill")):
-        values |= _distilled(checkpoint, env, its_episodes=(env or asked("episodes")) is None)
+        values |= _distilled(checkpoint, named, its_episodes=asked("episodes") is None)
     return kind(**values, preset=name)
 
 
@@ -186,11 +187,11 @@ def _world_of(checkpoint: str | Path, asked: str | None) -> Mapping[str, Any]:
 
 
 def _distilled(folder: str, env: str | None, *, its_episodes: bool) -> Mapping[str, Any]:
-    """The model and the world of a checkpoint, and if wanted its episodes, as settings."""
+    """The model and the world of a checkpoint, and if wanted its episodes unless `env` is another, as settings."""
     checkpoint = load_checkpoint(folder)
     config = checkpoint.model.config
     values = dict(_world_of(folder, env))
-    if its_episodes:
+    if its_episodes and env in (None, values["env"]):
         try:
             values["episodes"] = episodes_folder(checkpoint)
         except InputError as error:

@@ -34,7 +34,7 @@ from lssvwm.agents.report.growing import Growing, Subject
 from lssvwm.agents.report.run import report_run
 from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_algorithm, learned, until
 from lssvwm.agents.running.best import best_round, keep
-from lssvwm.agents.running.checks import check_rows, check_steps
+from lssvwm.agents.running.checks import check_rows, check_stages, check_steps
 from lssvwm.agents.running.environment import Probe, probe
 from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run
 from lssvwm.agents.running.settings import LoopSettings
@@ -80,22 +80,21 @@ class Loop(Run):
             )
         if settings.tell and settings.place == "real":
             raise InputError(f"--tell {settings.tell[0]} is told to a world model, --in real has none: leave it out")
-        for name in ("decay", "curriculum"):
-            if settings.train_ratio is not None and getattr(settings.training, name):
-                option = "--curriculum" if name == "curriculum" else "--training.decay"
-                raise InputError(f"{option} has to know all steps, with --train-ratio nobody does: leave one out")
+        if settings.train_ratio is not None and settings.training.decay:
+            raise InputError("--training.decay has to know all steps, with --train-ratio nobody does: leave one out")
         if settings.place == "real":
             probe(settings.env_config)
         elif settings.world_model is not None:
-            check_steps(settings, self.world().model.config)
+            check_steps(settings, config := self.world().model.config)
         elif settings.contexts is not None:
             raise InputError("--contexts is for --world-model: without it, dreams begin in the run's own episodes")
         else:
             self.first_collector()
-            config = self.model_config()
-            check_steps(settings, config)
-            if settings.algo == "dreamer":
-                check_rows(settings.dreamer.rows, config, processes().device)
+            check_steps(settings, config := self.model_config())
+            if self.is_new and settings.train_ratio is None:
+                check_stages(settings.training.stages, settings.all_world_steps)
+        if self.is_new and settings.place == "dream" and settings.algo == "dreamer":
+            check_rows(settings.dreamer, config, processes().device)
 
     def run(self) -> dict[str, Figures]:
         """Every stage in order; returns the figures of all, by name."""
@@ -221,7 +220,7 @@ class Loop(Run):
         s = self.settings
         if s.train_ratio is None:
             return s.world_steps_until(round_)
-        return max(1, int(store.frames * s.train_ratio / (s.training.batch * s.training.length)))
+        return max(1, s.training.stages.steps_for(store.frames * s.train_ratio / s.training.batch))
 
     def learn_policy(self, round_: int) -> Figures:
         """Train the policy, from where it stands."""

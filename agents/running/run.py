@@ -16,6 +16,7 @@ import torch
 from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
 from lssvwm.agents.policies.mixture import named_collector
 from lssvwm.agents.report.clips import TAG, dream_beside_truth
+from lssvwm.agents.running.checks import check_stages
 from lssvwm.agents.running.environment import Probe, probe
 from lssvwm.agents.running.settings import LearnSettings, WorldSettings
 from lssvwm.agents.running.settings_file import to_json
@@ -71,12 +72,6 @@ class Run:
             count = getattr(settings, name, None)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}: use 1 or more")
-        steps, reached = settings.all_world_steps, settings.training.stages.begin_of_last
-        if reached >= steps and getattr(settings, "train_ratio", None) is None:
-            raise InputError(
-                f"--curriculum {settings.training.curriculum}: its last stage begins at step {reached}, and the world "
-                f"model is trained for {steps}: give more --world-steps, or fewer stages"
-            )
         if settings.pose and self.episodes == self.own_episodes and not settings.extra_obs:
             raise InputError(f"--pose {' '.join(settings.pose)} is recorded only with --extra-obs: add it")
         if settings.model.dead_reckoning and not settings.pose:
@@ -107,6 +102,11 @@ class Run:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, figures)
         return figures
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no stage has been begun."""
+        return not (self.out / CLOCKS).exists()
 
     def figures(self, stage: str) -> Figures | None:
         """What a stage has come to; None before it is done."""
@@ -250,11 +250,12 @@ class Run:
             "pose": list(store.pose),
             "fps": store.fps,
         }
-        if not s.training.carry and store.lengths.mean() > LONG * s.training.length:
+        longest = max(stage.length for stage in s.training.stages.stages)
+        if not s.training.carry and store.lengths.mean() > LONG * longest:
             _log.warning(
                 "episodes of %d frames are learned in clips of %d that begin from empty memory: what lies further back "
                 "will be of little use; --training.carry 0.95 reads on through episodes",
-                *(store.lengths.mean(), s.training.length),
+                *(store.lengths.mean(), longest),
             )
         model = self.begun(config).to(processes().device)
         steps = s.all_world_steps if s.training.decay else 0
@@ -269,8 +270,9 @@ class Run:
             heads = trainer.fit_heads(store, s.heads)
             losses |= heads
             if logger is not None:
-                for name, value in heads.items():
-                    logger.add_scalar(name.replace("_", "/", 1), value, trainer.step)
+                for head in ("reward", "termination"):
+                    if (loss := heads.get(f"heads_{head}")) is not None:
+                        logger.add_scalar(f"heads/{head}", loss, trainer.step)
                 if (clip := dream_beside_truth(trainer.average, store)) is not None:
                     logger.add_clip(TAG, clip, trainer.step)
         parameters = sum(p.numel() for p in model.parameters())
@@ -285,6 +287,8 @@ class Learning(Run):
 
     def __init__(self, out: Path, settings: LearnSettings, *, progress: bool = True) -> None:
         super().__init__(out, settings, episodes=settings.episodes, progress=progress)
+        if self.is_new:
+            check_stages(settings.training.stages, settings.world_steps)
         if settings.retrace and (not settings.pose or settings.model.dead_reckoning):
             raise InputError(
                 f"--retrace {settings.retrace} turns clips round, where only a pose says where the way back leads: add "

@@ -60,8 +60,9 @@ class Process:
         return ended
 
     def interrupt(self) -> None:
-        """As Ctrl-C does; a second time at once."""
-        self._process.send_signal(signal.SIGINT)
+        """Ask it to save and end; a second time, at once."""
+        if self.poll() is None:  # `Popen.send_signal` would wait for it, and its usage be lost
+            os.kill(self._process.pid, signal.SIGTERM)  # what was begun in the background ignores SIGINT
 
     def _look(self, options: int) -> Ended | None:
         if self._ended is None:

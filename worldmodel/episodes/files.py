@@ -297,12 +297,14 @@ def _actions(array: NDArray[Any], path: Path) -> NDArray[np.int64] | NDArray[np.
         # Row 0 is zero or a filler in published files: nothing led to frame 0. Where actions are continuous it is NaN.
         told = array.dtype.kind != "f" or not np.isnan(array[0]).any()
         if told and array.shape[1] > 1 and np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) <= 1).all():
-            if not (chosen := rows.sum(axis=1) == 1).all():
+            chosen = rows.sum(axis=1) == 1
+            if chosen.all():
+                return np.concatenate(([NO_ACTION], rows.argmax(axis=1))).astype(np.int64)
+            if chosen.any():
                 raise InputError(
                     f"{path}: row {int(chosen.argmin()) + 1} of the one-hot 'action' names none: give every frame "
-                    "one, or write NaN in row 0 if these are continuous"
+                    "one, or write floats with NaN in row 0 if these are several numbers"
                 )
-            return np.concatenate(([NO_ACTION], rows.argmax(axis=1))).astype(np.int64)
         return np.concatenate((np.full_like(array[:1], np.nan, np.float32), rows)).astype(np.float32)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(

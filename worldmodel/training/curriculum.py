@@ -46,6 +46,15 @@ class Curriculum(NamedTuple):
         """The step with which the last stage begins."""
         return sum(stage.steps for stage in self.stages[:-1])
 
+    def steps_for(self, frames: float) -> int:
+        """Steps, of one clip each, that train on so many frames."""
+        steps = 0
+        for stage in self.stages[:-1]:
+            if frames < stage.steps * stage.length:
+                return steps + int(frames / stage.length)
+            frames, steps = frames - stage.steps * stage.length, steps + stage.steps
+        return steps + int(frames / self.stages[-1].length)
+
     def agrees(self, other: Curriculum, until: int) -> bool:
         """Whether both give all steps before `until` clips of the same length."""
         starts = {0, *(sum(s.steps for s in one.stages[:n]) for one in (self, other) for n in range(len(one.stages)))}
