@@ -171,7 +171,7 @@ def test_settings_survive_json(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "names"),
     [
-        (["--preset", "huge"], ["'huge'", "default, demo, smoke, memory-maze"]),
+        (["--preset", "huge"], ["'huge'", "default, minigrid, demo, smoke, memory-maze"]),
         (["--env", "MiniGrid-MemoryS8-v0"], ["'MiniGrid-MemoryS8-v0'", "did you mean", "MiniGrid-MemoryS7-v0"]),
         (["--env", "nowhere:Maze-v0"], ["'nowhere'", "cannot be found"]),
         (["--actions", "0", "9"], ["(0, 9)", "actions 0..6"]),
@@ -183,6 +183,7 @@ def test_settings_survive_json(name: str, tmp_path: Path) -> None:
         (["--collect-frames", "0"], ["collect_frames is 0", "1 or more"]),
         (["--rounds", "0"], ["rounds is 0"]),
         (["--later-world-steps", "0"], ["later_world_steps is 0"]),
+        (["--last-dreams", "0"], ["last_dreams is 0"]),
         (
             ["--curriculum", "8:60,16:1"],
             ["begins at step 60", "trained for 60", "--world-steps"],

@@ -44,9 +44,9 @@ class ScriptOptions:
     out: Path = Path("runs/new")
     """Folder of the run."""
     preset: str = "default"
-    """Where the defaults of all other options come from: default, demo, smoke, memory-maze, treechop, or a
-    size of world model: tiny, small, base, paper. Those made for MiniGrid (demo, smoke, tiny) take the actions and
-    frames of another world when --env names one."""
+    """Where the defaults of all other options come from: default, minigrid, demo, smoke, memory-maze, treechop, or
+    a size of world model: tiny, small, base, paper. Those made for MiniGrid (minigrid, demo, smoke, tiny) take the
+    actions and frames of another world when --env names one."""
     config: Path | None = None
     """YAML or JSON file with values for other options, as a run's settings.json has them: they replace the preset's,
     and the command line replaces them."""

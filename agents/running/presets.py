@@ -34,24 +34,36 @@ _MINIGRID = LoopSettings(
     training=TrainingOptions(batch=8, length=32),
 )
 
+_CORRIDORS = replace(
+    _MINIGRID,
+    rounds=3,
+    collect_episodes=3000,
+    collect_frames=25_000,
+    explore=0.3,
+    world_steps=450,
+    heads=HeadsConfig(steps=1000, calibration=300),
+    dreams=200,
+    # With less entropy all walk straight on before somebody has looked back.
+    dreamer=DreamerOptions(entropy=0.03, reset_every=200),
+    eval_episodes=100,
+)
+
 # Where the next reward is tens of steps away: at 0.97 a ball 38 steps off is worth 0.3, and a step wasted a hundredth,
 # which is what entropy would be worth at the usual weight.
 _FAR = DreamerOptions(discount=0.99, entropy=1e-3)
 
 PRESETS: Mapping[str, LoopSettings] = {
     "default": LoopSettings(),
+    "minigrid": _CORRIDORS,
+    # The same, with as little of everything as still ends as well: minutes on two cores (docs/memory.md).
     "demo": replace(
-        _MINIGRID,
-        rounds=3,
-        collect_episodes=3000,
-        collect_frames=25_000,
-        explore=0.3,
-        world_steps=450,
-        heads=HeadsConfig(steps=1000, calibration=300),
-        dreams=200,
-        # With less entropy all walk straight on before somebody has looked back.
-        dreamer=DreamerOptions(rows=32, entropy=0.03, reset_every=200),
-        eval_episodes=100,
+        _CORRIDORS,
+        collect_frames=20_000,
+        later_world_steps=150,
+        heads=replace(_CORRIDORS.heads, observed=30_000),
+        dreams=100,
+        last_dreams=200,
+        dreamer=replace(_CORRIDORS.dreamer, rows=32),
     ),
     "smoke": replace(
         _MINIGRID,

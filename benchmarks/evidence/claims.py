@@ -79,8 +79,8 @@ def _minigrid(size: str, rounds: int, recorded: int, held_out: int, minutes: int
         f"minigrid-{size.lower()}",
         f"Policies trained in dreams alone succeed in MiniGrid-Memory{size} from starts that were never recorded, and "
         "recurrent PPO and SB3's RecurrentPPO after equally many real steps do not.",
-        f"--preset demo --env MiniGrid-Memory{size}-v0 --rounds {rounds} --layouts 0 {recorded} "
-        f"--eval-layouts {recorded} {held_out} --dreamer.rows 64",
+        f"--preset minigrid --env MiniGrid-Memory{size}-v0 --rounds {rounds} --layouts 0 {recorded} "
+        f"--eval-layouts {recorded} {held_out}",
         (
             Method("dreams", "in dreams alone"),
             Method("ppo", "recurrent PPO (ours), real", _PPO),
@@ -195,7 +195,7 @@ CLAIMS: Mapping[str, Claim] = {
             "Contexts that stream, heads fitted to dreamt frames, the divergence from the clone and the critic's loss "
             "on real rewards each pay: taken away, the policy earns less, in MiniGrid-MemoryS7 from starts that were "
             "never recorded.",
-            f"--preset demo --rounds 2 --layouts 0 12 --eval-layouts 12 4 --dreamer.rows 64 {_HONEST} {_ABLATED}",
+            f"--preset minigrid --rounds 2 --layouts 0 12 --eval-layouts 12 4 {_HONEST} {_ABLATED}",
             (
                 Method("all", "all four"),
                 Method("no-stream", "without streaming contexts", "--dreamer.contexts window"),

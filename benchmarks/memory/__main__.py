@@ -38,7 +38,7 @@ class World:
 
 WORLDS: Mapping[str, World] = {"S7": World("MiniGrid-MemoryS7-v0", 3), "S11": World("MiniGrid-MemoryS11-v0", 5)}
 LEVEL = 0.9
-SHARED = ("--preset", "demo", "--dreamer.rows", "64", "--eval-episodes", "100")
+SHARED = ("--preset", "minigrid")
 PPO = ("--ppo.rows", "32", "--ppo.lr", "5e-4", "--ppo.entropy", "0.02")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "dream": (),
