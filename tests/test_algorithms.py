@@ -152,18 +152,6 @@ def test_later_rounds_may_train_the_world_model_for_fewer_steps(learned: Path, t
     assert replace(settings, later_world_steps=None).all_world_steps == 9
 
 
-def test_the_last_round_may_learn_from_more_dreams(learned: Path, tmp_path: Path) -> None:
-    """Also when rounds are added: what was last then is not any more."""
-    shutil.copytree(learned, tmp_path / "run")
-
-    def learn(rounds: int, round_: int) -> int:
-        loop = Loop(tmp_path / "run", replace(SMALL, rounds=rounds, dreams=2, last_dreams=3), progress=False)
-        return int(loop.stage(f"{round_}-policy", lambda: loop.learn_policy(round_))["batches"])
-
-    assert [learn(2, 0), learn(2, 1)] == [2, 5]
-    assert [learn(4, 2), learn(4, 3)] == [7, 10]
-
-
 def test_long_episodes_in_short_clips_without_carried_memory_are_worth_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -183,7 +183,6 @@ def test_settings_survive_json(name: str, tmp_path: Path) -> None:
         (["--collect-frames", "0"], ["collect_frames is 0", "1 or more"]),
         (["--rounds", "0"], ["rounds is 0"]),
         (["--later-world-steps", "0"], ["later_world_steps is 0"]),
-        (["--last-dreams", "0"], ["last_dreams is 0"]),
         (
             ["--curriculum", "8:60,16:1"],
             ["begins at step 60", "trained for 60", "--world-steps"],

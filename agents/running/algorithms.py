@@ -132,17 +132,15 @@ def _cloner(s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: Episod
     return Cloner(checkpoint.model, contexts, CloningConfig(**{**asdict(s.cloning), **derived}), out)
 
 
-def until(settings: LoopSettings, round_: int, frames: int, before: int) -> int:
-    """How far the algorithm has trained when round `round_` has ended, as it counts; it had trained until `before` when
-    the round began, and `frames` are recorded by then.
-    """
+def until(settings: LoopSettings, round_: int, frames: int) -> int:
+    """How far the algorithm has trained when round `round_` has ended, as it counts; `frames` are recorded by then."""
     s = settings
     if s.algo in ALGORITHMS:
         return (round_ + 1) * s.dreams
     if s.algo == "dreamer":
         if s.dream_ratio is not None:
             return int(frames * s.dream_ratio / (s.dreamer.rows * s.dreamer.horizon))
-        return before + (s.last_dreams if s.last_dreams and round_ == s.rounds - 1 else s.dreams)
+        return (round_ + 1) * s.dreams
     if s.algo == "clone":
         return (round_ + 1) * s.cloning.steps
     if s.algo == "ppo":

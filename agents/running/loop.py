@@ -226,8 +226,7 @@ class Loop(Run):
         """Train the policy, from where it stands."""
         s = self.settings
         frames = EpisodeStore(self.own_episodes).frames if s.dream_ratio is not None else 0
-        before = 0 if round_ == 0 else (self.figures(f"{round_ - 1}-policy") or {}).get("until", round_ * s.dreams)
-        goal = until(s, round_, frames, before)
+        goal = until(s, round_, frames)
         figures: Figures = {"until": goal}
         with self.algorithm() as learner, self.tracking.part("policy", learner.logged) as learner.writer:
             figures |= learner.train(goal, progress=self.progress)

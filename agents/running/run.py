@@ -68,7 +68,7 @@ class Run:
         self.own_episodes = out / "episodes"
         self.episodes = episodes or self.own_episodes
         counted = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "later_world_steps")
-        for name in (*counted, "dreams", "last_dreams", "rounds", "eval_episodes", "eval_envs"):
+        for name in (*counted, "dreams", "rounds", "eval_episodes", "eval_envs"):
             count = getattr(settings, name, None)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}: use 1 or more")

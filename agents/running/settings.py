@@ -179,9 +179,6 @@ class LoopSettings(WorldSettings):
     """Frames that the world model is trained on for each one recorded in a round, instead of so many steps."""
     dreams: int = 300
     """Batches of dreams that the dreamer learns from in each round."""
-    last_dreams: int | None = None
-    """Batches in the last round, whose policy is the one that stays; those before it only record. None: as many as
-    in the others."""
     dream_ratio: float | None = None
     """Frames that the dreamer imagines for each one recorded in a round, instead of --dreams."""
     env_steps: int = 200_000
