@@ -25,10 +25,10 @@ from plays import corridor_run, options_of
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a policy that takes action 1 whatever it sees."""
     folder = tmp_path_factory.mktemp("run")
-    checkpoint = load_checkpoint(corridor_run(folder))
-    (folder / "model").rename(folder / "world_model")
     with claimed(parse(LoopOptions, ["--preset", "smoke", "--env", "corridor:Corridor-v0", "--out", str(folder)])):
         pass
+    checkpoint = load_checkpoint(corridor_run(folder))
+    (folder / "model").rename(folder / "world_model")
     agent = ActorCritic(ActorCriticConfig(checkpoint.model.config.features, 2, layers=1, unimix=0.0))
     with torch.no_grad():
         agent.actor[-1].weight.zero_()

@@ -98,10 +98,10 @@ class ContextLoader:
         if not set(keys) <= self._pending.keys():
             # What was not asked for ahead must not queue behind what can wait.
             self._cancel_all_but([*keys, *(key for key, future in self._pending.items() if future.done())])
-        # Taken out, so that what could not be read is read again when it is asked for again.
-        read = {
-            key: self._pending.pop(key) if key in self._pending else self._submit(key) for key in dict.fromkeys(keys)
-        }
+        for key in set(keys) & self._pending.keys():
+            if self._pending[key].done() and self._pending[key].exception() is not None:
+                del self._pending[key]  # to be read again
+        read = {key: self._pending.get(key) or self._submit(key) for key in dict.fromkeys(keys)}
         return [read[key].result() for key in keys]
 
     def prefetch(self, keys: Sequence[ContextKey]) -> None:
