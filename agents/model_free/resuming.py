@@ -187,19 +187,19 @@ class ReplayedRows:
         by a few pixels, and some worlds are not decided by seed and actions at all.
         """
         self.episodes = state["episodes"].cpu().numpy()
-        lengths = state["lengths"].tolist()
-        self.actions = [list(part.cpu()) for part in state["actions"].split(lengths)]
+        lengths = state["lengths"].cpu().numpy()
+        self.actions = [list(part.cpu()) for part in state["actions"].split(lengths.tolist())]
         # All rows take every step together: short episodes begin later, and until then play what nobody keeps.
         free, info = np.ones(len(lengths), np.bool_), dict[str, Any]()
         early = np.zeros_like(free)
-        for left in range(max(lengths), 0, -1):
-            begins = free | (np.array(lengths) == left)
+        for left in range(int(lengths.max()), 0, -1):
+            begins = free | (lengths == left)
             if begins.any():
                 info = self._reset(begins)[1]
             played = zip(self.actions, self._idle(info), strict=True)
             moved = self._step(torch.stack([past[-left] if len(past) >= left else idle for past, idle in played]))
             free, info = moved.terminated | moved.truncated, dict(moved.info)
-            early |= free & (np.array(lengths) >= left)
+            early |= free & (lengths >= left)
         self.ended = state["ended"].cpu().numpy()
         if state["last"] is not None and not self.ended.all():
             elsewhere = ~self.ended & (early | self._differ(state["last"].cpu()))

@@ -84,10 +84,15 @@ def kind_of(stage: str) -> str:
     return stage.partition("-")[2] or stage
 
 
+def round_of(stage: str) -> int:
+    """The round of a stage that has one, as people count: from 1."""
+    return int(stage.partition("-")[0]) + 1
+
+
 def told(stage: str, rounds: int) -> str:
     """A stage in words."""
     kind = kind_of(stage)
-    return KINDS[kind] + (f", round {int(stage.partition('-')[0]) + 1}" if kind != stage and rounds > 1 else "")
+    return KINDS[kind] + (f", round {round_of(stage)}" if kind != stage and rounds > 1 else "")
 
 
 def duration(seconds: float) -> str:

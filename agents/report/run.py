@@ -11,7 +11,7 @@ import numpy as np
 
 from lssvwm.agents.evaluation import Evaluation
 from lssvwm.agents.evaluation.starts import Starts
-from lssvwm.agents.report.now import Now
+from lssvwm.agents.report.now import Now, round_of
 from lssvwm.agents.report.page import Clip, Evaluated, Report, write_report
 from lssvwm.agents.report.plots import read_curves
 from lssvwm.worldmodel.episodes import Episode, EpisodeStore
@@ -98,9 +98,7 @@ def report_of(
     real, curves = settings["place"] == "real", out / "tensorboard"
     in_dreams = NOTES.get(settings["algo"], NOTES["from a clone" if settings["clone"] else "dream"])
     note = NOTES["real"] if real else in_dreams
-    rounds = [
-        _evaluated(f"{each.name}, round {int(name.split('-')[0]) + 1}", each, note) for name, each in learned.items()
-    ]
+    rounds = [_evaluated(f"{each.name}, round {round_of(name)}", each, note) for name, each in learned.items()]
     return Report(
         title=f"{settings['env']}: {note}",
         command=command,
@@ -149,11 +147,8 @@ def _summary(
     imagined: Interval | None,
     stages: Mapping[str, Mapping[str, Any]],
 ) -> list[tuple[str, str]]:
-    def shown(e: Evaluation) -> str:
-        return f"{e.interval.mean:.2f} ({e.interval.low:.2f} to {e.interval.high:.2f})"
-
     judged = [each for each in (last, random) if each is not None]
-    figures = [(f"Real return, {each.name}", shown(each)) for each in judged]
+    figures = [(f"Real return, {each.name}", str(each.interval)) for each in judged]
     figures += [(f"Success rate, {each.name}", f"{np.mean(each.successes):.0%}") for each in judged]
     if imagined is not None:
         figures.append(("Return in its own dreams", f"{imagined.mean:.2f}"))
@@ -162,7 +157,7 @@ def _summary(
     for name, stage in stages.items():
         if gap := stage.get("imagined_minus_real"):
             shown_gap = f"{gap['mean']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})"
-            figures.append((f"Imagined minus real, round {int(name.split('-')[0]) + 1}", shown_gap))
+            figures.append((f"Imagined minus real, round {round_of(name)}", shown_gap))
     collected = [f for name, f in stages.items() if name.endswith("-collect")]
     if collected:
         figures.append(("Real frames recorded", f"{sum(f['frames'] for f in collected):,}"))

@@ -116,10 +116,9 @@ class Loop(Run):
         lines = []
         for name in (f"{self.settings.rounds - 1}-evaluation", "random"):
             judged = Evaluation.from_dict(self.figures(name) or {})
-            mean = judged.interval
             lines.append(
-                f"{judged.name}: real return {mean.mean:.2f} ({mean.low:.2f} to {mean.high:.2f}) in "
-                f"{len(judged.returns)} episodes, success {judged.success_rate:.0%}"
+                f"{judged.name}: real return {judged.interval} in {len(judged.returns)} episodes, "
+                f"success {judged.success_rate:.0%}"
             )
         return "\n".join(lines)
 

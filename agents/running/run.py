@@ -250,12 +250,12 @@ class Run:
             "pose": list(store.pose),
             "fps": store.fps,
         }
-        longest = max(stage.length for stage in s.training.stages.stages)
-        if not s.training.carry and store.lengths.mean() > LONG * longest:
+        frames, longest = store.lengths.mean(), max(stage.length for stage in s.training.stages.stages)
+        if not s.training.carry and frames > LONG * longest:
             _log.warning(
                 "episodes of %d frames are learned in clips of %d that begin from empty memory: what lies further back "
                 "will be of little use; --training.carry 0.95 reads on through episodes",
-                *(store.lengths.mean(), longest),
+                *(frames, longest),
             )
         model = self.begun(config).to(processes().device)
         steps = s.all_world_steps if s.training.decay else 0

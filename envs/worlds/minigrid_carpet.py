@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lssvwm.worldmodel.common.errors import MissingExtraError
+from lssvwm.worldmodel.common.errors import require
 
 try:
     from minigrid.core.constants import COLOR_NAMES
@@ -12,10 +12,9 @@ try:
     from minigrid.core.mission import MissionSpace
     from minigrid.core.world_object import Floor
     from minigrid.minigrid_env import MiniGridEnv
-except ModuleNotFoundError as error:
-    raise MissingExtraError(
-        "MiniGrid environments need the package 'minigrid', which is not installed: pip install 'lssvwm[minigrid]'"
-    ) from error
+except ModuleNotFoundError:
+    require("minigrid", "minigrid", "MiniGrid environments")  # says which extra brings it
+    raise
 
 
 class Carpet(MiniGridEnv):  # type: ignore[misc]  # minigrid has no types

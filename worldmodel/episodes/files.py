@@ -296,8 +296,8 @@ def _actions(array: NDArray[Any], path: Path) -> NDArray[np.int64] | NDArray[np.
         rows = array[1:]
         # Row 0 is zero or a filler in published files: nothing led to frame 0. Where actions are continuous it is NaN.
         told = array.dtype.kind != "f" or not np.isnan(array[0]).any()
-        if told and array.shape[1] > 1 and np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) <= 1).all():
-            chosen = rows.sum(axis=1) == 1
+        if told and array.shape[1] > 1 and np.isin(rows, (0, 1)).all() and ((ones := rows.sum(axis=1)) <= 1).all():
+            chosen = ones == 1
             if chosen.all():
                 return np.concatenate(([NO_ACTION], rows.argmax(axis=1))).astype(np.int64)
             if chosen.any():

@@ -30,6 +30,9 @@ class Interval:
     high: float
     count: int
 
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
+
     def to_dict(self) -> dict[str, float | int]:
         """The four fields as plain numbers, ready for JSON."""
         return asdict(self)
