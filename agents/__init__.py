@@ -5,8 +5,9 @@ Public names are loaded when they are first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lssvwm.worldmodel.common.lazy import lazily
 
 if __name__ == "agents":
     from lssvwm.legacy import rename
@@ -20,8 +21,4 @@ _EXPORTS = {"load_policy": "lssvwm.agents.evaluation.runs"}
 
 __all__ = ["load_policy"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)

@@ -7,9 +7,11 @@ names are loaded when they are first used.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
+
+from lssvwm.worldmodel.common.lazy import lazily
 
 if __name__ == "envs":
     from lssvwm.legacy import rename
@@ -60,15 +62,7 @@ __all__ = [
     "make_vec",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_EXPORTS])
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)
 
 
 def _register() -> None:

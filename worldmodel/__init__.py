@@ -6,8 +6,9 @@ do, does not load torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lssvwm.worldmodel.common.lazy import lazily
 
 if __name__ == "worldmodel":
     from lssvwm.legacy import rename
@@ -54,12 +55,4 @@ _EXPORTS = {name: f"lssvwm.worldmodel.{module}" for module, names in _MODULES.it
 
 __all__ = sorted(_EXPORTS)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_EXPORTS])
+__getattr__, __dir__ = lazily(__name__, _EXPORTS)
