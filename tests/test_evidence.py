@@ -16,7 +16,7 @@ import pytest
 
 import train_agent
 from benchmarks.evidence import __main__ as evidence
-from benchmarks.evidence import running, table
+from benchmarks.evidence import results, running, table
 from benchmarks.evidence.claims import CLAIMS, SEEDS, Claim, Method
 from benchmarks.evidence.commands import Ended, Process
 from benchmarks.evidence.running import Plan, cpu_seconds, judging, learning, show
@@ -256,36 +256,75 @@ def test_verdicts_by_hand() -> None:
     assert all(verdict.endswith("not shown, one run has no interval") for verdict in single)
 
 
-def test_rows_from_results(tmp_path: Path) -> None:
-    plan = Plan(tmp_path, 2)
-    claim = replace(SMALL, methods=(Method("new", "new"),), better=(("new", "random"),))
+def judged_by_hand(claim: Claim, plan: Plan) -> dict[str, results.Judged]:
+    """What is read of a folder in which each run of the first method earned 1 and 3 (seed 0), 3 and 5 (seed 1)."""
     run = {"returns": [1.0, 3.0], "successes": [True, False], "imagined_returns": [5.0, 5.0]}
-    flat = {"mean": 1.0, "low": 0.0, "high": 2.0, "count": 2}
+    runs = {"new-0": run, "new-1": {**run, "returns": [3.0, 5.0], "successes": [True, True]}}
     lone = {**run, "returns": [0.0, 0.5], "imagined_returns": None}
-    methods = {
-        "new": {"iqm": flat, "mean": flat, "runs": {"new-0": run, "new-1": {**run, "returns": [3.0, 5.0]}}},
-        "random": {"iqm": flat, "mean": flat, "success": None, "runs": {"random": lone}},
-    }
-    judged = plan.judged(claim)
-    judged.mkdir(parents=True)
-    (judged / "results.json").write_text(json.dumps({"methods": methods}))
+    plan.judged(claim).mkdir(parents=True)
+    found = {"methods": {"new": {"runs": runs}, "random": {"runs": {"random": lone}}}}
+    (plan.judged(claim) / "results.json").write_text(json.dumps(found))
     for seed in range(2):
         folder = plan.run(claim, "new", seed)
         folder.mkdir()
         ones = {"results": np.ones((1, 2)), "ep_lengths": np.ones((1, 2), int), "seconds": np.array([60.0])}
         np.savez(folder / "evaluations.npz", timesteps=np.array([700]), **ones)
     (plan.folder(claim) / running.CPU).write_text(json.dumps({"new-0": 30.0, "new-1": 90.0}))
-    found = table.rows(claim, plan)
+    return results.judged(claim, plan)
+
+
+ALONE = replace(SMALL, methods=(Method("new", "new", "--dreams 3"),), better=(("new", "random"),))
+
+
+def test_rows_from_results(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, 2)
+    known = judged_by_hand(ALONE, plan)
+    found = table.rows(ALONE, plan, known)
     assert found[0].values.tolist() == [2.0, 4.0]
     assert found[0].gap is not None
     assert found[0].gap.mean == 2.0
-    lines = table.section(claim, plan, found, [Path("a.png")])
-    assert (
-        "| new | 2.00, 4.00 | 3.00 [-9.71, 15.71] | 1.00 [0.00, 2.00] | 2.00 [-10.71, 14.71] | 700 | 1.0 | 1.0 |"
-        in lines
+    assert found[0].iqm.mean == 3.0
+    new, random, *_ = table.section(ALONE, plan, found, [Path("a.png")])[4:]
+    cells = new.split(" | ")
+    assert cells[:3] == ["| new", "2.00, 4.00", "3.00 [-9.71, 15.71]"]
+    assert cells[4:] == ["2.00 [-10.71, 14.71]", "700", "1.0", "1.0 |"]
+    assert random.startswith("| random | – | 0.25 [-2.93, 3.43] | 0.25 [")
+    rates = table.rows(replace(ALONE, metric="success"), plan, known)[0].interval
+    assert (rates.mean, rates.low, rates.high) == (0.75, 0.0, 1.0), "beyond what a rate can be"
+
+
+def test_what_is_published_makes_the_same_table_and_is_not_run_again(tmp_path: Path) -> None:
+    plan, path = Plan(tmp_path, 2), tmp_path / "docs" / "toy.json"
+    known = judged_by_hand(ALONE, plan)
+    assert results.read(path, ALONE, plan) == {}
+    results.write(path, known)
+    again = results.read(path, ALONE, plan)
+    assert table.section(ALONE, plan, table.rows(ALONE, plan, again), []) == table.section(
+        ALONE, plan, table.rows(ALONE, plan, known), []
     )
-    assert "| random | – | 1.00 [0.00, 2.00] | 1.00 [0.00, 2.00] | – | – | – | – |" in lines
-    assert lines[-1] == "![a](a.png)"
+    assert again["new-1"].cpu_seconds == 90.0
+    assert again["new-1"].evaluations is not None
+    assert np.isnan(again["new-1"].evaluations.imagined).all()
+
+    def start(words: Sequence[str]) -> Fake:
+        started.append([word for word in words if str(tmp_path) in word])
+        return Fake()
+
+    more, started = Plan(tmp_path / "elsewhere", 3), list[list[str]]()
+    show(ALONE, more, start, say=lambda _: None, known=results.read(path, ALONE, more))
+    third = str(more.run(ALONE, "new", 2))
+    assert started == [[third], [f"new={third}", str(more.judged(ALONE))]], "seeds that stand there were run again"
+    started.clear()
+    show(ALONE, Plan(tmp_path / "elsewhere", 2), start, say=lambda _: None, known=again)
+    assert not started
+
+    other = replace(ALONE, methods=(Method("new", "new", "--dreams 4"),))
+    assert set(results.read(path, other, plan)) == {"random"}, "runs that were told something else"
+    inside_it = replace(ALONE, methods=(*ALONE.methods, Method("late", "late", world="new")))
+    assert set(results.read(path, inside_it, plan)) == {"random"}, "there is no world model to learn in"
+    path.write_text('{"new-0": 3}')
+    with pytest.raises(InputError, match="holds no results of a claim"):
+        results.read(path, ALONE, plan)
 
 
 def test_page_has_a_place_for_every_claim_and_its_costs() -> None:
@@ -304,6 +343,8 @@ def test_list_and_bad_input(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         evidence.main(["atari"])
     with pytest.raises(InputError, match="--quick is one seed"):
         evidence.main(["--quick", "--seeds", "2"])
+    with pytest.raises(InputError, match="--published: --quick makes no results"):
+        evidence.main(["--quick", "--published"])
     for option in ("--seeds", "--jobs"):
         with pytest.raises(InputError, match=f"{option} 0"):
             evidence.main([option, "0"])

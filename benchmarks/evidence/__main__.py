@@ -1,9 +1,10 @@
 """`make evidence`: for every claim the runs that show it or do not, judged, with tables and plots in docs/evidence.md.
 
-    python -m benchmarks.evidence [CLAIM ...] [--list] [--quick] [--seeds 5] [--jobs 1] [--out runs/evidence]
+    python -m benchmarks.evidence [CLAIM ...] [--list] [--quick] [--seeds 5] [--published] [--jobs 1] [--out DIR]
 
 Runs are done by the project's own commands, which are printed, `--jobs` of them at once. What is done is not done
-again: after Ctrl-C, `kill` or a failure the same command goes on where it stopped.
+again: after Ctrl-C, `kill` or a failure the same command goes on where it stopped. All that was judged stands in
+docs/evidence/CLAIM.json; `--published` counts what stands there already, from other machines and days.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.evidence.claims import CLAIMS, SEEDS, claims
 from benchmarks.evidence.commands import Process, Start
+from benchmarks.evidence.results import judged, published, read, write
 from benchmarks.evidence.running import Plan, check, judging, learning, show
 from benchmarks.evidence.table import overview, plots, rows, section
 from benchmarks.shared.page import fill
@@ -33,11 +35,14 @@ def main(args: Sequence[str] | None = None, *, start: Start = Process, page: Pat
     parser.add_argument("--list", action="store_true", help="say what there is; of claims that are named, the commands")
     parser.add_argument("--quick", action="store_true", help="one seed of tiny sizes, to see that it works: no results")
     parser.add_argument("--seeds", type=int, help=f"runs of each method, {SEEDS} unless told; they may grow")
+    parser.add_argument("--published", action="store_true", help="do only the seeds that docs/evidence/ has not")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, each in one thread; no more than cores")
     parser.add_argument("--out", type=Path, help="folder of the runs; runs/evidence, with --quick runs/evidence-quick")
     options = parser.parse_args(args)
     if options.quick and options.seeds not in (None, 1):
         raise InputError(f"--seeds {options.seeds}: --quick is one seed, leave one out")
+    if options.quick and options.published:
+        raise InputError("--published: --quick makes no results, leave one out")
     seeds = options.seeds if options.seeds is not None else 1 if options.quick else SEEDS
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: give at least 1")
@@ -57,12 +62,16 @@ def main(args: Sequence[str] | None = None, *, start: Start = Process, page: Pat
     for claim in chosen:
         check(claim)
     for claim in chosen:
-        show(claim, plan, start)
-        made, folder = rows(claim, plan), plan.folder(claim)
+        path, folder = published(page, claim), plan.folder(claim)
+        known = read(path, claim, plan) if options.published else {}
+        show(claim, plan, start, known=known)
+        results = known | judged(claim, plan)
+        made = rows(claim, plan, results)
         table = section(claim, plan, made, plots(claim, made, folder, "evidence"))
         replace(folder / "table.md", lambda path, table=table: path.write_text("\n".join([*table, ""])))
         print("\n".join(table))
         if not plan.quick:
+            write(path, results)
             fill(page, claim.name, section(claim, plan, made, plots(claim, made, page.parent, page.stem)))
             print(f"table: {page}")
 

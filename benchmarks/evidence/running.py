@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,10 @@ class Plan:
         """The folder of one run."""
         return self.folder(claim) / f"{method}-{seed}"
 
+    def runs(self, claim: Claim) -> dict[str, tuple[Method, int]]:
+        """All runs of a claim by their names, seed by seed."""
+        return {f"{method.name}-{seed}": (method, seed) for seed in range(self.seeds) for method in claim.methods}
+
     def judged(self, claim: Claim) -> Path:
         """What agents.evaluation has written."""
         return self.folder(claim) / "judged"
@@ -65,6 +69,13 @@ def check(claim: Claim) -> None:
         find_program("Xvfb", "xvfb")
 
 
+def told(claim: Claim, method: Method, seed: int) -> str:
+    """What decides how a run comes out: its options, and those of the run in whose world model it learns."""
+    own = shlex.join([*claim.words(method), "--seed", str(seed)])
+    worlds = (told(claim, each, seed) for each in claim.methods if each.name == method.world)
+    return "; in the world model of: ".join([own, *worlds])
+
+
 def learning(claim: Claim, method: Method, seed: int, plan: Plan) -> list[str]:
     """The command of one run, which begins or continues it."""
     words = ["train_agent.py", *claim.words(method), "--seed", str(seed)]
@@ -74,12 +85,13 @@ def learning(claim: Claim, method: Method, seed: int, plan: Plan) -> list[str]:
     return [*words, "--out", str(plan.run(claim, method.name, seed)), "--resume", "--no-progress"]
 
 
-def judging(claim: Claim, plan: Plan) -> list[str]:
-    """The command that judges the runs of all methods, and the policies beside them."""
-    runs = [
-        f"{method.name}={','.join(str(plan.run(claim, method.name, seed)) for seed in range(plan.seeds))}"
-        for method in claim.methods
-    ]
+def judging(claim: Claim, plan: Plan, known: Collection[str] = ()) -> list[str]:
+    """The command that judges the runs of all methods but those that are known, and the policies beside them."""
+    folders: dict[str, list[str]] = {}
+    for name, (method, seed) in plan.runs(claim).items():
+        if name not in known:
+            folders.setdefault(method.name, []).append(str(plan.run(claim, method.name, seed)))
+    runs = [f"{name}={','.join(paths)}" for name, paths in folders.items()]
     words = ["-m", "lssvwm.agents.evaluation", *runs, "--policies", *claim.policies, "--out", str(plan.judged(claim))]
     words += ["--episodes", str(2 if plan.quick else EPISODES), "--seed", str(JUDGED_SEED)]
     words += ["--num-envs", str(2 if plan.quick else claim.at_once)]
@@ -91,17 +103,22 @@ def finished(folder: Path) -> bool:
     return (folder / "report" / "results.json").exists()
 
 
-def show(claim: Claim, plan: Plan, start: Start = Process, say: Callable[[str], None] = print) -> None:
-    """Do what is not done yet of the runs, `plan.jobs` at once, and judge them.
+def show(
+    claim: Claim,
+    plan: Plan,
+    start: Start = Process,
+    say: Callable[[str], None] = print,
+    known: Collection[str] = (),
+) -> None:
+    """Do what is not done yet of the runs, `plan.jobs` at once, and judge them. Those in `known` need neither.
 
     Raises KeyboardInterrupt when interrupted, InputError for a command that failed, after the others have saved and
     ended; the same call goes on after both.
     """
     todo = {
-        f"{method.name}-{seed}": (method, seed)
-        for seed in range(plan.seeds)
-        for method in claim.methods
-        if not finished(plan.run(claim, method.name, seed))
+        name: (method, seed)
+        for name, (method, seed) in plan.runs(claim).items()
+        if name not in known and not finished(plan.run(claim, method.name, seed))
     }
     running: dict[str, Running] = {}
     try:
@@ -111,8 +128,9 @@ def show(claim: Claim, plan: Plan, start: Start = Process, say: Callable[[str], 
             for name in ready[: plan.jobs - len(running)]:
                 running[name] = _begin(learning(claim, *todo.pop(name), plan), claim, start, say)
             _wait(running, claim, plan)
-        running["judged"] = _begin(judging(claim, plan), claim, start, say)
-        _wait(running, claim, plan)
+        if not {*plan.runs(claim), *claim.policies} <= set(known):
+            running["judged"] = _begin(judging(claim, plan, known), claim, start, say)
+            _wait(running, claim, plan)
     finally:
         _end(running, claim, plan)
 

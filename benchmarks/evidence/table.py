@@ -12,15 +12,24 @@ import matplotlib
 import numpy as np
 
 from benchmarks.evidence.claims import Claim
-from benchmarks.evidence.running import Plan, cpu_seconds
+from benchmarks.evidence.results import Results
+from benchmarks.evidence.running import Plan
 from lssvwm.agents.evaluation.comparison.curves import Method as Learned
 from lssvwm.agents.evaluation.comparison.curves import lines, reached
 from lssvwm.agents.evaluation.comparison.plots import plot_comparison
+from lssvwm.agents.evaluation.comparison.scores import shares
 from lssvwm.agents.evaluation.files import Evaluations
-from lssvwm.agents.evaluation.runs import evaluations_of
-from lssvwm.worldmodel.checkpoint import read_json
 from lssvwm.worldmodel.common.atomic import replace
-from lssvwm.worldmodel.reporting.statistics import FloatArray, Interval, combined_interval, mean_interval, separated
+from lssvwm.worldmodel.reporting.resampling import iqm, stratified_interval
+from lssvwm.worldmodel.reporting.statistics import (
+    FloatArray,
+    Interval,
+    combined_interval,
+    mean_interval,
+    rate_interval,
+    separated,
+    within,
+)
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -41,7 +50,8 @@ class Row:
     values: FloatArray
     """Of the claim's metric: (runs,) means over episodes, or (episodes,)."""
     interval: Interval
-    """Of their mean: Student's; of a policy's successes Wilson's. Of a single run it has no width (NaN)."""
+    """Of their mean: Student's, of rates no further than 0 and 1; of a policy's successes Wilson's. Of a single run it
+    has no width (NaN)."""
     iqm: Interval
     """Interquartile mean of the returns, with its bootstrap over episodes."""
     returns: FloatArray
@@ -58,37 +68,35 @@ class Row:
         return None if self.imagined is None else mean_interval(self.imagined - self.returns)
 
 
-def rows(claim: Claim, plan: Plan) -> list[Row]:
+def rows(claim: Claim, plan: Plan, found: Results) -> list[Row]:
     """Everything that was judged, methods first."""
-    found = read_json(plan.judged(claim) / "results.json", "an evaluation")["methods"]
-    spent = cpu_seconds(plan.folder(claim))
     made = []
     for method in claim.methods:
-        runs = list(found[method.name]["runs"].values())
+        runs = [found[f"{method.name}-{seed}"] for seed in range(plan.seeds)]
         values, returns = (
-            np.array([np.mean(run[key]) for run in runs], np.float64) for key in (_key(claim), "returns")
+            np.array([np.mean(getattr(run, key)) for run in runs], np.float64) for key in (_key(claim), "returns")
         )
-        imagined = None
-        if all(run["imagined_returns"] for run in runs):
-            imagined = np.array([np.mean(run["imagined_returns"]) for run in runs], np.float64)
+        whole, imagined = mean_interval(values), None
+        if all(run.imagined for run in runs):
+            imagined = np.array([np.mean(run.imagined) for run in runs], np.float64)
         made.append(
             Row(
                 method.name,
                 method.title,
                 values,
-                mean_interval(values),
-                Interval(**found[method.name]["iqm"]),
+                shares(whole) if claim.metric == "success" else whole,
+                stratified_interval([run.returns for run in runs], iqm),
                 returns,
                 imagined,
-                tuple(evaluations_of(plan.run(claim, method.name, seed)) for seed in range(plan.seeds)),
-                float(np.mean([spent.get(f"{method.name}-{seed}", math.nan) for seed in range(plan.seeds)])),
+                tuple(run.evaluations for run in runs if run.evaluations is not None),
+                float(np.mean([math.nan if run.cpu_seconds is None else run.cpu_seconds for run in runs])),
             )
         )
     for name in claim.policies:
-        (run,) = found[name]["runs"].values()
-        whole = Interval(**found[name]["success" if claim.metric == "success" else "mean"])
-        values, returns = (np.array(run[key], np.float64) for key in (_key(claim), "returns"))
-        made.append(Row(name, name, values, whole, Interval(**found[name]["iqm"]), returns, None))
+        run = found[name]
+        values, returns = (np.array(each, np.float64) for each in (getattr(run, _key(claim)), run.returns))
+        whole = rate_interval(values.sum(), len(values)) if claim.metric == "success" else within([values])
+        made.append(Row(name, name, values, whole, stratified_interval([run.returns], iqm), returns, None))
     return made
 
 

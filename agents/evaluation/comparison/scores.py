@@ -86,8 +86,9 @@ def improvements(scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def shares(interval: Interval) -> Interval:
-    """Of a rate: no lower than 0 and no higher than 1."""
-    return replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
+    """Of a rate: no lower than 0 and no higher than 1. Where there is none (NaN), there stays none."""
+    low, high = np.clip([interval.low, interval.high], 0, 1).tolist()
+    return replace(interval, low=low, high=high)
 
 
 def correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
