@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from corridor import ADVANCE, GOAL, ExactModel, play_corridor
+from lssvwm.agents.dreamer.actor_critic import ActorCritic
 from lssvwm.agents.dreamer.cloning import STATE, Cloner, CloningConfig, best_episodes, discounted_returns, watch
 from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
 from lssvwm.agents.policies.baselines import RandomPolicy
@@ -169,6 +171,40 @@ def test_stopped_and_continued_is_the_same_as_never_stopped(store: EpisodeStore,
     assert not torch.equal(other.agent.actor[0].weight, cloner(store, tmp_path / "same").agent.actor[0].weight)
 
 
+def test_what_answers_best_is_kept_and_what_is_asked_is_not_cloned(tmp_path: Path) -> None:
+    """Actions at random follow from nothing: whoever knows them by heart answers worse than one who guesses."""
+    store, model = small_store(tmp_path / "few", episodes=20), random_model(small_config(), 0)
+    config = CloningConfig(steps=200, batch=64, lr=1e-2, entropy=0.0, critic=False)
+    subject = Cloner(model, store, config, tmp_path / "clone")
+    figures = subject.train(150, progress=False)
+    assert subject.lessons is not None
+    assert subject.questions is not None
+    counts = [len(part.actions) for part in (subject.lessons, subject.questions)]
+    assert sum(counts) == int((store.lengths - 1).sum())
+    assert len(subject.questions.last) == 2
+    asked = subject.questions
+
+    def surprise(agent: ActorCritic) -> float:
+        with torch.no_grad():
+            return -float(agent.policy(asked.features).log_prob(asked.actions).mean())
+
+    assert figures["actor"] < 0.5
+    assert surprise(subject.chosen) == pytest.approx(subject.lowest)
+    assert surprise(subject.agent) > subject.lowest + 0.5
+    assert subject.lowest < 1.5
+    again = Cloner(model, store, config, tmp_path / "clone")
+    for one, other in ((subject.agent, again.agent), (subject.chosen, again.chosen)):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    again.train(200, progress=False)
+    kept = again.chosen
+    again.train(201, progress=False)  # the next round goes on from what was kept
+    gone = [(a - b).abs().max() for a, b in zip(again.agent.actor.parameters(), kept.actor.parameters(), strict=True)]
+    assert max(gone) <= 2 * config.lr
+    whole = Cloner(model, store, replace(config, held_out=0.0), tmp_path / "whole")
+    assert "held_out" not in whole.train(3, progress=False)
+    assert whole.chosen is not whole.agent
+
+
 def test_another_configuration_is_refused_by_name(store: EpisodeStore, tmp_path: Path) -> None:
     cloner(store, tmp_path).train(1, progress=False)
     with pytest.raises(InputError, match=r"cloning\.pt.*best \(None there, 0\.5 here\)"):
@@ -177,6 +213,7 @@ def test_another_configuration_is_refused_by_name(store: EpisodeStore, tmp_path:
         ({"best": 0.0}, r"best=0\.0 is a share"),
         ({"batch": 0}, r"batch=0: give at least 1"),
         ({"discount": 1.5}, r"discount=1\.5"),
+        ({"held_out": 1.0}, r"held_out=1\.0 is a share"),
     ):
         with pytest.raises(InputError, match=message):
             CloningConfig(**changes)
@@ -188,7 +225,7 @@ def test_the_clone_is_read_as_any_policy(store: EpisodeStore, tmp_path: Path) ->
     subject = cloner(store, tmp_path)
     subject.train(5, progress=False)
     loaded = load_agent(tmp_path / STATE, ExactModel())  # type: ignore[arg-type]
-    for name, tensor in subject.agent.state_dict().items():
+    for name, tensor in subject.chosen.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     before = subject.policy()
     subject.train(6, progress=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lssvwm.agents.dreamer.actor_critic import ActorCritic
 from lssvwm.agents.dreamer.learner import ActorCriticLearner
+from lssvwm.agents.policies.world_model import WorldModelPolicy
+from lssvwm.worldmodel.checkpoint import load_weights
 from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.common.loggers import Scalars
 from lssvwm.worldmodel.common.stepping import run_steps
@@ -21,6 +25,8 @@ from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.model import WorldModel
 
 STATE = "cloning.pt"
+ASK_EVERY = 20
+"""Batches between two looks at what is held out."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,10 @@ class CloningConfig:
     """Learning rate of actor and critic."""
     entropy: float = 1e-2
     """Weight of an entropy bonus: a policy that is certain explores nothing when dreams begin. 0: plain cloning."""
+    held_out: float = 0.1
+    """Share of the episodes, rounded down, that is not cloned but asked: what answers best of all that training comes
+    to is kept, since few episodes are soon known by heart. Figure `held_out` beside `actor`, both the mean negative
+    log-probability of what was done. 0, or too few episodes: the last is kept."""
     critic: bool = True
     """Train the critic too, on the discounted returns of the same episodes."""
     discount: float = 0.97
@@ -61,6 +71,8 @@ class CloningConfig:
         check_least(self, 1, "batch", "rows", "length", "hidden", "layers", prefix="CloningConfig.")
         if self.best is not None and not 0 < self.best <= 1:
             raise InputError(f"best={self.best} is a share of the episodes: give a number above 0 and up to 1, or None")
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"held_out={self.held_out} is a share of the episodes: give a number from 0 to below 1")
         if self.entropy < 0 or not 0 <= self.discount <= 1:
             raise InputError(
                 f"entropy={self.entropy} and discount={self.discount}: entropy is at least 0, discount from 0 to 1"
@@ -103,7 +115,34 @@ class Cloner(ActorCriticLearner):
         super().__init__(model, config, out, writer)
         self.store = store
         self.lessons: Lessons | None = None
+        self.questions: Lessons | None = None
+        self.answered, self.lowest = math.nan, math.inf
+        self.best: dict[str, Tensor] = {}
         self.resume()
+
+    @property
+    def chosen(self) -> ActorCritic:
+        """A copy of the networks as they answered best, or, with nothing held out, as they are."""
+        found = copy.deepcopy(self.agent)
+        if self.best:
+            found.load_state_dict(self.best)
+        return found
+
+    def policy(self, *, greedy: bool = False) -> WorldModelPolicy:
+        """The policy that answered best, playing the real environment; later training does not change it."""
+        return WorldModelPolicy(self.model, self.chosen, greedy=greedy)
+
+    def extra_state(self) -> Mapping[str, Any]:
+        """What answered best so far in place of the networks, for whoever reads the file as a policy, and these beside."""
+        own = self.agent.state_dict()
+        return {self.NETWORK: self.best or own, "last": own, "answered": self.answered, "lowest": self.lowest}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `extra_state` gave; files of before know nothing of it."""
+        self.answered, self.lowest = state.get("answered", math.nan), state.get("lowest", math.inf)
+        if "last" in state:
+            self.best = {} if math.isinf(self.lowest) else dict(state[self.NETWORK])
+            load_weights(self.agent, state["last"], self.out / self.FILE)
 
     def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
         """Train up to batch number `until` and save; returns means over the last hundred batches at most."""
@@ -113,8 +152,8 @@ class Cloner(ActorCriticLearner):
             name="cloning",
             unit="frame",
             units=self.config.batch,
-            shown=("actor", "entropy"),
-            every=20,
+            shown=("actor", "held_out", "entropy"),
+            every=ASK_EVERY,
             save_seconds=self.config.save_seconds,
             writer=self.writer,
             progress=progress,
@@ -125,7 +164,11 @@ class Cloner(ActorCriticLearner):
         self.agent.train()
         if self.lessons is None:
             names = best_episodes(self.store, self.config.best)
-            self.lessons = watch(self.model, self.store, names, self.config)
+            # Spread over the order of returns, so that good and bad ones are asked.
+            number = math.floor(self.config.held_out * len(names))
+            asked = names[:: len(names) // number][:number] if number else []
+            self.lessons = watch(self.model, self.store, [n for n in names if n not in asked], self.config)
+            self.questions = watch(self.model, self.store, asked, self.config) if asked else None
 
     def train_step(self) -> dict[str, Tensor]:
         """Learn from one batch of frames."""
@@ -152,9 +195,25 @@ class Cloner(ActorCriticLearner):
         self.optimizer.step()
         agent.update_slow()
         agent.familiarity.update(features, torch.ones_like(features[:, 0]))
+        if self.step % max(1, config.steps) == 0:  # a new round: other questions, or another world model
+            self.agent.load_state_dict(self.best or self.agent.state_dict())
+            self.lowest, self.best = math.inf, {}
         self.step += 1
+        if self.questions is not None:
+            if self.step % ASK_EVERY == 1:
+                self._ask(self.questions)
+            figures["held_out"] = features.new_tensor(self.answered)
         self.whole = True
         return {name: figure.detach() for name, figure in figures.items()}
+
+    @torch.no_grad()
+    def _ask(self, questions: Lessons) -> None:
+        """Keep the networks where they answer better than ever before."""
+        answers = self.agent.policy(questions.features).log_prob(questions.actions)
+        self.answered = -float(answers.mean())
+        if self.answered < self.lowest:
+            self.lowest = self.answered
+            self.best = {name: value.clone() for name, value in self.agent.state_dict().items()}
 
 
 def best_episodes(store: EpisodeStore, share: float | None) -> list[str]:

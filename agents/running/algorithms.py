@@ -123,7 +123,7 @@ def _in_the_model(
     if s.clone and dreamer.step == 0:
         cloner = _cloner(s, out, checkpoint, contexts)
         cloner.train(s.cloning.steps, progress=progress)
-        dreamer.start_from(cloner.agent)
+        dreamer.start_from(cloner.chosen)
     return dreamer
 
 
