@@ -133,7 +133,7 @@ class Cloner(ActorCriticLearner):
         return WorldModelPolicy(self.model, self.chosen, greedy=greedy)
 
     def extra_state(self) -> Mapping[str, Any]:
-        """What answered best so far in place of the networks, for whoever reads the file as a policy, and these beside."""
+        """What answered best in place of the networks, for whoever reads the file as a policy, and these beside it."""
         own = self.agent.state_dict()
         return {self.NETWORK: self.best or own, "last": own, "answered": self.answered, "lowest": self.lowest}
 
