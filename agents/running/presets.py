@@ -52,6 +52,10 @@ _CORRIDORS = replace(
 # which is what entropy would be worth at the usual weight.
 _FAR = DreamerOptions(discount=0.99, entropy=1e-3)
 
+# A dreamt frame begins as noise alone. Where actions decide what is seen, that is where they have to be learned, and by
+# the usual levels one draw in seventeen is above 0.9: docs/world_model.md, "Noise levels".
+_NEAR_NOISE = ModelOptions(patch=16, noise_mean=2.0, noise_std=1.5, min_noise=0.5)
+
 PRESETS: Mapping[str, LoopSettings] = {
     "default": LoopSettings(),
     "minigrid": _CORRIDORS,
@@ -68,7 +72,7 @@ PRESETS: Mapping[str, LoopSettings] = {
     ),
     "memory-maze": LoopSettings(
         env="lssvwm/MemoryMaze-9x9-v0",
-        model=ModelOptions(patch=16),
+        model=_NEAR_NOISE,
         training=TrainingOptions(carry=0.95),
         collector="scripted",
         collect_episodes=20,
