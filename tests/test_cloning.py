@@ -160,7 +160,7 @@ def test_stopped_and_continued_is_the_same_as_never_stopped(store: EpisodeStore,
     torch.manual_seed(1)
     cloner(store, tmp_path / "parts").train(3, progress=False)
     torch.manual_seed(2)
-    continued = cloner(store, tmp_path / "parts", steps=7)
+    continued = cloner(store, tmp_path / "parts", save_seconds=7)
     assert continued.step == 3
     assert whole.train(6, progress=False) == continued.train(6, progress=False)
     expected, actual = state_of(whole), state_of(continued)
@@ -199,7 +199,8 @@ def test_what_answers_best_is_kept_and_what_is_asked_is_not_cloned(tmp_path: Pat
     kept = again.chosen
     again.train(201, progress=False)  # the next round goes on from what was kept
     gone = [(a - b).abs().max() for a, b in zip(again.agent.actor.parameters(), kept.actor.parameters(), strict=True)]
-    assert max(gone) <= 2 * config.lr
+    assert 0 < max(gone) <= 1.1 * config.lr  # a first step of Adam
+    assert np.isfinite(again.answered)
     whole = Cloner(model, store, replace(config, held_out=0.0), tmp_path / "whole")
     assert "held_out" not in whole.train(3, progress=False)
     assert whole.chosen is not whole.agent

@@ -26,7 +26,9 @@ from lssvwm.agents.evaluation import command
 from lssvwm.agents.evaluation.files import Evaluations
 from lssvwm.agents.running.algorithms import check_algorithm
 from lssvwm.agents.running.cli import LoopOptions, parse
+from lssvwm.agents.running.settings_file import to_json
 from lssvwm.envs.minecraft.minetest import build
+from lssvwm.worldmodel.common.atomic import write_json
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.reporting.statistics import Interval, mean_interval
 from runs import ROOT
@@ -264,13 +266,19 @@ def judged_by_hand(claim: Claim, plan: Plan) -> dict[str, results.Judged]:
     plan.judged(claim).mkdir(parents=True)
     found = {"methods": {"new": {"runs": runs}, "random": {"runs": {"random": lone}}}}
     (plan.judged(claim) / "results.json").write_text(json.dumps(found))
-    for seed in range(2):
-        folder = plan.run(claim, "new", seed)
-        folder.mkdir()
+    for name, (method, seed) in plan.runs(claim).items():
+        folder = plan.run(claim, method.name, seed)
+        (folder / "policy").mkdir(parents=True)
+        (folder / "policy" / "policy.pt").touch()
+        words = [*running.options(claim, method, seed, plan), "--out", str(tmp := folder / "none")]
+        write_json(folder / "settings.json", to_json(parse(LoopOptions, words)))
+        assert not tmp.exists(), name
+        (folder / "report").mkdir()
+        (folder / "report" / "results.json").write_text("{}")
         ones = {"results": np.ones((1, 2)), "ep_lengths": np.ones((1, 2), int), "seconds": np.array([60.0])}
         np.savez(folder / "evaluations.npz", timesteps=np.array([700]), **ones)
     (plan.folder(claim) / running.CPU).write_text(json.dumps({"new-0": 30.0, "new-1": 90.0}))
-    return results.judged(claim, plan)
+    return results.judged(claim, plan, {})
 
 
 ALONE = replace(SMALL, methods=(Method("new", "new", "--dreams 3"),), better=(("new", "random"),))
@@ -291,40 +299,57 @@ def test_rows_from_results(tmp_path: Path) -> None:
     assert random.startswith("| random | – | 0.25 [-2.93, 3.43] | 0.25 [")
     rates = table.rows(replace(ALONE, metric="success"), plan, known)[0].interval
     assert (rates.mean, rates.low, rates.high) == (0.75, 0.0, 1.0), "beyond what a rate can be"
+    with pytest.raises(InputError, match="new-0 was told something else than claim toy tells today"):
+        results.judged(replace(ALONE, methods=(Method("new", "new", "--dreams 4"),)), plan, {})
+    (plan.run(ALONE, "new", 1) / "settings.json").write_text((plan.run(ALONE, "new", 0) / "settings.json").read_text())
+    with pytest.raises(InputError, match="new-1 was told something else"):
+        results.judged(ALONE, plan, {})
 
 
-def test_what_is_published_makes_the_same_table_and_is_not_run_again(tmp_path: Path) -> None:
-    plan, path = Plan(tmp_path, 2), tmp_path / "docs" / "toy.json"
+def test_what_is_published_makes_the_same_table_and_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, page = Plan(tmp_path / "here", 2), tmp_path / "docs" / "evidence.md"
+    begin, end = markers("toy")
+    page.parent.mkdir()
+    page.write_text(f"{begin}\n{end}\n")
     known = judged_by_hand(ALONE, plan)
-    assert results.read(path, ALONE, plan) == {}
+    path = results.published(page, ALONE)
+    assert results.read(path, ALONE) == {}
     results.write(path, known)
-    again = results.read(path, ALONE, plan)
-    assert table.section(ALONE, plan, table.rows(ALONE, plan, again), []) == table.section(
-        ALONE, plan, table.rows(ALONE, plan, known), []
-    )
+    again = results.usable(results.read(path, ALONE), ALONE, plan)
     assert again["new-1"].cpu_seconds == 90.0
     assert again["new-1"].evaluations is not None
     assert np.isnan(again["new-1"].evaluations.imagined).all()
+
+    # On another machine: nothing is run, and the page has the same table.
+    monkeypatch.setitem(CLAIMS, "toy", ALONE)
+    away = ["toy", "--published", "--out", str(tmp_path / "away")]
+    evidence.main([*away, "--seeds", "2"], start=lambda words: pytest.fail("ran again"), page=page)
+    told = table.section(ALONE, plan, table.rows(ALONE, plan, known), [Path("evidence-toy.png")])
+    assert page.read_text() == "\n".join([begin, *told, end, ""])
+    # One seed of them: the other stays published.
+    evidence.main([*away, "--seeds", "1"], start=lambda words: pytest.fail("ran again"), page=page)
+    assert set(results.read(path, ALONE)) == {"new-0", "new-1", "random"}
+    capsys.readouterr()
 
     def start(words: Sequence[str]) -> Fake:
         started.append([word for word in words if str(tmp_path) in word])
         return Fake()
 
-    more, started = Plan(tmp_path / "elsewhere", 3), list[list[str]]()
-    show(ALONE, more, start, say=lambda _: None, known=results.read(path, ALONE, more))
+    more, started = Plan(tmp_path / "away", 3), list[list[str]]()
+    show(ALONE, more, start, say=lambda _: None, known=results.usable(results.read(path, ALONE), ALONE, more))
     third = str(more.run(ALONE, "new", 2))
     assert started == [[third], [f"new={third}", str(more.judged(ALONE))]], "seeds that stand there were run again"
-    started.clear()
-    show(ALONE, Plan(tmp_path / "elsewhere", 2), start, say=lambda _: None, known=again)
-    assert not started
 
     other = replace(ALONE, methods=(Method("new", "new", "--dreams 4"),))
-    assert set(results.read(path, other, plan)) == {"random"}, "runs that were told something else"
+    assert set(results.usable(again, other, plan)) == {"random"}, "runs that were told something else"
     inside_it = replace(ALONE, methods=(*ALONE.methods, Method("late", "late", world="new")))
-    assert set(results.read(path, inside_it, plan)) == {"random"}, "there is no world model to learn in"
+    assert set(results.usable(again, inside_it, plan)) == {"random"}, "there is no world model to learn in"
+    assert results.usable(again, replace(ALONE, policies=("random", "oracle")), plan) == {}
     path.write_text('{"new-0": 3}')
     with pytest.raises(InputError, match="holds no results of a claim"):
-        results.read(path, ALONE, plan)
+        results.read(path, ALONE)
 
 
 def test_page_has_a_place_for_every_claim_and_its_costs() -> None:

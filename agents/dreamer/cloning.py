@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 
 from lssvwm.agents.dreamer.actor_critic import ActorCritic
 from lssvwm.agents.dreamer.learner import ActorCriticLearner
-from lssvwm.agents.policies.world_model import WorldModelPolicy
 from lssvwm.worldmodel.checkpoint import load_weights
 from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.common.loggers import Scalars
-from lssvwm.worldmodel.common.stepping import run_steps
+from lssvwm.worldmodel.common.stepping import Figures, run_steps
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.model import WorldModel
 
@@ -45,9 +43,9 @@ class CloningConfig:
     entropy: float = 1e-2
     """Weight of an entropy bonus: a policy that is certain explores nothing when dreams begin. 0: plain cloning."""
     held_out: float = 0.1
-    """Share of the episodes, rounded down, that is not cloned but asked: what answers best of all that training comes
-    to is kept, since few episodes are soon known by heart. Figure `held_out` beside `actor`, both the mean negative
-    log-probability of what was done. 0, or too few episodes: the last is kept."""
+    """Share of the episodes, rounded down, that is not cloned but asked: the actor that answers best of those that are
+    asked, every 20 batches, is kept, since few episodes are soon known by heart. Figure `held_out` beside `actor`, both
+    the mean negative log-probability of what was done. 0, or too few episodes: the last is kept."""
     critic: bool = True
     """Train the critic too, on the discounted returns of the same episodes."""
     discount: float = 0.97
@@ -99,7 +97,6 @@ class Cloner(ActorCriticLearner):
     """
 
     FILE = STATE
-    MAY_CHANGE = ("steps", "save_seconds")
     config: CloningConfig
 
     def __init__(
@@ -122,26 +119,21 @@ class Cloner(ActorCriticLearner):
 
     @property
     def chosen(self) -> ActorCritic:
-        """A copy of the networks as they answered best, or, with nothing held out, as they are."""
-        found = copy.deepcopy(self.agent)
-        if self.best:
-            found.load_state_dict(self.best)
+        """A copy of the networks, with the actor that answered best, or, with nothing held out, as it is."""
+        found = super().chosen
+        found.load_state_dict({**found.state_dict(), **self.best})
         return found
-
-    def policy(self, *, greedy: bool = False) -> WorldModelPolicy:
-        """The policy that answered best, playing the real environment; later training does not change it."""
-        return WorldModelPolicy(self.model, self.chosen, greedy=greedy)
 
     def extra_state(self) -> Mapping[str, Any]:
         """What answered best in place of the networks, for whoever reads the file as a policy, and these beside it."""
         own = self.agent.state_dict()
-        return {self.NETWORK: self.best or own, "last": own, "answered": self.answered, "lowest": self.lowest}
+        return {self.NETWORK: {**own, **self.best}, "last": own, "answered": self.answered, "lowest": self.lowest}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `extra_state` gave; files of before know nothing of it."""
         self.answered, self.lowest = state.get("answered", math.nan), state.get("lowest", math.inf)
         if "last" in state:
-            self.best = {} if math.isinf(self.lowest) else dict(state[self.NETWORK])
+            self.best = {} if math.isinf(self.lowest) else _actor(state[self.NETWORK])
             load_weights(self.agent, state["last"], self.out / self.FILE)
 
     def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
@@ -164,16 +156,21 @@ class Cloner(ActorCriticLearner):
         self.agent.train()
         if self.lessons is None:
             names = best_episodes(self.store, self.config.best)
-            # Spread over the order of returns, so that good and bad ones are asked.
+            # From the middle of as many stretches: where names stand by their returns, the best of all is cloned.
             number = math.floor(self.config.held_out * len(names))
-            asked = names[:: len(names) // number][:number] if number else []
+            asked = {names[int((i + 0.5) * len(names) / number)] for i in range(number)}
             self.lessons = watch(self.model, self.store, [n for n in names if n not in asked], self.config)
-            self.questions = watch(self.model, self.store, asked, self.config) if asked else None
+            self.questions = watch(self.model, self.store, sorted(asked), self.config) if asked else None
 
-    def train_step(self) -> dict[str, Tensor]:
+    def train_step(self) -> Figures:
         """Learn from one batch of frames."""
         config, agent, lessons = self.config, self.agent, self.lessons
         assert lessons is not None
+        round_ends = max(1, config.steps)
+        if self.best and self.step % round_ends == 0:  # a new round: other questions, or another world model
+            agent.load_state_dict({**agent.state_dict(), **self.best})
+            self.optimizer.state.clear()  # moments of weights that are gone
+            self.lowest, self.best = math.inf, {}
         # From the number of the batch alone, so that there is no state to save.
         drawn = np.random.default_rng((config.seed, self.step)).integers(len(lessons.actions), size=config.batch)
         index = torch.from_numpy(drawn).to(self.model.device)
@@ -181,13 +178,14 @@ class Cloner(ActorCriticLearner):
         policy = agent.policy(features)
         entropy = policy.entropy().mean()
         actor_loss = -policy.log_prob(lessons.actions[index]).mean()
-        loss, figures = actor_loss - config.entropy * entropy, {"actor": actor_loss, "entropy": entropy}
+        loss = actor_loss - config.entropy * entropy
+        figures: dict[str, Tensor | float] = {"actor": actor_loss.detach(), "entropy": entropy.detach()}
         if config.critic:
             with torch.no_grad():
                 values = agent.value(lessons.last[lessons.episode[index]])
                 targets = lessons.returns[index] + lessons.beyond[index] * values
-            figures["critic"] = agent.twohot.loss(agent.critic(features), targets).mean()
-            loss = loss + figures["critic"]
+            critic_loss = agent.twohot.loss(agent.critic(features), targets).mean()
+            figures["critic"], loss = critic_loss.detach(), loss + critic_loss
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], config.clip)
@@ -195,16 +193,13 @@ class Cloner(ActorCriticLearner):
         self.optimizer.step()
         agent.update_slow()
         agent.familiarity.update(features, torch.ones_like(features[:, 0]))
-        if self.step % max(1, config.steps) == 0:  # a new round: other questions, or another world model
-            self.agent.load_state_dict(self.best or self.agent.state_dict())
-            self.lowest, self.best = math.inf, {}
         self.step += 1
         if self.questions is not None:
-            if self.step % ASK_EVERY == 1:
+            if not self.best or self.step % ASK_EVERY == 1 or self.step % round_ends == 0:
                 self._ask(self.questions)
-            figures["held_out"] = features.new_tensor(self.answered)
+            figures["held_out"] = self.answered
         self.whole = True
-        return {name: figure.detach() for name, figure in figures.items()}
+        return figures
 
     @torch.no_grad()
     def _ask(self, questions: Lessons) -> None:
@@ -213,7 +208,12 @@ class Cloner(ActorCriticLearner):
         self.answered = -float(answers.mean())
         if self.answered < self.lowest:
             self.lowest = self.answered
-            self.best = {name: value.clone() for name, value in self.agent.state_dict().items()}
+            self.best = {name: value.clone() for name, value in _actor(self.agent.state_dict()).items()}
+
+
+def _actor(networks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the weights of an `ActorCritic` the actor's: the critic is not asked, and learns from all batches."""
+    return {name: value for name, value in networks.items() if name.startswith("actor.")}
 
 
 def best_episodes(store: EpisodeStore, share: float | None) -> list[str]:

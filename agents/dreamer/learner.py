@@ -38,6 +38,11 @@ class ActorCriticLearner(Learner):
         learnt = [*self.agent.actor.parameters(), *self.agent.critic.parameters()]
         self.optimizer = torch.optim.AdamW(learnt, lr=self.config.lr, weight_decay=0.0, eps=1e-5)
 
+    @property
+    def chosen(self) -> ActorCritic:
+        """A copy of the networks that play."""
+        return copy.deepcopy(self.agent)
+
     def policy(self, *, greedy: bool = False) -> WorldModelPolicy:
         """What has been learned so far, playing the real environment; later training does not change it."""
-        return WorldModelPolicy(self.model, copy.deepcopy(self.agent), greedy=greedy)
+        return WorldModelPolicy(self.model, self.chosen, greedy=greedy)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.evidence.claims import CLAIMS, SEEDS, claims
 from benchmarks.evidence.commands import Process, Start
-from benchmarks.evidence.results import judged, published, read, write
+from benchmarks.evidence.results import judged, published, read, usable, write
 from benchmarks.evidence.running import Plan, check, judging, learning, show
 from benchmarks.evidence.table import overview, plots, rows, section
 from benchmarks.shared.page import fill
@@ -59,19 +59,21 @@ def main(args: Sequence[str] | None = None, *, start: Start = Process, page: Pat
         return
     if options.quick and not options.names:
         chosen = [claim for claim in chosen if not claim.minetest]
+    there = {claim.name: read(published(page, claim), claim) for claim in chosen if not plan.quick}
+    known = {c.name: usable(there[c.name], c, plan) if options.published else {} for c in chosen}
     for claim in chosen:
-        check(claim)
+        if not {*plan.runs(claim)} <= set(known[claim.name]):
+            check(claim)
     for claim in chosen:
-        path, folder = published(page, claim), plan.folder(claim)
-        known = read(path, claim, plan) if options.published else {}
-        show(claim, plan, start, known=known)
-        results = known | judged(claim, plan)
-        made = rows(claim, plan, results)
+        show(claim, plan, start, known=known[claim.name])
+        results = known[claim.name] | judged(claim, plan, known[claim.name])
+        made, folder = rows(claim, plan, results), plan.folder(claim)
+        folder.mkdir(parents=True, exist_ok=True)
         table = section(claim, plan, made, plots(claim, made, folder, "evidence"))
         replace(folder / "table.md", lambda path, table=table: path.write_text("\n".join([*table, ""])))
         print("\n".join(table))
         if not plan.quick:
-            write(path, results)
+            write(published(page, claim), there[claim.name] | results)
             fill(page, claim.name, section(claim, plan, made, plots(claim, made, page.parent, page.stem)))
             print(f"table: {page}")
 

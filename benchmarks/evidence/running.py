@@ -69,19 +69,17 @@ def check(claim: Claim) -> None:
         find_program("Xvfb", "xvfb")
 
 
-def told(claim: Claim, method: Method, seed: int) -> str:
-    """What decides how a run comes out: its options, and those of the run in whose world model it learns."""
-    own = shlex.join([*claim.words(method), "--seed", str(seed)])
-    worlds = (told(claim, each, seed) for each in claim.methods if each.name == method.world)
-    return "; in the world model of: ".join([own, *worlds])
+def options(claim: Claim, method: Method, seed: int, plan: Plan) -> list[str]:
+    """What one run is told, without folders."""
+    words = [*claim.words(method), "--seed", str(seed)]
+    return [*words, *QUICK, *shlex.split(claim.quick)] if plan.quick else words
 
 
 def learning(claim: Claim, method: Method, seed: int, plan: Plan) -> list[str]:
     """The command of one run, which begins or continues it."""
-    words = ["train_agent.py", *claim.words(method), "--seed", str(seed)]
+    words = ["train_agent.py", *options(claim, method, seed, plan)]
     if method.world:
         words += ["--world-model", str(plan.run(claim, method.world, seed) / "world_model")]
-    words += [*QUICK, *shlex.split(claim.quick)] if plan.quick else []
     return [*words, "--out", str(plan.run(claim, method.name, seed)), "--resume", "--no-progress"]
 
 
