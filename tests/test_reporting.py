@@ -102,3 +102,9 @@ def test_plots_are_written_for_pages_and_for_everything_else(tmp_path: Path) -> 
     assert "20k" in svg
     assert "currentColor" in svg
     assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))[0, 0].tolist() == [255, 255, 255]
+
+
+def test_of_many_lines_no_two_look_alike() -> None:
+    lines = [Line(str(n), [0.0, 1.0], alone([0.0, float(n)])) for n in range(21)]
+    drawn = plotted([Plot(lines, "x")]).axes[0].lines
+    assert len({(each.get_color(), each.get_linestyle()) for each in drawn}) == 21

@@ -19,6 +19,8 @@ from lssvwm.worldmodel.reporting.statistics import Band, FloatArray
 # the color of the page around them.
 INK = "#010203"
 COLORS = ("#3b82f6", "#e8833a", "#2fa67a", "#a06cd5", "#d9536f", "#8a6d3b", "#17a2b8")
+DASHES = ("-", ":", "-.")
+"""Of the lines for which there were no colors left, and of those after them."""
 REFERENCE = "#80848f"
 MARKED = 12
 """Points of a line up to which each is marked."""
@@ -65,7 +67,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves over the same axes. Lines of one label have one color, in all plots of a figure."""
+    """Curves over the same axes. Lines of one label look the same in all plots of a figure, and no two of 21 alike."""
 
     lines: Sequence[Line]
     x: str
@@ -89,15 +91,13 @@ def alone(values: Sequence[float] | FloatArray) -> Band:
 
 def plotted(plots: Sequence[Plot], title: str = "", *, width: float = 4.8, height: float = 3.4) -> Any:
     """A figure of plots side by side, each of so many inches, with a legend below where there are several lines."""
-    colors: dict[str, str] = {}
+    numbers: dict[str, int] = {}
     with styled():
         figure, panels = new_figure(width, height, len(plots))
         for axes, plot in zip(panels, plots, strict=True):
             for line in plot.lines:
-                color = REFERENCE
-                if not line.reference:
-                    color = colors.setdefault(line.label, COLORS[len(colors) % len(COLORS)])
-                _draw(axes, line, color)
+                number = -1 if line.reference else numbers.setdefault(line.label, len(numbers))
+                _draw(axes, line, number)
             axes.set(xlabel=plot.x, ylabel=plot.y, ylim=plot.limits)
             if plot.log:
                 axes.set_xscale("log")
@@ -116,9 +116,13 @@ def plotted(plots: Sequence[Plot], title: str = "", *, width: float = 4.8, heigh
     return figure
 
 
-def _draw(axes: Any, line: Line, color: str) -> None:
+def _draw(axes: Any, line: Line, number: int) -> None:
+    color = REFERENCE if line.reference else COLORS[number % len(COLORS)]
+    dashes = DASHES[number // len(COLORS) % len(DASHES)]
     band, marker = line.band, "o" if len(line.x) <= MARKED and not line.reference else ""
-    style: dict[str, Any] = {"linestyle": "--", "linewidth": 1} if line.reference else {"linewidth": 1.4}
+    style: dict[str, Any] = (
+        {"linestyle": "--", "linewidth": 1} if line.reference else {"linestyle": dashes, "linewidth": 1.4}
+    )
     if not line.reference and np.isfinite(band.low).any():
         axes.fill_between(line.x, band.low, band.high, color=color, alpha=0.2, linewidth=0)
     for x, y in line.single:
