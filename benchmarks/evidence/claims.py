@@ -110,8 +110,8 @@ def _far(name: str, world: str, options: str, sizes: str, env_steps: int, minute
         f"{options} {collector} {sizes} --eval-episodes 10",
         (
             Method("dreams", "in dreams alone", "--rounds 2"),
-            # Of its second round on the clone itself is recorded. A world model that has seen none but the oracle go
-            # for balls takes whoever plays for the oracle, and pays ten times what is earned: docs/memory.md.
+            # In its second round the clone itself is recorded. A world model that had seen the oracle and random play
+            # alone paid the clone nine times what it earned, one that had seen the clone too twice: docs/memory.md.
             Method("clone", "cloned", "--algo clone --rounds 2 --cloning.best 0.5"),
             Method("clone-dreams", "cloned, then dreams", f"{_HELD} --cloning.best 0.5", world="clone"),
             Method(
