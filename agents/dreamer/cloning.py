@@ -121,19 +121,21 @@ class Cloner(ActorCriticLearner):
     def chosen(self) -> ActorCritic:
         """A copy of the networks, with the actor that answered best, or, with nothing held out, as it is."""
         found = super().chosen
-        found.load_state_dict({**found.state_dict(), **self.best})
+        if self.best:
+            found.actor.load_state_dict(self.best)
         return found
 
     def extra_state(self) -> Mapping[str, Any]:
-        """What answered best in place of the networks, for whoever reads the file as a policy, and these beside it."""
-        own = self.agent.state_dict()
-        return {self.NETWORK: {**own, **self.best}, "last": own, "answered": self.answered, "lowest": self.lowest}
+        """`chosen` in place of the networks, for whoever reads the file as a policy, and these beside it."""
+        kept = {"answered": self.answered, "lowest": self.lowest}
+        return {self.NETWORK: self.chosen.state_dict(), "last": self.agent.state_dict(), **kept}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `extra_state` gave; files of before know nothing of it."""
         self.answered, self.lowest = state.get("answered", math.nan), state.get("lowest", math.inf)
         if "last" in state:
-            self.best = {} if math.isinf(self.lowest) else _actor(state[self.NETWORK])
+            if math.isfinite(self.lowest):
+                self.best = self._actor()  # `resume` has taken up `chosen`
             load_weights(self.agent, state["last"], self.out / self.FILE)
 
     def train(self, until: int, *, progress: bool = True) -> dict[str, float]:
@@ -168,7 +170,7 @@ class Cloner(ActorCriticLearner):
         assert lessons is not None
         round_ends = max(1, config.steps)
         if self.best and self.step % round_ends == 0:  # a new round: other questions, or another world model
-            agent.load_state_dict({**agent.state_dict(), **self.best})
+            agent.actor.load_state_dict(self.best)
             self.optimizer.state.clear()  # moments of weights that are gone
             self.lowest, self.best = math.inf, {}
         # From the number of the batch alone, so that there is no state to save.
@@ -203,17 +205,15 @@ class Cloner(ActorCriticLearner):
 
     @torch.no_grad()
     def _ask(self, questions: Lessons) -> None:
-        """Keep the networks where they answer better than ever before."""
+        """Keep the actor where it answers better than ever before. The critic learns from all batches."""
         answers = self.agent.policy(questions.features).log_prob(questions.actions)
         self.answered = -float(answers.mean())
         if self.answered < self.lowest:
             self.lowest = self.answered
-            self.best = {name: value.clone() for name, value in _actor(self.agent.state_dict()).items()}
+            self.best = self._actor()
 
-
-def _actor(networks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of the weights of an `ActorCritic` the actor's: the critic is not asked, and learns from all batches."""
-    return {name: value for name, value in networks.items() if name.startswith("actor.")}
+    def _actor(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.agent.actor.state_dict().items()}
 
 
 def best_episodes(store: EpisodeStore, share: float | None) -> list[str]:

@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None, *, start: Start = Process, page: Pat
     there = {claim.name: read(published(page, claim), claim) for claim in chosen if not plan.quick}
     known = {c.name: usable(there[c.name], c, plan) if options.published else {} for c in chosen}
     for claim in chosen:
-        if not {*plan.runs(claim)} <= set(known[claim.name]):
+        if not plan.covered(claim, known[claim.name]):
             check(claim)
     for claim in chosen:
         show(claim, plan, start, known=known[claim.name])

@@ -141,7 +141,7 @@ def judged(claim: Claim, plan: Plan, known: Results) -> dict[str, Judged]:
 
     Raises InputError for a run that was told something else than the claim tells.
     """
-    if {*plan.runs(claim), *claim.policies} <= set(known):
+    if plan.covered(claim, known):
         return {}
     methods = read_json(plan.judged(claim) / "results.json", "an evaluation")["methods"]
     spent, machine = cpu_seconds(plan.folder(claim)), cpu().rpartition(", load")[0]

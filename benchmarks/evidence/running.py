@@ -57,6 +57,10 @@ class Plan:
         """All runs of a claim by their names, seed by seed."""
         return {f"{method.name}-{seed}": (method, seed) for seed in range(self.seeds) for method in claim.methods}
 
+    def covered(self, claim: Claim, known: Collection[str]) -> bool:
+        """Whether nothing of a claim is left to run or to judge."""
+        return {*self.runs(claim), *claim.policies} <= set(known)
+
     def judged(self, claim: Claim) -> Path:
         """What agents.evaluation has written."""
         return self.folder(claim) / "judged"
@@ -126,7 +130,7 @@ def show(
             for name in ready[: plan.jobs - len(running)]:
                 running[name] = _begin(learning(claim, *todo.pop(name), plan), claim, start, say)
             _wait(running, claim, plan)
-        if not {*plan.runs(claim), *claim.policies} <= set(known):
+        if not plan.covered(claim, known):
             running["judged"] = _begin(judging(claim, plan, known), claim, start, say)
             _wait(running, claim, plan)
     finally:

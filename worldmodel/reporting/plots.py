@@ -117,12 +117,11 @@ def plotted(plots: Sequence[Plot], title: str = "", *, width: float = 4.8, heigh
 
 
 def _draw(axes: Any, line: Line, number: int) -> None:
-    color = REFERENCE if line.reference else COLORS[number % len(COLORS)]
-    dashes = DASHES[number // len(COLORS) % len(DASHES)]
+    color, dashes, width = REFERENCE, "--", 1.0
+    if not line.reference:
+        color, dashes, width = COLORS[number % len(COLORS)], DASHES[number // len(COLORS) % len(DASHES)], 1.4
     band, marker = line.band, "o" if len(line.x) <= MARKED and not line.reference else ""
-    style: dict[str, Any] = (
-        {"linestyle": "--", "linewidth": 1} if line.reference else {"linestyle": dashes, "linewidth": 1.4}
-    )
+    style: dict[str, Any] = {"linestyle": dashes, "linewidth": width}
     if not line.reference and np.isfinite(band.low).any():
         axes.fill_between(line.x, band.low, band.high, color=color, alpha=0.2, linewidth=0)
     for x, y in line.single:
