@@ -125,7 +125,7 @@ def test_evaluations_tell_whether_starts_were_recorded(tmp_path: Path) -> None:
     assert found.recorded == np.mean([layout in known for layout in drawn(config, seeds)])
     assert 0.5 < found.recorded < 1
     assert str(Starts(16, 0.75)) == "16 distinct starts, 75% of the episodes begin as a recorded one did"
-    assert starts(config, seeds, None) == Starts(16, None)
+    assert starts(config, seeds) == Starts(16, None)
     assert starts(EnvConfig("CartPole-v1"), seeds, None) is None
 
 

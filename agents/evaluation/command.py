@@ -26,7 +26,6 @@ from lssvwm.worldmodel.checkpoint import device_of
 from lssvwm.worldmodel.common.atomic import write_json
 from lssvwm.worldmodel.common.command_line import started_as, typed
 from lssvwm.worldmodel.common.errors import InputError, require
-from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.reporting.page import write_page
 from lssvwm.worldmodel.reporting.results import exact, versions
 
@@ -217,10 +216,8 @@ def started(results: dict[str, list[Result]]) -> dict[str, Starts]:
     found = {}
     for result in (each for several in results.values() for each in several):
         run, config = result.contestant.run, result.contestant.config
-        if run is not None:
-            store = EpisodeStore(run.recorded) if run.recorded.exists() else None
-            if (of_run := starts(config, result.evaluation.seeds, store)) is not None:
-                found[result.contestant.name] = of_run
+        if run is not None and (of_run := starts(config, result.evaluation.seeds, *run.recorded)) is not None:
+            found[result.contestant.name] = of_run
     return found
 
 

@@ -15,6 +15,7 @@ from lssvwm.agents.running.algorithms import learned
 from lssvwm.agents.running.best import NOTE
 from lssvwm.agents.running.cli import SETTINGS, LoopOptions
 from lssvwm.agents.running.environment import Probe, probe
+from lssvwm.agents.running.run import recorded_in
 from lssvwm.agents.running.settings import LoopSettings
 from lssvwm.agents.running.settings_file import from_json, to_json
 from lssvwm.envs.contexts import contexts_of
@@ -52,9 +53,9 @@ class TrainedRun:
         return (self.folder / NOTE).is_file()
 
     @property
-    def recorded(self) -> Path:
-        """The folder of the episodes that it recorded, which is not there where it recorded none."""
-        return (self.folder / ".." if self.is_best else self.folder) / "episodes"
+    def recorded(self) -> tuple[EpisodeStore, ...]:
+        """What it recorded: its episodes and demonstrations, those that there are."""
+        return recorded_in(self.folder / ".." if self.is_best else self.folder)
 
     @property
     def digest(self) -> str:

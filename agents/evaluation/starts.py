@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -34,18 +35,18 @@ class Starts:
         return f"{self.distinct} distinct starts{share}"
 
 
-def starts(config: EnvConfig, seeds: Iterable[int], recorded: EpisodeStore | None) -> Starts | None:
+def starts(config: EnvConfig, seeds: Iterable[int], *recorded: EpisodeStore) -> Starts | None:
     """Compare the starts of `seeds` in the world of `config` with those in `recorded`, by playing all resets again.
 
-    Each is played once: what follows from world, seed and versions is kept in `starts.json` in the folder of episodes.
+    Each is played once: what follows from world, seed and versions is kept in `starts.json` in the first folder.
     None for worlds whose starts cannot be told apart: all but MiniGrid's, of which the whole grid, the agent's place
     and heading, and the mission make the start.
     """
     if not is_minigrid(config.id):
         return None
-    known = _Known(recorded)
+    known = _Known(recorded[0].root / STARTS if recorded else None)
     evaluated = known.starts(config, seeds)
-    entries = [] if recorded is None else listed(recorded)
+    entries = [entry for store in recorded for entry in listed(store)]
     by_config: dict[EnvConfig, list[int]] = {}
     for entry in entries:
         if entry.seed is None or entry.source is None:
@@ -61,8 +62,8 @@ def starts(config: EnvConfig, seeds: Iterable[int], recorded: EpisodeStore | Non
 class _Known:
     """Starts by world and seed, read from beside the episodes and kept there."""
 
-    def __init__(self, recorded: EpisodeStore | None) -> None:
-        self.path = None if recorded is None else recorded.root / STARTS
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
         self.found: dict[str, dict[str, str]] = {}
         self.new = False
         if self.path is not None and self.path.is_file():

@@ -10,6 +10,7 @@ from lssvwm.worldmodel.common.progress import Place
 
 KINDS = {
     "collect": "recording real episodes",
+    "demonstrations": "recording what is cloned",
     "world-model": "learning the world",
     "policy": "learning to act",
     "random": "judging random play",

@@ -18,6 +18,7 @@ from lssvwm.agents.model_free.recurrent import RecurrentPolicy, load_net
 from lssvwm.agents.model_free.sb3_config import Name, SB3Config
 from lssvwm.agents.planning.planner import Planner
 from lssvwm.agents.policies.world_model import WorldModelPolicy, load_agent
+from lssvwm.agents.running.run import DEMONSTRATIONS
 from lssvwm.agents.running.settings import ALGORITHMS, Algo, LoopSettings, Place
 from lssvwm.envs.dream import ContextLength, DreamOptions, DreamVectorEnv
 from lssvwm.envs.factory import make_vec
@@ -49,6 +50,8 @@ def check_algorithm(settings: LoopSettings) -> None:
         raise InputError(f"--clone starts the policy of --algo dreamer, {s.algo} has another one: leave it out")
     if s.dreamer.clone_kl and not s.clone:
         raise InputError(f"--dreamer.clone-kl {s.dreamer.clone_kl} holds a policy to what --clone starts: add --clone")
+    if s.demonstrator is not None and not (s.clone or s.algo == "clone"):
+        raise InputError(f"--demonstrator {s.demonstrator} plays what is cloned: add --clone, or --algo clone")
     if s.clone and s.dreamer.reset_every:
         raise InputError("--dreamer.reset-every would forget what --clone starts from: leave one out")
     if s.algo.startswith("sb3") and s.tell:
@@ -129,6 +132,8 @@ def _in_the_model(
 
 def _cloner(s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore) -> Cloner:
     derived = {"seed": s.seed, "hidden": s.dreamer.hidden, "layers": s.dreamer.layers}
+    if s.demonstrator is not None:
+        contexts = EpisodeStore(out.parent / DEMONSTRATIONS, told=checkpoint.model.config.told)
     return Cloner(checkpoint.model, contexts, CloningConfig(**{**asdict(s.cloning), **derived}), out)
 
 

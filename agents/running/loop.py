@@ -2,6 +2,7 @@
 
 RUN/settings.json     what the run was told, and RUN/commands.txt by which commands
 RUN/episodes/         real episodes, one file each
+RUN/demonstrations/   those of --demonstrator, which are cloned and which the world model never learns from
 RUN/world_model/      the world model: a checkpoint folder, and what it resumes from
 RUN/policy/           the policy, and what it resumes from
 RUN/best/             policy and world model of the round that earned most for real, to be judged as a run
@@ -29,6 +30,7 @@ from lssvwm.agents.evaluation import Evaluation, dreamt_returns, evaluate, imagi
 from lssvwm.agents.evaluation.files import EVALUATIONS, append_evaluation, log_evaluation
 from lssvwm.agents.evaluation.starts import starts
 from lssvwm.agents.policies.baselines import RandomPolicy
+from lssvwm.agents.policies.mixture import named_collector
 from lssvwm.agents.policies.world_model import WorldModelPolicy
 from lssvwm.agents.report.growing import Growing, Subject
 from lssvwm.agents.report.run import report_run
@@ -36,7 +38,7 @@ from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_a
 from lssvwm.agents.running.best import best_round, keep
 from lssvwm.agents.running.checks import check_rows, check_stages, check_steps
 from lssvwm.agents.running.environment import Probe, probe
-from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run
+from lssvwm.agents.running.run import DEMONSTRATIONS, EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run, recorded_in
 from lssvwm.agents.running.settings import LoopSettings
 from lssvwm.agents.running.settings_file import to_json
 from lssvwm.envs.contexts import check_world, contexts_of
@@ -69,6 +71,7 @@ class Loop(Run):
         require("av", "video", "Videos in reports")
         require("matplotlib", "video", "Plots in reports")
         check_algorithm(settings)
+        self.demonstrator()
         if settings.dream_ratio is not None and settings.world_model is not None:
             raise InputError(
                 "--dream-ratio counts what the run records, which is nothing with --world-model: leave it out"
@@ -145,7 +148,8 @@ class Loop(Run):
         learns_world = self.settings.world_model is None and self.settings.place == "dream"
         kinds = (*(("collect", "world-model") if learns_world else ()), "policy", "evaluation")
         names = [f"{round_}-{kind}" for round_ in range(self.settings.rounds) for kind in kinds]
-        return [*names[: len(kinds) - 1], "random", *names[len(kinds) - 1 :]]
+        names.insert(len(kinds) - 1, "random")
+        return ["demonstrations", *names] if self.settings.demonstrator else names
 
     def stage(self, name: str, work: Callable[[], Figures]) -> Figures:
         """Said on the growing report, unless it is done."""
@@ -156,6 +160,8 @@ class Loop(Run):
     def round(self, round_: int) -> dict[str, Figures]:
         """One time through the loop."""
         figures = {}
+        if round_ == 0 and (demonstrator := self.demonstrator()) is not None:
+            figures["demonstrations"] = self.stage("demonstrations", lambda: self.demonstrate(demonstrator))
         if self.settings.world_model is None and self.settings.place == "dream":
             name = f"{round_}-collect"
             figures[name] = self.stage(name, lambda: self.collect(round_, self.collector(round_)))
@@ -191,6 +197,18 @@ class Loop(Run):
         if round_ == 0:
             return self.first_collector()
         return self.exploring(self.learned())
+
+    def demonstrator(self) -> Policy | None:
+        """Who plays what is cloned, where that is not what the world model learns from."""
+        s = self.settings
+        if s.demonstrator is None:
+            return None
+        return self.exploring(named_collector(s.demonstrator, s.env_config, "--demonstrator"))
+
+    def demonstrate(self, policy: Policy) -> Figures:
+        """Record what is cloned, on seeds after those of all rounds."""
+        s, store = self.settings, EpisodeStore(self.out / DEMONSTRATIONS, create=True)
+        return self.record(store, policy, s.demonstrations, s.seed * SEEDS_PER_RUN + s.rounds * s.collect_episodes)
 
     def algorithm(self) -> AbstractContextManager[Algorithm]:
         """What learns to act, as it stands."""
@@ -251,8 +269,7 @@ class Loop(Run):
         )
         EpisodeStore(self.out / "examples" / stage, create=True).append(judged.example)
         figures = judged.evaluation.to_dict()
-        recorded = EpisodeStore(self.own_episodes) if self.own_episodes.exists() else None
-        if (found := starts(s.eval_config, judged.evaluation.seeds, recorded)) is not None:
+        if (found := starts(s.eval_config, judged.evaluation.seeds, *recorded_in(self.out))) is not None:
             figures["starts"] = asdict(found)
         return figures
 
@@ -285,14 +302,14 @@ class Loop(Run):
             log_evaluation(writer, evaluation, steps, imagined=mean)
 
     def real_steps(self, round_: int) -> int:
-        """Steps of the real environment that the policy has learned from by the end of a round; 0 in a given world."""
+        """Steps of the real environment that the policy has learned from by the end of a round, as far as this run has
+        recorded them."""
         if self.settings.place == "real":
             return (round_ + 1) * self.settings.env_steps
-        if self.settings.world_model is not None:
-            return 0
-        stages = [
-            read_json(self.out / "stages" / f"{r}-collect.json", "the stages of a run") for r in range(round_ + 1)
-        ]
+        names = [] if self.settings.world_model is not None else [f"{r}-collect" for r in range(round_ + 1)]
+        if self.settings.demonstrator:
+            names.append("demonstrations")
+        stages = [read_json(self.out / "stages" / f"{name}.json", "the stages of a run") for name in names]
         # Earlier versions did not count the steps, nor cut episodes into pieces.
         return sum(int(figures.get("steps", figures["frames"] - figures["episodes"])) for figures in stages)
 

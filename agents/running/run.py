@@ -43,6 +43,9 @@ SEEDS_PER_RUN, RUNS = 1_000_000, 1000
 EVALUATION_SEEDS = SEEDS_PER_RUN * RUNS
 """Seeds from here on are for evaluation, those below for recording; a run's own seed moves both."""
 
+EPISODES, DEMONSTRATIONS = "episodes", "demonstrations"
+"""Folders of what a run records: what its world model learns from, and what is cloned alone."""
+
 CLOCKS = "clocks.json"
 LONG = 10
 """Episodes of more than so many clips are worth a word where no memory is carried."""
@@ -65,10 +68,10 @@ class Run:
     ) -> None:
         self.out, self.settings, self.progress = out, settings, progress
         self.tracking = Tracking(out, settings.log, lambda: to_json(settings))
-        self.own_episodes = out / "episodes"
+        self.own_episodes = out / EPISODES
         self.episodes = episodes or self.own_episodes
-        counted = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "later_world_steps")
-        for name in (*counted, "dreams", "rounds", "eval_episodes", "eval_envs"):
+        counted = ("collect_episodes", "collect_frames", "num_envs", "world_steps", "later_world_steps", "dreams")
+        for name in (*counted, "rounds", "demonstrations", "eval_episodes", "eval_envs"):
             count = getattr(settings, name, None)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}: use 1 or more")
@@ -210,15 +213,22 @@ class Run:
             round_of = [entry for entry in listed(store) if entry.seed in range(first, first + s.collect_episodes)]
             if any(entry.source is not None and entry.source["policy"] == plain for entry in round_of):
                 policy = policy.policy
+        return self.record(store, policy, s.collect_episodes, first, s.collect_frames)
+
+    def record(
+        self, store: EpisodeStore, policy: Policy, episodes: int, seed: int, max_frames: int | None = None
+    ) -> Figures:
+        """Let `policy` play episodes of the real environment, in the way of this run."""
+        s = self.settings
         summary = record(
             s.env_config,
             store,
             policy,
-            episodes=s.collect_episodes,
+            episodes=episodes,
             num_envs=s.num_envs,
             processes=s.processes,
-            seed=first,
-            max_frames=s.collect_frames,
+            seed=seed,
+            max_frames=max_frames,
             progress=self.progress,
         )
         figures = {name: value for name, value in asdict(summary).items() if name != "returns"}
@@ -246,7 +256,7 @@ class Run:
         world = {
             "env": None if s.env is None else s.env_config.to_dict(),
             "num_actions": config.num_actions,
-            "episodes": str(Path("..") / "episodes") if own else str(self.episodes.resolve()),
+            "episodes": str(Path("..") / EPISODES) if own else str(self.episodes.resolve()),
             "pose": list(store.pose),
             "fps": store.fps,
         }
@@ -325,6 +335,12 @@ class Learning(Run):
         return super().configure(world)
 
 
+def recorded_in(out: Path) -> tuple[EpisodeStore, ...]:
+    """What the run in folder `out` has recorded: episodes and demonstrations, those of them that there are."""
+    return tuple(EpisodeStore(out / name) for name in (EPISODES, DEMONSTRATIONS) if (out / name).exists())
+
+
 def recorded_by(settings: WorldSettings) -> int:
     """Seeds on which a run of these settings records, at most: those from `seed * SEEDS_PER_RUN` on."""
-    return int(getattr(settings, "rounds", 1)) * settings.collect_episodes
+    shown = int(getattr(settings, "demonstrations", 0)) if getattr(settings, "demonstrator", None) else 0
+    return int(getattr(settings, "rounds", 1)) * settings.collect_episodes + shown

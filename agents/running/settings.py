@@ -191,6 +191,12 @@ class LoopSettings(WorldSettings):
     """Share of those that begin where an episode does."""
     clone: bool = False
     """Let the dreamer's policy start from what was recorded, where rewards are too rare to be found by chance."""
+    demonstrator: str | None = None
+    """Policy that records what is cloned, and what the world model never learns from; named as by --collector. A policy
+    that knows more than the frames show walks to what nobody can see, and from such walks a world model learns that
+    what is done tells what is there (Ortega et al. 2021, "Shaking the foundations"). None: all episodes are cloned."""
+    demonstrations: int = 24
+    """Episodes of the demonstrator."""
     dreamer: DreamerOptions = field(default_factory=DreamerOptions)
     ppo: PPOOptions = field(default_factory=PPOOptions)
     sb3: SB3Options = field(default_factory=SB3Options)

@@ -1,0 +1,64 @@
+"""What is cloned may be recorded apart: the world model never learns from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lssvwm.agents.dreamer.cloning import Cloner
+from lssvwm.agents.running.loop import Loop
+from lssvwm.agents.running.run import recorded_by, recorded_in
+from lssvwm.envs.recording.provenance import listed
+from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.episodes import EpisodeStore
+from test_algorithms import SMALL
+
+SHOWN = replace(SMALL, extra_obs=True, demonstrator="oracle", demonstrations=3, explore=0.2)
+
+
+def seeds(folder: Path) -> set[int | None]:
+    return {entry.seed for entry in listed(EpisodeStore(folder))}
+
+
+@pytest.mark.parametrize("changes", [{"algo": "clone", "rounds": 2}, {"clone": True}])
+def test_the_world_model_learns_from_others_than_the_clone(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloned: list[Path] = []
+    prepare = Cloner.prepare
+
+    def noted(cloner: Cloner) -> None:
+        cloned.append(cloner.store.root)
+        prepare(cloner)
+
+    monkeypatch.setattr(Cloner, "prepare", noted)
+    settings = replace(SHOWN, **changes)
+    loop = Loop(tmp_path, settings, progress=False)
+    stages = loop.run()
+    assert list(stages) == loop.stage_names()
+    demonstrations = tmp_path / "demonstrations"
+    assert set(cloned) == {demonstrations}
+    assert len(EpisodeStore(demonstrations)) == stages["demonstrations"]["episodes"] == 3
+    recorded = settings.rounds * SMALL.collect_episodes
+    assert stages[f"{settings.rounds - 1}-world-model"]["episodes"] == recorded
+    assert seeds(tmp_path / "episodes") | seeds(demonstrations) == set(range(recorded_by(settings)))
+    assert {store.root.name for store in recorded_in(tmp_path)} == {"episodes", "demonstrations"}
+    stores = recorded_in(tmp_path)
+    assert loop.real_steps(settings.rounds - 1) == sum(store.frames - len(store) for store in stores)
+    given = Loop(tmp_path / "given", replace(settings, rounds=1, world_model=tmp_path / "world_model"), progress=False)
+    assert given.round(0)["demonstrations"]["steps"] == given.real_steps(0) > 0
+
+
+def test_who_demonstrates_is_checked_before_anything_is_written(tmp_path: Path) -> None:
+    for changes, message in (
+        ({}, r"--demonstrator oracle plays what is cloned: add --clone, or --algo clone"),
+        ({"clone": True, "extra_obs": False}, r"--demonstrator oracle plays .* add --extra-obs"),
+        ({"clone": True, "demonstrator": "nobody"}, "there is no policy 'nobody'"),
+        ({"clone": True, "demonstrations": 0}, "demonstrations is 0: use 1 or more"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Loop(tmp_path, replace(SHOWN, **changes), progress=False)
+    assert not any(tmp_path.iterdir())
