@@ -30,7 +30,7 @@ class Options(EnvOptions):
     seed: int = 0
     """First seed. Give other ones than a run that trains: run s records from s million on."""
     policy: str = "random"
-    """Who plays: random, scripted or oracle; or several by shares of the episodes: scripted:0.5,random:0.5."""
+    """Who plays: random, scripted, seeker or oracle; or several by shares of the episodes: scripted:0.5,random:0.5."""
     num_envs: int = 2
     """Environments played at once."""
     processes: bool = True

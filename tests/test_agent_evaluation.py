@@ -288,7 +288,10 @@ def test_methods_are_compared_without_playing(runs: Path, tmp_path: Path) -> Non
         ({"compare": ("a=absent",)}, "there is no run absent"),
         ({"compare": ("absent",)}, "'absent' names no method"),
         ({"policies": ("random",)}, "no environment is named: add --env ID"),
-        ({"policies": ("clever",), "env": ENV}, "there is no policy 'clever': choose one of random, scripted, oracle"),
+        (
+            {"policies": ("clever",), "env": ENV},
+            "there is no policy 'clever': choose one of random, scripted, seeker, oracle",
+        ),
         ({"policies": ("oracle",), "env": "MiniGrid-Empty-5x5-v0"}, "'oracle' plays the 6 actions of the Memory Maze"),
         ({"policies": ("random",), "env": "MiniGrid-MemoryS7-v9"}, "did you mean MiniGrid-MemoryS7-v0"),
         ({"episodes": 0}, "--episodes 0: give at least 1"),

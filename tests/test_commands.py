@@ -164,7 +164,7 @@ def test_record_keeps_what_a_policy_played(shell: Shell, tmp_path: Path) -> None
     assert said.errors == "error: --policy oracle plays MiniGrid-MemoryS7-v0 by more than its frames: add --extra-obs\n"
     said = shell(*asked, *small, "--policy", "clever")
     assert (said.status, len(said.errors.splitlines())) == (2, 1)
-    assert "there is no policy 'clever': choose one of random, scripted, oracle" in said.errors
+    assert "there is no policy 'clever': choose one of random, scripted, seeker, oracle" in said.errors
 
 
 def test_what_is_no_command(shell: Shell) -> None:

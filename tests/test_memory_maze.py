@@ -16,7 +16,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from lssvwm.agents.policies.baselines import MazeOracle
+from lssvwm.agents.policies.memory_maze import MazeOracle
 from lssvwm.envs.factory import EnvConfig, make_vec
 from lssvwm.envs.memory_maze.environment import MemoryMaze, choose_renderer
 from lssvwm.worldmodel.common.errors import InputError

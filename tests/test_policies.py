@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lssvwm.agents.policies.baselines import (
-    MazeOracle,
-    RandomPolicy,
-    ScriptedMazePolicy,
-    make_policy,
-    needs_map,
-    shortest_path,
-)
+from lssvwm.agents.policies.baselines import RandomPolicy, make_policy, needs_map
+from lssvwm.agents.policies.memory_maze import MazeOracle, ScriptedMazePolicy, shortest_path, wanted_ball
 from lssvwm.agents.policies.minetest import Chopper, Onlooker
 from lssvwm.envs.factory import EnvConfig, FrameVectorEnv, make_vec
 from lssvwm.envs.policy import IntArray, Policy
@@ -27,7 +21,7 @@ def actions_of(policy: Policy, rows: list[int], seeds: list[int]) -> IntArray:
     return np.stack([policy.act(frames[rows], {}) for frames in FRAMES])
 
 
-@pytest.mark.parametrize("name", ["random", "scripted"])
+@pytest.mark.parametrize("name", ["random", "scripted", "seeker"])
 def test_a_row_depends_on_its_seed_and_frames_alone(name: str) -> None:
     together = actions_of(make_policy(name, 6), [0, 1, 2], [7, 8, 7])
     alone = actions_of(make_policy(name, 6), [1], [8])
@@ -66,9 +60,9 @@ def test_shortest_path() -> None:
 
 
 def test_what_cannot_be_played_is_named() -> None:
-    with pytest.raises(InputError, match="no policy 'clever': choose one of random, scripted, oracle"):
+    with pytest.raises(InputError, match="no policy 'clever': choose one of random, scripted, seeker, oracle"):
         make_policy("clever", 6)
-    for name in ("scripted", "oracle"):
+    for name in ("scripted", "seeker", "oracle"):
         with pytest.raises(InputError, match=f"'{name}' plays the 6 actions of the Memory Maze.*has 3"):
             make_policy(name, 3)
     with pytest.raises(InputError, match=r"'agent_pos'.*extra_obs=True"):
@@ -109,3 +103,26 @@ def test_in_the_real_maze() -> None:
     assert oracle_reward >= 4
     assert oracle_reward > 2 * random_reward
     assert scripted_cells > 2 * random_cells
+
+
+def test_the_wanted_ball_is_seen_where_it_is() -> None:
+    envs, oracle = make_vec(EnvConfig("lssvwm/MemoryMaze-7x7-v0", extra_obs=True), 4), MazeOracle()
+    frames, info = envs.reset(seed=5)
+    oracle.reset(np.arange(4), np.arange(4))
+    near: list[tuple[float, float | None]] = []
+    behind: list[float | None] = []
+    for _ in range(100):
+        for row, frame in enumerate(frames):
+            way, (x, y) = info["target_pos"][row] - info["agent_pos"][row], info["agent_dir"][row]
+            angle, distance = np.arctan2(x * way[1] - y * way[0], way @ (x, y)), np.hypot(*way)
+            if abs(angle) < 0.5 and 0.5 < distance < 1.0:  # nothing fits between
+                near.append((angle, wanted_ball(frame)))
+            if abs(angle) > 2.0:
+                behind.append(wanted_ball(frame))
+        frames, _, _, _, info = envs.step(oracle.act(frames, info))
+    envs.close()
+    seen = np.array([(angle, aside) for angle, aside in near if aside is not None])
+    assert len(near) > 10 < len(behind)
+    assert len(seen) > 0.9 * len(near)
+    assert np.corrcoef(seen.T)[0, 1] < -0.9  # to the left is positive as an angle, negative in the frame
+    assert np.mean([aside is None for aside in behind]) > 0.7

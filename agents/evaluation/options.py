@@ -21,7 +21,7 @@ class Options:
     out: Path = Path("evaluation")
     """Folder for results.json, report.md, plots, and a folder for each policy with its episodes and videos."""
     policies: tuple[str, ...] = ()
-    """Policies that learn nothing, played beside: random, scripted, oracle. Random and oracle are anchors as well."""
+    """Policies that learn nothing, played beside: random, scripted, seeker, oracle. Random and oracle are anchors."""
     compare: tuple[str, ...] = ()
     """NAME=RUN,RUN,... for each method: plots what the evaluations during training were, over real steps and
     wall-clock, with bands over the runs. Nothing is played for this."""

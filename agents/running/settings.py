@@ -129,8 +129,8 @@ class WorldSettings(EnvOptions):
     the model finds out from them what actions do, and works out its own pose. Without it is told the pose with every
     frame: such a model continues recorded videos, for judging its memory; it is no environment."""
     collector: str = "random"
-    """Policy that records the first episodes: random, scripted or oracle; or several, each for a share of the
-    episodes, so that the world is seen to go well and not: oracle:0.5,random:0.5."""
+    """Policy that records the first episodes: random, scripted, seeker (Memory Maze) or oracle; or several, each for a
+    share of the episodes, so that the world is seen to go well and not: seeker:0.5,random:0.5."""
     explore: float = 0.0
     """Share of random actions while recording, whoever records."""
     collect_episodes: int = 100
