@@ -125,11 +125,14 @@ def test_the_dreamer_starts_from_what_was_recorded(learned: Path, tmp_path: Path
     for clone in (False, True):
         out = tmp_path / str(clone)
         shutil.copytree(learned, out)
-        loop = Loop(out, replace(SMALL, clone=clone), progress=False)
+        loop = Loop(out, replace(SMALL, clone=clone, cloning=CloningOptions(steps=20, batch=16)), progress=False)
+        loop.learn_policy(0)
         with loop.algorithm() as dreamer:
             policies.append(dreamer.policy().agent.state_dict())
         assert (out / "policy" / "cloning.pt").exists() == clone
+        assert (out / "tensorboard" / "cloning").exists() == clone
     assert any(not np.array_equal(policies[0][name], policies[1][name]) for name in policies[0])
+    assert "cloning/actor" in read_curves(out / "tensorboard" / "cloning")
 
 
 def test_ratios_follow_what_was_recorded(learned: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from lssvwm.envs.policy import Policy
 from lssvwm.worldmodel.checkpoint import Checkpoint
 from lssvwm.worldmodel.common.errors import InputError, require
 from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.model import WorldModel
 from lssvwm.worldmodel.told import ToldPart
 
 IN_ENVIRONMENTS: tuple[Algo, ...] = ("ppo", *get_args(Name))
@@ -69,7 +70,6 @@ def algorithm(
     *,
     checkpoint: Checkpoint | None,
     contexts: EpisodeStore | None,
-    progress: bool = True,
 ) -> Iterator[Algorithm]:
     """The algorithm that `settings` name, with its state in `out`; what it learns in is closed afterwards.
 
@@ -79,7 +79,7 @@ def algorithm(
     s = settings
     if checkpoint is not None and s.algo not in IN_ENVIRONMENTS:
         assert contexts is not None
-        yield _in_the_model(s, out, checkpoint, contexts, progress)
+        yield _in_the_model(s, out, checkpoint, contexts)
         return
     envs = _environments(s, checkpoint, contexts)
     try:
@@ -107,13 +107,11 @@ def learned(
     if settings.algo == "ppo":
         net = load_net(out / PPO.FILE, "cpu" if checkpoint is None else checkpoint.model.device)
         return RecurrentPolicy(net, greedy=greedy)
-    with algorithm(settings, out, checkpoint=checkpoint, contexts=contexts, progress=False) as found:
+    with algorithm(settings, out, checkpoint=checkpoint, contexts=contexts) as found:
         return found.policy(greedy=greedy)
 
 
-def _in_the_model(
-    s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore, progress: bool
-) -> Algorithm:
+def _in_the_model(s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore) -> Algorithm:
     model = checkpoint.model
     if s.algo in ALGORITHMS:
         added: Algorithm = ALGORITHMS[s.algo](s, out, checkpoint, contexts)
@@ -121,20 +119,16 @@ def _in_the_model(
     if s.algo == "plan":
         return Planner(model, s.planning)
     if s.algo == "clone":
-        return _cloner(s, out, checkpoint, contexts)
-    dreamer = Dreamer(model, contexts, DreamerConfig(**{**asdict(s.dreamer), "seed": s.seed}), out)
-    if s.clone and dreamer.step == 0:
-        cloner = _cloner(s, out, checkpoint, contexts)
-        cloner.train(s.cloning.steps, progress=progress)
-        dreamer.start_from(cloner.chosen)
-    return dreamer
+        return cloner_of(s, out, model, contexts)
+    return Dreamer(model, contexts, DreamerConfig(**{**asdict(s.dreamer), "seed": s.seed}), out)
 
 
-def _cloner(s: LoopSettings, out: Path, checkpoint: Checkpoint, contexts: EpisodeStore) -> Cloner:
+def cloner_of(s: LoopSettings, out: Path, model: WorldModel, contexts: EpisodeStore) -> Cloner:
+    """What clones the run's demonstrations, or `contexts` where it has none, as `model` sees them."""
     derived = {"seed": s.seed, "hidden": s.dreamer.hidden, "layers": s.dreamer.layers}
     if s.demonstrator is not None:
-        contexts = EpisodeStore(out.parent / DEMONSTRATIONS, told=checkpoint.model.config.told)
-    return Cloner(checkpoint.model, contexts, CloningConfig(**{**asdict(s.cloning), **derived}), out)
+        contexts = EpisodeStore(out.parent / DEMONSTRATIONS, told=model.config.told)
+    return Cloner(model, contexts, CloningConfig(**{**asdict(s.cloning), **derived}), out)
 
 
 def until(settings: LoopSettings, round_: int, frames: int) -> int:

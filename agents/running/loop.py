@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from lssvwm.agents.algorithm import Algorithm
+from lssvwm.agents.dreamer.dreamer import Dreamer
 from lssvwm.agents.evaluation import Evaluation, dreamt_returns, evaluate, imagined_returns, rows_for
 from lssvwm.agents.evaluation.files import EVALUATIONS, append_evaluation, log_evaluation
 from lssvwm.agents.evaluation.starts import starts
@@ -34,7 +35,7 @@ from lssvwm.agents.policies.mixture import named_collector
 from lssvwm.agents.policies.world_model import WorldModelPolicy
 from lssvwm.agents.report.growing import Growing, Subject
 from lssvwm.agents.report.run import report_run
-from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_algorithm, learned, until
+from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_algorithm, cloner_of, learned, until
 from lssvwm.agents.running.best import best_round, keep
 from lssvwm.agents.running.checks import check_rows, check_stages, check_steps
 from lssvwm.agents.running.environment import Probe, probe
@@ -213,8 +214,7 @@ class Loop(Run):
     def algorithm(self) -> AbstractContextManager[Algorithm]:
         """What learns to act, as it stands."""
         checkpoint, contexts = self.where()
-        out = self.out / "policy"
-        return algorithm(self.settings, out, checkpoint=checkpoint, contexts=contexts, progress=self.progress)
+        return algorithm(self.settings, self.out / "policy", checkpoint=checkpoint, contexts=contexts)
 
     def learned(self) -> Policy:
         """The policy as it stands."""
@@ -245,13 +245,25 @@ class Loop(Run):
         frames = EpisodeStore(self.own_episodes).frames if s.dream_ratio is not None else 0
         goal = until(s, round_, frames)
         figures: Figures = {"until": goal}
-        with self.algorithm() as learner, self.tracking.part("policy", learner.logged) as learner.writer:
-            figures |= learner.train(goal, progress=self.progress)
+        with self.algorithm() as learner:
+            if s.clone and isinstance(learner, Dreamer) and learner.step == 0:
+                self.clone(learner)
+            with self.tracking.part("policy", learner.logged) as learner.writer:
+                figures |= learner.train(goal, progress=self.progress)
         if s.algo == "dreamer":
             figures |= {"batches": goal, "imagined_frames": goal * s.dreamer.rows * s.dreamer.horizon}
         elif s.algo in IN_ENVIRONMENTS:
             figures |= {"imagined_frames" if s.place == "dream" else "real_steps": (round_ + 1) * s.env_steps}
         return figures
+
+    def clone(self, dreamer: Dreamer) -> None:
+        """Let `dreamer` begin with what is cloned."""
+        episodes = dreamer.contexts.source
+        assert isinstance(episodes, EpisodeStore)
+        cloner = cloner_of(self.settings, self.out / "policy", dreamer.model, episodes)
+        with self.tracking.part("cloning", cloner.logged) as cloner.writer:
+            cloner.train(self.settings.cloning.steps, progress=self.progress)
+        dreamer.start_from(cloner.chosen)
 
     def judge(self, stage: str, name: str, policy: Policy) -> Figures:
         """Play real episodes on the evaluation seeds, and keep one of them to look at."""
