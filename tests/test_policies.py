@@ -124,5 +124,6 @@ def test_the_wanted_ball_is_seen_where_it_is() -> None:
     seen = np.array([(angle, aside) for angle, aside in near if aside is not None])
     assert len(near) > 10 < len(behind)
     assert len(seen) > 0.9 * len(near)
-    assert np.corrcoef(seen.T)[0, 1] < -0.9  # to the left is positive as an angle, negative in the frame
-    assert np.mean([aside is None for aside in behind]) > 0.7
+    # To the left is positive as an angle and negative in the frame; corners hide parts of some balls.
+    assert np.mean(np.abs(seen[:, 1] + 1.5 * seen[:, 0]) < 0.2) > 0.75
+    assert np.mean([aside is None for aside in behind]) > 0.9
