@@ -10,7 +10,7 @@ import pytest
 
 from lssvwm.agents.dreamer.cloning import Cloner
 from lssvwm.agents.running.loop import Loop
-from lssvwm.agents.running.run import recorded_by, recorded_in
+from lssvwm.agents.running.run import SEEDS_PER_RUN, recorded_in, seeds_of
 from lssvwm.envs.recording.provenance import listed
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import EpisodeStore
@@ -44,12 +44,30 @@ def test_the_world_model_learns_from_others_than_the_clone(
     assert len(EpisodeStore(demonstrations)) == stages["demonstrations"]["episodes"] == 3
     recorded = settings.rounds * SMALL.collect_episodes
     assert stages[f"{settings.rounds - 1}-world-model"]["episodes"] == recorded
-    assert seeds(tmp_path / "episodes") | seeds(demonstrations) == set(range(recorded_by(settings)))
+    assert [seeds(tmp_path / "episodes"), seeds(demonstrations)] == [set(each) for each in seeds_of(settings)]
+    grown = seeds_of(replace(settings, rounds=100))
+    assert grown[1] == seeds_of(settings)[1] == range(SEEDS_PER_RUN - 3, SEEDS_PER_RUN)
+    assert grown[0].stop <= grown[1].start
     assert {store.root.name for store in recorded_in(tmp_path)} == {"episodes", "demonstrations"}
     stores = recorded_in(tmp_path)
     assert loop.real_steps(settings.rounds - 1) == sum(store.frames - len(store) for store in stores)
     given = Loop(tmp_path / "given", replace(settings, rounds=1, world_model=tmp_path / "world_model"), progress=False)
     assert given.round(0)["demonstrations"]["steps"] == given.real_steps(0) > 0
+
+
+def test_an_interrupted_demonstration_goes_on(tmp_path: Path) -> None:
+    whole, parts = (Loop(tmp_path / name, replace(SHOWN, clone=True), progress=False) for name in ("whole", "parts"))
+    policies = whole.demonstrator(), parts.demonstrator()
+    assert policies[0] is not None
+    assert policies[1] is not None
+    whole.demonstrate(policies[0])
+    store = EpisodeStore(tmp_path / "parts" / "demonstrations", create=True)
+    parts.record(store, policies[1], 1, SEEDS_PER_RUN - 3)
+    assert parts.demonstrate(policies[1])["skipped"] == 1
+    first, second = (EpisodeStore(tmp_path / name / "demonstrations") for name in ("whole", "parts"))
+    totals = [sorted(float(s.read(name).reward.sum()) for name in s.names) for s in (first, second)]
+    assert totals[0] == totals[1]
+    assert len(totals[0]) == 3
 
 
 def test_who_demonstrates_is_checked_before_anything_is_written(tmp_path: Path) -> None:

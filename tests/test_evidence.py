@@ -79,6 +79,11 @@ def test_commands_exist_hold_out_and_give_controls_as_many_real_steps(name: str,
     for options in told.values():
         if options.place == "real":
             assert options.env_steps * options.rounds == (dreams.collect_frames or of_episodes) * dreams.rounds
+        if options.demonstrator:
+            cloned = options.demonstrations * (options.cloning.best or 1.0)
+            assert int(options.cloning.held_out * cloned) >= 1, "nothing says when the clone knows them by heart"
+            cloning = options.cloning.steps * (options.rounds if options.algo == "clone" else 1)
+            assert cloning == told["clone"].cloning.steps * told["clone"].rounds
     quick = parse(LoopOptions, learning(claim, claim.methods[0], 0, replace(plan, quick=True))[1:])
     assert (quick.eval_episodes, quick.rounds, quick.world_steps) == (2, 1, 3)
     module, called, *rest = judging(claim, plan)

@@ -126,7 +126,7 @@ def test_evaluations_tell_whether_starts_were_recorded(tmp_path: Path) -> None:
     assert 0.5 < found.recorded < 1
     assert str(Starts(16, 0.75)) == "16 distinct starts, 75% of the episodes begin as a recorded one did"
     assert starts(config, seeds) == Starts(16, None)
-    assert starts(EnvConfig("CartPole-v1"), seeds, None) is None
+    assert starts(EnvConfig("CartPole-v1"), seeds) is None
 
 
 def test_starts_that_are_known_are_not_played_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

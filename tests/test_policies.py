@@ -9,7 +9,7 @@ from lssvwm.agents.policies.baselines import RandomPolicy, make_policy, needs_ma
 from lssvwm.agents.policies.memory_maze import MazeOracle, ScriptedMazePolicy, shortest_path, wanted_ball
 from lssvwm.agents.policies.minetest import Chopper, Onlooker
 from lssvwm.envs.factory import EnvConfig, FrameVectorEnv, make_vec
-from lssvwm.envs.policy import IntArray, Policy
+from lssvwm.envs.policy import IntArray, Policy, Remembering
 from lssvwm.worldmodel.common.errors import InputError
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (40, 3, 64, 64, 3), np.uint8)
@@ -30,6 +30,23 @@ def test_a_row_depends_on_its_seed_and_frames_alone(name: str) -> None:
     np.testing.assert_array_equal(together[:, [2, 1]], swapped)
     assert (together[:, 0] != together[:, 1]).any()
     assert together.dtype == np.int64
+
+
+def test_the_seeker_turns_off_what_holds_it_and_nothing_else() -> None:
+    frame = np.full((1, 64, 64, 3), 90, np.uint8)  # no sky: a wall is ahead; the border has no hue that a ball has not
+    frame[:, 4:8] = 73, 110, 146
+    frame[:, :2, :] = 200, 0, 0
+    frame[:, 40:44, 31:33] = 200, 0, 0
+    for done, held in ((1, True), (0, False)):
+        policy = make_policy("seeker", 6)
+        policy.reset(np.arange(1), np.array([3]))
+        assert policy.act(frame, {}) == [1], "it goes to the ball ahead"
+        assert isinstance(policy, Remembering)
+        policy.took(np.array([done]))
+        assert (policy.act(frame, {}) != [1]) == held
+    frame[:, 40:44, 31:33], frame[:, 40:44, 6:8] = 90, (200, 0, 0)
+    policy.reset(np.arange(1), np.array([3]))
+    assert policy.act(frame, {}) == [2], "to the left"
 
 
 def test_reset_of_a_row_leaves_the_others_alone() -> None:

@@ -20,7 +20,7 @@ from lssvwm.agents.evaluation.options import Options
 from lssvwm.agents.evaluation.real import rows_for
 from lssvwm.agents.evaluation.runs import TrainedRun, alike, evaluations_of, names_of, open_run
 from lssvwm.agents.evaluation.starts import Starts, starts
-from lssvwm.agents.running.run import EVALUATION_SEEDS, SEEDS_PER_RUN, recorded_by
+from lssvwm.agents.running.run import EVALUATION_SEEDS, seeds_of
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.worldmodel.checkpoint import device_of
 from lssvwm.worldmodel.common.atomic import write_json
@@ -250,8 +250,8 @@ def _checked(config: EnvConfig | None) -> EnvConfig:
 def _check_seeds(options: Options, groups: Sequence[Group]) -> None:
     """Raise InputError for seeds on which one of the runs may have recorded what it learned from."""
     for run in (each.run for group in groups for each in group.contestants if each.run is not None):
-        first = run.settings.seed * SEEDS_PER_RUN
-        if options.seed < first + recorded_by(run.settings) and first < options.seed + options.episodes:
+        recorded = (seeds for seeds in seeds_of(run.settings) if seeds)
+        if any(options.seed < seeds.stop and seeds.start < options.seed + options.episodes for seeds in recorded):
             raise InputError(
                 f"--seed {options.seed}: {run.folder} learned from such seeds, use {EVALUATION_SEEDS} or more"
             )

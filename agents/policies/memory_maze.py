@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lssvwm.envs.policy import FrameArray, IntArray
+from lssvwm.envs.policy import Actions, FrameArray, IntArray
 from lssvwm.worldmodel.common.errors import InputError
 
 _FORWARD, _LEFT, _RIGHT, _FORWARD_LEFT, _FORWARD_RIGHT = 1, 2, 3, 4, 5
@@ -65,22 +65,37 @@ class SeekingMazePolicy(ScriptedMazePolicy):
     def __init__(self, num_actions: int = _MAZE_ACTIONS) -> None:
         super().__init__(num_actions)
         self._last: dict[int, FrameArray | None] = {}
+        self._freeing: dict[int, int] = {}
+        self._done: Actions = np.zeros(0, np.int64)
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         """Start new episodes in `rows` from `seeds`."""
         super().reset(rows, seeds)
         self._last |= dict.fromkeys(rows.tolist())
+        self._freeing |= dict.fromkeys(rows.tolist(), 0)
+
+    def act(self, frames: FrameArray, info: Mapping[str, Any]) -> IntArray:
+        """The next action of each of the N rows."""
+        chosen = super().act(frames, info)
+        self._done = chosen
+        return chosen
+
+    def took(self, actions: Actions) -> None:
+        """Actions (N,) were done, instead of those that it chose last."""
+        self._done = actions
 
     def _next(self, row: int, frame: FrameArray) -> int:
         last, self._last[row] = self._last[row], frame.copy()
-        turn, steps = self._turns[row]
-        if steps == 0 and last is not None and np.abs(frame - last.astype(np.float64)).mean() < _HELD:
-            random = self._randoms[row]  # a corner holds it on the straight way
-            turn, steps = int(random.choice([_LEFT, _RIGHT])), int(random.integers(3, 8))
-            self._turns[row] = (turn, steps)
-        aside = None if steps else wanted_ball(frame)
+        walked = last is not None and self._done[row] == _FORWARD
+        if last is not None and walked and np.abs(frame - last.astype(np.float64)).mean() < _HELD:
+            # A corner holds it on the straight way.
+            self._freeing[row] = steps = int(self._randoms[row].integers(3, 8))
+            self._turns[row] = (int(self._randoms[row].choice([_LEFT, _RIGHT])), steps)
+        aside = None if self._freeing[row] else wanted_ball(frame)
+        self._freeing[row] = max(self._freeing[row] - 1, 0)
         if aside is None:
             return super()._next(row, frame)
+        self._turns[row] = (_LEFT, 0)
         if abs(aside) < 0.2:
             return _FORWARD
         if abs(aside) < 0.6:

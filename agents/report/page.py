@@ -21,7 +21,7 @@ from lssvwm.worldmodel.reporting.statistics import Interval
 from lssvwm.worldmodel.reporting.tables import number, span
 
 PAGE, RESULTS = "index.html", "results.json"
-GROUPS = ("world_model", "policy", "evaluation")
+GROUPS = ("world_model", "cloning", "policy", "evaluation")
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _summary(
         if gap := stage.get("imagined_minus_real"):
             shown_gap = f"{gap['mean']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})"
             figures.append((f"Imagined minus real, round {round_of(name)}", shown_gap))
-    collected = [f for name, f in stages.items() if name.endswith("-collect")]
+    collected = [f for name, f in stages.items() if name.endswith("-collect") or name == "demonstrations"]
     if collected:
         figures.append(("Real frames recorded", f"{sum(f['frames'] for f in collected):,}"))
     policies = [f for name, f in stages.items() if name.endswith("-policy")]

@@ -26,7 +26,7 @@ from lssvwm.worldmodel.training import MAY_CHANGE, check_same
 from lssvwm.worldmodel.worlds import resolve
 
 INTERRUPTED = "interrupted; everything so far is saved: add --resume to continue"
-WORK = ("episodes", "world_model", "policy", "stages")
+WORK = ("episodes", "demonstrations", "world_model", "policy", "stages")
 """What a run leaves in its folder as soon as some of its work is done."""
 SETTINGS, COMMANDS = "settings.json", "commands.txt"
 

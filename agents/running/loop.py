@@ -39,7 +39,15 @@ from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_a
 from lssvwm.agents.running.best import best_round, keep
 from lssvwm.agents.running.checks import check_rows, check_stages, check_steps
 from lssvwm.agents.running.environment import Probe, probe
-from lssvwm.agents.running.run import DEMONSTRATIONS, EVALUATION_SEEDS, SEEDS_PER_RUN, Figures, Run, recorded_in
+from lssvwm.agents.running.run import (
+    DEMONSTRATIONS,
+    EVALUATION_SEEDS,
+    SEEDS_PER_RUN,
+    Figures,
+    Run,
+    recorded_in,
+    seeds_of,
+)
 from lssvwm.agents.running.settings import LoopSettings
 from lssvwm.agents.running.settings_file import to_json
 from lssvwm.envs.contexts import check_world, contexts_of
@@ -207,9 +215,9 @@ class Loop(Run):
         return self.exploring(named_collector(s.demonstrator, s.env_config, "--demonstrator"))
 
     def demonstrate(self, policy: Policy) -> Figures:
-        """Record what is cloned, on seeds after those of all rounds."""
-        s, store = self.settings, EpisodeStore(self.out / DEMONSTRATIONS, create=True)
-        return self.record(store, policy, s.demonstrations, s.seed * SEEDS_PER_RUN + s.rounds * s.collect_episodes)
+        """Record what is cloned."""
+        store, seeds = EpisodeStore(self.out / DEMONSTRATIONS, create=True), seeds_of(self.settings)[1]
+        return self.record(store, policy, len(seeds), seeds.start)
 
     def algorithm(self) -> AbstractContextManager[Algorithm]:
         """What learns to act, as it stands."""

@@ -84,7 +84,10 @@ class Run:
             )
         if not 0 <= settings.seed < RUNS:
             raise InputError(f"--seed {settings.seed}: use 0 to {RUNS - 1}, others would meet the seeds of evaluation")
-        counts = {"collect_episodes": recorded_by(settings), "eval_episodes": getattr(settings, "eval_episodes", 0)}
+        counts = {
+            "collect_episodes": sum(map(len, seeds_of(settings))),
+            "eval_episodes": getattr(settings, "eval_episodes", 0),
+        }
         for name, count in counts.items():
             if count > SEEDS_PER_RUN:
                 raise InputError(f"{name}: {count} are more than the {SEEDS_PER_RUN} seeds of a run, use fewer")
@@ -340,7 +343,12 @@ def recorded_in(out: Path) -> tuple[EpisodeStore, ...]:
     return tuple(EpisodeStore(out / name) for name in (EPISODES, DEMONSTRATIONS) if (out / name).exists())
 
 
-def recorded_by(settings: WorldSettings) -> int:
-    """Seeds on which a run of these settings records, at most: those from `seed * SEEDS_PER_RUN` on."""
+def seeds_of(settings: WorldSettings) -> tuple[range, range]:
+    """Seeds on which a run of these settings records, at most: its episodes, and its demonstrations.
+
+    These have the last of the run's own, wherever its rounds, which may grow, end.
+    """
+    first, last = settings.seed * SEEDS_PER_RUN, (settings.seed + 1) * SEEDS_PER_RUN
     shown = int(getattr(settings, "demonstrations", 0)) if getattr(settings, "demonstrator", None) else 0
-    return int(getattr(settings, "rounds", 1)) * settings.collect_episodes + shown
+    rounds = int(getattr(settings, "rounds", 1))
+    return range(first, first + rounds * settings.collect_episodes), range(last - shown, last)

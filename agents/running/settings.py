@@ -194,7 +194,8 @@ class LoopSettings(WorldSettings):
     demonstrator: str | None = None
     """Policy that records what is cloned, and what the world model never learns from; named as by --collector. A policy
     that knows more than the frames show walks to what nobody can see, and from such walks a world model learns that
-    what is done tells what is there (Ortega et al. 2021, "Shaking the foundations"). None: all episodes are cloned."""
+    what is done tells what is there (Ortega et al. 2021, "Shaking the foundations"). None: those are cloned
+    that the world model learns from."""
     demonstrations: int = 24
     """Episodes of the demonstrator."""
     dreamer: DreamerOptions = field(default_factory=DreamerOptions)

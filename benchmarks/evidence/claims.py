@@ -103,9 +103,10 @@ _HELD = "--clone --dreamer.clone-kl 0.3 --dreamer.lr 1e-4 --dreamer.entropy 0.00
 def _far(name: str, world: str, options: str, sizes: str, env_steps: int, minutes: int, minetest: bool) -> Claim:
     """A world in which cloning an oracle is where dreams begin."""
     # Of the Memory Maze's oracle, who knows more than the frames, a world model would learn that what is done tells
-    # what is there: it paid a clone 2.8 times what was earned, without the oracle's episodes 0.8 times: docs/memory.md.
-    player, oracle = ("scripted", "") if minetest else ("seeker", "--demonstrator oracle --demonstrations 16 ")
-    cloned = f"{oracle}--cloning.best 0.5"
+    # what is there: it dreamt 2.8 times the reward that a clone had earned, without the oracle's episodes 0.8 times:
+    # docs/memory.md.
+    player = "scripted" if minetest else "seeker"
+    cloned = "--cloning.best 0.5" if minetest else "--demonstrator oracle --demonstrations 20"
     rows = 2 if minetest else 8  # each has an engine of its own
     return Claim(
         name,
@@ -115,7 +116,7 @@ def _far(name: str, world: str, options: str, sizes: str, env_steps: int, minute
             Method("dreams", "in dreams alone", "--rounds 2"),
             # In its second round the clone itself is recorded.
             Method("clone", "cloned", f"--algo clone --rounds 2 {cloned}"),
-            Method("clone-dreams", "cloned, then dreams", f"{_HELD} {cloned}", world="clone"),
+            Method("clone-dreams", "cloned, then dreams", f"{_HELD} {cloned} --cloning.steps 1000", world="clone"),
             Method(
                 "ppo",
                 "recurrent PPO (ours), real",
