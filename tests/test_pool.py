@@ -299,7 +299,9 @@ def test_a_stage_without_an_ended_episode_is_kept(tmp_path: Path, monkeypatch: p
     figures = run.stage("0-collect", lambda: run.collect(0, Uniform(5)))
     assert (figures["mean_return"], figures["episodes"]) == (None, 0)
     assert run.figures("0-collect") == figures
-    here: Any = SimpleNamespace(out=tmp_path, settings=SimpleNamespace(place="dream", world_model=None))
+    here: Any = SimpleNamespace(
+        out=tmp_path, settings=SimpleNamespace(place="dream", world_model=None, demonstrator=None)
+    )
     assert figures["steps"] == Loop.real_steps(here, 0) == figures["frames"] - len(EpisodeStore(run.own_episodes))
 
 

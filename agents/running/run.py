@@ -235,9 +235,7 @@ class Run:
             progress=self.progress,
         )
         figures = {name: value for name, value in asdict(summary).items() if name != "returns"}
-        if not summary.returns:  # JSON knows no nan
-            figures["mean_return"] = None
-        return figures
+        return figures if summary.returns else {**figures, "mean_return": None}  # JSON knows no nan
 
     def first_collector(self) -> Policy:
         """The policy that records before anything is learned."""
@@ -344,11 +342,8 @@ def recorded_in(out: Path) -> tuple[EpisodeStore, ...]:
 
 
 def seeds_of(settings: WorldSettings) -> tuple[range, range]:
-    """Seeds on which a run of these settings records, at most: its episodes, and its demonstrations.
-
-    These have the last of the run's own, wherever its rounds, which may grow, end.
-    """
+    """Seeds of a run's episodes, at most, and of its demonstrations: the last of its own, as rounds may grow."""
     first, last = settings.seed * SEEDS_PER_RUN, (settings.seed + 1) * SEEDS_PER_RUN
     shown = int(getattr(settings, "demonstrations", 0)) if getattr(settings, "demonstrator", None) else 0
-    rounds = int(getattr(settings, "rounds", 1))
-    return range(first, first + rounds * settings.collect_episodes), range(last - shown, last)
+    episodes = int(getattr(settings, "rounds", 1)) * settings.collect_episodes
+    return range(first, first + episodes), range(last - shown, last)
