@@ -96,11 +96,7 @@ class SeekingMazePolicy(ScriptedMazePolicy):
         if aside is None:
             return super()._next(row, frame)
         self._turns[row] = (_LEFT, 0)
-        if abs(aside) < 0.2:
-            return _FORWARD
-        if abs(aside) < 0.6:
-            return _FORWARD_LEFT if aside < 0 else _FORWARD_RIGHT
-        return _LEFT if aside < 0 else _RIGHT
+        return _steered(-aside, 0.6)
 
 
 class MazeOracle:
@@ -176,11 +172,16 @@ def _walk(
     wanted = (ahead[0] if ahead else target) - position
     cross = direction[0] * wanted[1] - direction[1] * wanted[0]
     angle = float(np.arctan2(cross, direction @ wanted))  # to the left is positive
-    if abs(angle) < 0.2:
+    return _steered(angle, 0.9)
+
+
+def _steered(left: float, walking: float) -> int:
+    """The action towards what lies so far to the left; up to `walking` it walks on while it turns."""
+    if abs(left) < 0.2:
         return _FORWARD
-    if abs(angle) < 0.9:
-        return _FORWARD_LEFT if angle > 0 else _FORWARD_RIGHT
-    return _LEFT if angle > 0 else _RIGHT
+    if abs(left) < walking:
+        return _FORWARD_LEFT if left > 0 else _FORWARD_RIGHT
+    return _LEFT if left > 0 else _RIGHT
 
 
 def shortest_path(layout: NDArray[np.uint8], start: tuple[int, int], goal: tuple[int, int]) -> list[tuple[int, int]]:
