@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
 
+# On shared cores threads that spin while they wait lose two to four times: python -m benchmarks.threads.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 # What depends on Gymnasium is tested twice: with the version of constraints.txt and with this older one (RLlib's).
 OLDER := 1.2.2
 OLDER_GYMNASIUM := $(CURDIR)/$(VENV)/gymnasium-$(OLDER)
@@ -49,20 +52,20 @@ minerl: $(MINERL)  ## the unmodified client of MineRL 0.4.4 in .venv-minerl; wit
 	PYTHON=$(PYTHON) MINERL_JAVA=$(if $(findstring java,$@),1) .ci/minerl-venv $(@D)
 	touch $@
 
-# One thread: on a busy machine several wait for each other; on one that is quiet DEMO_THREADS=2 takes less time.
+# On a machine that does nothing else, DEMO_THREADS=2 OMP_WAIT_POLICY=ACTIVE takes less time: docs/training.md.
 DEMO_THREADS ?= 1
 demo: setup  ## learn a real MiniGrid world and act in it, with a report: runs/demo/report/index.html
-	OMP_NUM_THREADS=$(DEMO_THREADS) GOMP_SPINCOUNT=20000 $(BIN)/python train_agent.py --preset demo --out runs/demo
+	OMP_NUM_THREADS=$(DEMO_THREADS) $(BIN)/python train_agent.py --preset demo --out runs/demo
 
 # Files of tests are shared out to so many processes, of one thread each.
 TEST_PROCESSES ?= 2
 test: setup kernels system browser minecraft minerl lint types  ## lint, types and all tests that take seconds
-	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu"
 	$(MAKE) test-gymnasium
 
 test-gymnasium: setup system $(OLDER_GYMNASIUM)  ## the tests of environments, with an older Gymnasium
 	PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -c 'import gymnasium; assert gymnasium.__version__ == "$(OLDER)"'
-	GOMP_SPINCOUNT=20000 PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu" $(OLDER_TESTS)
+	PYTHONPATH=$(OLDER_GYMNASIUM) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu" $(OLDER_TESTS)
 
 $(OLDER_GYMNASIUM): $(STAMP)
 	$(BIN)/pip install --no-deps --upgrade --target $@ gymnasium==$(OLDER)
@@ -72,7 +75,7 @@ fuzz: setup  ## 10,000 files, episodes, actions and options: each is refused in 
 	FUZZ=435 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_options.py --timeout 1800
 
 test-slow: setup kernels system minecraft minerl  ## the tests that take minutes
-	GOMP_SPINCOUNT=20000 $(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow
 
 # RLlib and Tianshou pin packages that the rest needs newer, and so do Trackio and MLflow: each of the first two, and
 # the loggers together, have an environment of their own, .venv-NAME.
@@ -103,10 +106,10 @@ types: setup  ## mypy in strict mode on the three packages
 	$(BIN)/mypy
 
 results: setup  ## the paper's comparison: docs/results.md, an hour on 2 cores
-	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.comparison
+	$(BIN)/python -m benchmarks.comparison
 
 results-minetest: setup minecraft  ## does it remember a voxel world: docs/results.md, two hours on 2 cores
-	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.minetest_memory
+	$(BIN)/python -m benchmarks.minetest_memory
 
 memory: setup  ## does the memory solve it, does the dream pay: docs/memory.md, hours on 2 cores
 	$(BIN)/python -m benchmarks.memory
@@ -115,7 +118,7 @@ memory: setup  ## does the memory solve it, does the dream pay: docs/memory.md, 
 CLAIM ?=
 JOBS ?= 1
 evidence: setup system $(if $(CLAIM),,minecraft)  ## the runs behind every claim: docs/evidence.md, some 90 CPU hours; CLAIM=minigrid-s7: 4
-	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.evidence $(CLAIM) --jobs $(JOBS)
+	$(BIN)/python -m benchmarks.evidence $(CLAIM) --jobs $(JOBS)
 
 docs: setup  ## build the documentation site without a warning: docs/_build/index.html
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+from lssvwm.worldmodel.common.command_line import RESUMABLE as INTERRUPTED
 from lssvwm.worldmodel.common.command_line import run_main
 
 # All else is imported below: processes of environments read this file again, and need nothing of it.
@@ -35,6 +36,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from lssvwm.agents.running.cli import INTERRUPTED
-
     run_main(main, INTERRUPTED)

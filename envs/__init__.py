@@ -66,7 +66,7 @@ __getattr__, __dir__ = lazily(__name__, _EXPORTS)
 
 
 def _register() -> None:
-    for size, steps in {"7x7": 500, "9x9": 1000, "11x11": 2000, "13x13": 3000, "15x15": 4000}.items():
+    for size, steps in {"5x5": 500, "7x7": 500, "9x9": 1000, "11x11": 2000, "13x13": 3000, "15x15": 4000}.items():
         gym.register(
             f"lssvwm/MemoryMaze-{size}-v0",
             entry_point="lssvwm.envs.memory_maze.environment:MemoryMaze",

@@ -17,14 +17,14 @@ import pytest
 
 import train_agent
 import train_wm
-from lssvwm.agents.running.cli import INTERRUPTED, LearnOptions, LoopOptions, claimed, parse
+from lssvwm.agents.running.cli import LearnOptions, LoopOptions, claimed, parse
 from lssvwm.agents.running.loop import Loop
 from lssvwm.agents.running.presets import PRESETS
 from lssvwm.agents.running.run import EVALUATION_SEEDS, RUNS, SEEDS_PER_RUN
 from lssvwm.agents.running.settings import LearnSettings, TrainingOptions
 from lssvwm.agents.running.settings_file import from_json, to_json
 from lssvwm.worldmodel.checkpoint import load_checkpoint
-from lssvwm.worldmodel.common.command_line import Main, run_main
+from lssvwm.worldmodel.common.command_line import RESUMABLE, Main, run_main
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.episodes import EpisodeStore
@@ -52,7 +52,7 @@ def call(monkeypatch: pytest.MonkeyPatch, script: str, *args: object) -> int:
     """Run a script in this process; its exit status."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
     try:
-        run_main(SCRIPTS[script], INTERRUPTED)
+        run_main(SCRIPTS[script], RESUMABLE)
     except SystemExit as end:
         return int(end.code or 0)
     return 0

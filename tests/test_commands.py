@@ -7,6 +7,7 @@ import fnmatch
 import importlib
 import inspect
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import pytest
 from lssvwm import __version__
 from lssvwm.agents import commands
 from lssvwm.agents.commands import COMMANDS, Command, page, start
-from lssvwm.worldmodel.common.command_line import run_main, started_as, typed
+from lssvwm.worldmodel.common.command_line import RESUMABLE, run_main, started_as, typed
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import EpisodeStore
 from worlds import small_store
@@ -127,6 +128,41 @@ def test_it_starts_the_command_that_is_named(shell: Shell, tmp_path: Path) -> No
     said = shell("repack", tmp_path / "none", tmp_path / "to")
     assert (said.status, said.output, len(said.errors.splitlines())) == (2, "", 1)
     assert said.errors.startswith(f"error: episode folder {tmp_path / 'none'} does not exist")
+
+
+def test_what_is_left_of_an_interrupted_run_is_said_however_it_was_started() -> None:
+    for name in ("train", "train-wm"):
+        assert importlib.import_module(ALL[name].module).INTERRUPTED == RESUMABLE
+
+
+AT_TORCH = """
+import os, runpy, sys
+
+class Torch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print(os.environ["OMP_WAIT_POLICY"], flush=True)
+            os._exit(0)
+
+sys.meta_path.insert(0, Torch())
+sys.argv = sys.argv[1:]
+if sys.argv[0] == "lssvwm":
+    from lssvwm.agents.commands import main
+    main()
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script or `lssvwm`, says how OpenMP's threads wait where it comes to import torch, and ends there."""
+
+
+@pytest.mark.parametrize("told", [None, "ACTIVE"])
+@pytest.mark.parametrize(
+    "command", [("train_agent.py", "--help"), ("train_wm.py", "--help"), ("lssvwm", "evaluate", "--help")]
+)
+def test_threads_that_wait_sleep_unless_told_otherwise(command: tuple[str, ...], told: str | None) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env |= {} if told is None else {"OMP_WAIT_POLICY": told}
+    ran = subprocess.run([sys.executable, "-c", AT_TORCH, *command], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert ran.stdout == f"{told or 'PASSIVE'}\n", ran.stderr
 
 
 def test_modules_of_the_folder_that_it_is_started_in_are_found(tmp_path: Path) -> None:

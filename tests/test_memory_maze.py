@@ -57,7 +57,12 @@ def test_passes_the_checker_of_stable_baselines() -> None:
 
 @pytest.mark.parametrize(
     ("size", "steps", "options", "touches"),
-    [("9x9", 160, {}, 2), ("15x15", 30, {"camera_resolution": 96}, 0), ("9x9", 20, {"maze_seed": 3}, 0)],
+    [
+        ("9x9", 160, {}, 2),
+        ("15x15", 30, {"camera_resolution": 96}, 0),
+        ("9x9", 20, {"maze_seed": 3}, 0),
+        ("5x5", 20, {"maze_seed": 7}, 0),  # has rooms of a single cell
+    ],
 )
 def test_equals_stock_to_the_last_bit(size: str, steps: int, options: dict[str, Any], touches: int) -> None:
     fast, stock = (MemoryMaze(size, extra_obs=True, stock=flag, **options) for flag in (False, True))
@@ -190,7 +195,9 @@ def test_ends_by_truncation_at_its_time_limit(maze: MemoryMaze) -> None:
         maze.step(np.int64(0))
 
 
-@pytest.mark.parametrize(("size", "steps", "cells", "balls"), [("7x7", 500, 7, 2), ("15x15", 4000, 15, 6)])
+@pytest.mark.parametrize(
+    ("size", "steps", "cells", "balls"), [("5x5", 500, 5, 2), ("7x7", 500, 7, 2), ("15x15", 4000, 15, 6)]
+)
 def test_sizes(size: str, steps: int, cells: int, balls: int) -> None:
     spec = gym.spec(f"lssvwm/MemoryMaze-{size}-v0")
     assert spec.max_episode_steps == steps
@@ -238,7 +245,7 @@ def test_missing_renderer_names_the_package(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_bad_input_is_named(maze: MemoryMaze) -> None:
-    with pytest.raises(InputError, match="'10x10' does not exist: choose one of 7x7"):
+    with pytest.raises(InputError, match="'10x10' does not exist: choose one of 5x5, 7x7"):
         MemoryMaze("10x10")
     with pytest.raises(InputError, match="render mode 'human'"):
         MemoryMaze(render_mode="human")

@@ -13,7 +13,6 @@ import torch
 
 import recordings
 import train_wm
-from lssvwm.agents.running.cli import INTERRUPTED
 from lssvwm.envs.recorded.__main__ import main
 from lssvwm.worldmodel.checkpoint import load_checkpoint
 from lssvwm.worldmodel.common.command_line import run_main
@@ -44,7 +43,7 @@ def learned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *command: object) -
     monkeypatch.setattr(sys, "argv", ["lssvwm.envs.recorded", *arguments])
     assert main() == 0
     monkeypatch.setattr(sys, "argv", ["train_wm.py", "--episodes", str(store), "--out", str(run), *MODEL])
-    run_main(train_wm.main, INTERRUPTED)
+    run_main(train_wm.main, train_wm.INTERRUPTED)
     return load_checkpoint(run / "world_model").model
 
 

@@ -25,7 +25,6 @@ from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
 from lssvwm.worldmodel.training import MAY_CHANGE, check_same
 from lssvwm.worldmodel.worlds import resolve
 
-INTERRUPTED = "interrupted; everything so far is saved: add --resume to continue"
 WORK = ("episodes", "demonstrations", "world_model", "policy", "stages")
 """What a run leaves in its folder as soon as some of its work is done."""
 SETTINGS, COMMANDS = "settings.json", "commands.txt"

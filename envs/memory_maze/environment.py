@@ -34,16 +34,19 @@ _GL_LIBRARIES = {"osmesa": "OSMesa", "egl": "EGL"}
 class _Size:
     cells: int  # side of the maze without its outer wall
     targets: int
+    rooms: tuple[int, int] = (3, 5)  # their smallest and largest side
 
 
 _SIZES = {
+    "5x5": _Size(5, 2, rooms=(1, 3)),  # each room holds one ball, and two of 3 cells do not fit
     "7x7": _Size(7, 2),
     "9x9": _Size(9, 3),
     "11x11": _Size(11, 4),
     "13x13": _Size(13, 5),
     "15x15": _Size(15, 6),
 }
-_SMALL_SECONDS = 125  # of an episode of 7x7; as 9x9 has half of those of 11x11
+_SMALL = ("5x5", "7x7")  # which the package does not publish
+_SMALL_SECONDS = 125  # of their episodes; as 9x9 has half of those of 11x11
 
 
 class MemoryMaze(gym.Env[Any, np.int64]):
@@ -66,8 +69,9 @@ class MemoryMaze(gym.Env[Any, np.int64]):
     rebuilds the world, so layout, colors, start and the order of targets follow from the seed alone; further resets
     without a seed continue from there, reproducibly, at about half the time.
 
-    size: "7x7", "9x9", "11x11", "13x13" or "15x15", with n = 2, 3, 4, 5, 6 balls. The package publishes all but 7x7,
-        which is the same task with fewer cells, for machines that 9x9 is too much for.
+    size: "5x5", "7x7", "9x9", "11x11", "13x13" or "15x15", with n = 2, 2, 3, 4, 5, 6 balls. The package publishes all
+        from 9x9 on; the smaller ones are the same task with fewer cells (5x5 also with smaller rooms, of 1 to 3 cells
+        a side), for machines that 9x9 is too much for.
     maze_seed: 0 to 2**32 - 1; walls and their colors follow from it alone, for every episode, whatever the seeds of
         `reset`, from which starts and balls follow: one of each in every room, anywhere in it.
     stock: play through dm_control, ten times slower, with the same frames, rewards and positions to the last bit.
@@ -216,10 +220,13 @@ def _tasks() -> Any:
 
 
 def _task(size: str) -> Callable[..., Any]:
-    """What builds a maze of `size`: the package's function for that, or for 7x7 the one that these all call."""
+    """What builds a maze of `size`: the package's function for that, or the one that these all call."""
     tasks = _tasks()
-    if size == "7x7":
-        return functools.partial(tasks._memory_maze, _SIZES[size].cells, _SIZES[size].targets, _SMALL_SECONDS)
+    if size in _SMALL:
+        small = _SIZES[size]
+        least, most = small.rooms
+        arguments = (small.cells, small.targets, _SMALL_SECONDS)
+        return functools.partial(tasks._memory_maze, *arguments, room_min_size=least, room_max_size=most)
     found: Callable[..., Any] = getattr(tasks, f"memory_maze_{size}")
     return found
 
@@ -270,7 +277,8 @@ def _keep_walls(task: Any, maze_seed: int) -> None:
     arena = task._maze_arena
     maze, regenerate = arena.maze, arena.regenerate
     rooms: list[NDArray[np.int64]] = []
-    while len(rooms) < task.n_targets:  # each ball lies in a room of its own
+    # Each ball lies in a room of its own, and somewhere there is a cell left to start from.
+    while len(rooms) < task.n_targets or max(map(len, rooms)) < 2:
         maze.regenerate()
         names = [str(name) for name in np.unique(np.asarray(maze.variations_layer)) if name not in " *."]
         free = np.isin(maze.entity_layer, (" ", "P", "G"))
@@ -281,8 +289,10 @@ def _keep_walls(task: Any, maze_seed: int) -> None:
     def furnish(random: np.random.RandomState) -> None:
         maze.entity_layer[...] = walls
         for cells in rooms:
-            start, ball = cells[random.choice(len(cells), 2, replace=False)]
-            maze.entity_layer[tuple(start)], maze.entity_layer[tuple(ball)] = "P", "G"
+            *start, ball = cells[random.choice(len(cells), min(2, len(cells)), replace=False)]
+            maze.entity_layer[tuple(ball)] = "G"
+            for cell in start:  # none in a room of a single cell
+                maze.entity_layer[tuple(cell)] = "P"
         regenerate(np.random.RandomState(maze_seed))
 
     maze.regenerate = lambda: None

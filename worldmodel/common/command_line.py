@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import signal
 import sys
@@ -18,8 +19,16 @@ MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, 
 """What the system refuses and the user can mend. Anything else is a fault of ours, whose traceback is wanted."""
 
 
+WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
+"""How OpenMP's threads wait, unless told otherwise. Threads that spin gain up to a third on cores of their own, and on
+shared ones lose two to four times (`python -m benchmarks.threads`). Read when torch is loaded."""
+
+
 INTERRUPTED = "interrupted"
 """Said of commands that say nothing themselves of what is left."""
+
+RESUMABLE = "interrupted; everything so far is saved: add --resume to continue"
+"""Said of runs."""
 
 
 def run_main(main: Main, interrupted: str = INTERRUPTED, args: Sequence[str] | None = None) -> None:
@@ -33,6 +42,7 @@ def run_main(main: Main, interrupted: str = INTERRUPTED, args: Sequence[str] | N
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    os.environ.setdefault(*WAITING)
     try:
         status = main(args)
     except (InputError, MissingExtraError) as error:
