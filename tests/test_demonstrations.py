@@ -6,15 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from lssvwm.agents.dreamer.cloning import Cloner
+from lssvwm.agents.evaluation.runs import load_policy
 from lssvwm.agents.running.loop import Loop
 from lssvwm.agents.running.run import SEEDS_PER_RUN, recorded_in, seeds_of
 from lssvwm.envs.recording.provenance import listed
 from lssvwm.worldmodel.common.errors import InputError
+from lssvwm.worldmodel.common.stepping import Figures
 from lssvwm.worldmodel.episodes import EpisodeStore
 from test_algorithms import SMALL
+from trainers import assert_same_state, flat
 
 SHOWN = replace(SMALL, extra_obs=True, demonstrator="oracle", demonstrations=3, explore=0.2)
 
@@ -68,6 +73,33 @@ def test_an_interrupted_demonstration_goes_on(tmp_path: Path) -> None:
     totals = [sorted(float(s.read(name).reward.sum()) for name in s.names) for s in (first, second)]
     assert totals[0] == totals[1]
     assert len(totals[0]) == 3
+
+
+def test_interrupted_while_it_clones_a_run_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = (Loop(tmp_path / name, replace(SHOWN, clone=True), progress=False) for name in ("whole", "parts"))
+    whole.run()
+    step, taken = Cloner.train_step, []
+
+    def interrupted(cloner: Cloner) -> Figures:
+        taken.append(cloner.step)
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        return step(cloner)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Cloner, "train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            parts.run()
+    assert taken == [0, 1]
+    Loop(tmp_path / "parts", parts.settings, progress=False).run()
+    for name in ("policy/policy.pt", "best/policy/policy.pt"):
+        first, second = (flat(torch.load(tmp_path / run / name, weights_only=True)) for run in ("whole", "parts"))
+        episodes = {key for key in first if key.startswith("/contexts/episodes")}  # whose names are drawn anew
+        assert_same_state(*({key: found[key] for key in found.keys() - episodes} for found in (first, second)))
+    load_policy(tmp_path / "parts" / "best").reset(np.arange(2), np.arange(2))
+    assert not (tmp_path / "parts" / "best" / "demonstrations").exists()
 
 
 def test_who_demonstrates_is_checked_before_anything_is_written(tmp_path: Path) -> None:
