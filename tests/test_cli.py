@@ -18,15 +18,16 @@ import pytest
 import train_agent
 import train_wm
 from lssvwm.agents.running.cli import LearnOptions, LoopOptions, claimed, parse
+from lssvwm.agents.running.environment import Probe
 from lssvwm.agents.running.loop import Loop
 from lssvwm.agents.running.presets import PRESETS
 from lssvwm.agents.running.run import EVALUATION_SEEDS, RUNS, SEEDS_PER_RUN
 from lssvwm.agents.running.settings import LearnSettings, TrainingOptions
 from lssvwm.agents.running.settings_file import from_json, to_json
+from lssvwm.worldmodel.actions import ActionSpec
 from lssvwm.worldmodel.checkpoint import load_checkpoint
 from lssvwm.worldmodel.common.command_line import RESUMABLE, Main, run_main
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.episodes.packed import CONTEXTS
 from lssvwm.worldmodel.worlds import resolve
@@ -144,7 +145,7 @@ def test_a_preset_gives_the_defaults_and_options_go_before_it(tmp_path: Path) ->
 def test_a_preset_made_for_minigrid_takes_another_world_as_it_is(tmp_path: Path) -> None:
     args = ["--preset", "smoke", "--env", "lssvwm/Minetest-Treechop-v0", "--out", str(tmp_path / "run")]
     parsed = parse(LoopOptions, args)
-    assert (parsed.env, parsed.actions, parsed.model.patch, parsed.processes) == (args[3], None, 16, True)
+    assert (parsed.env, parsed.actions, parsed.model.patch, parsed.processes) == (args[3], None, 0, True)
     assert (parsed.max_episode_steps, parsed.world_steps) == (100, PRESETS["smoke"].world_steps)
     asked = parse(LoopOptions, [*args, "--actions", "0", "1", "--model.patch", "8", "--max-episode-steps", "60"])
     assert (asked.actions, asked.model.patch, asked.max_episode_steps) == ((0, 1), 8, 60)
@@ -152,8 +153,11 @@ def test_a_preset_made_for_minigrid_takes_another_world_as_it_is(tmp_path: Path)
     assert (minigrid.actions, minigrid.model.patch) == ((0, 1, 2), PRESETS["demo"].model.patch)
     for env, grid in (("MiniGrid-MemoryS7-v0", 56), ("lssvwm/MemoryMaze-9x9-v0", 64)):
         tiny = parse(LearnOptions, ["--preset", "tiny", "--env", env, *args[-2:]]).model
-        config = WorldModelConfig.from_dict({**tiny.to_dict(), "height": grid, "width": grid})
-        assert config.grid == (grid // tiny.patch, grid // tiny.patch)
+        config = tiny.of_world(Probe((grid, grid), ActionSpec.discrete(3)))
+        assert config.grid == (grid // config.patch, grid // config.patch)
+    whole = parse(LearnOptions, ["--out", str(tmp_path / "run")]).model
+    sides = {side: whole.of_world(Probe((side, side), ActionSpec.discrete(3))).patch for side in (56, 64, 84)}
+    assert sides == {56: 14, 64: 16, 84: 21}
     own = parse(LearnOptions, ["--preset", "tiny", *args[-2:]])
     assert own.model == PRESETS["tiny"].model
     assert parse(LearnOptions, ["--preset", "demo", "--episodes", str(tmp_path), *args[-2:]]).env is None
@@ -249,7 +253,7 @@ def test_a_file_goes_before_the_preset_and_the_command_line_before_both(tmp_path
     other = parse(LoopOptions, [*args, "--preset", "demo"])
     assert (other.preset, other.world_steps, other.rounds) == ("demo", 9, PRESETS["demo"].rounds)
     elsewhere = parse(LoopOptions, [*args, "--env", "lssvwm/MemoryMaze-9x9-v0"])
-    assert (elsewhere.env, elsewhere.model.patch) == ("lssvwm/MemoryMaze-9x9-v0", 16)
+    assert (elsewhere.env, elsewhere.model.patch) == ("lssvwm/MemoryMaze-9x9-v0", 0)
 
 
 def test_the_settings_of_a_run_are_such_a_file(tmp_path: Path, trained: Path) -> None:

@@ -102,7 +102,7 @@ def test_not_fitted() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"patch": 5}, "patch=5 does not divide the frame 16x8"),
+        ({"patch": 5}, "patch=5 does not divide the frame 16x8: choose one that does, such as 4"),
         ({"patch": 0}, "patch"),
         ({"tiles": ((1, 1), (1, 3))}, r"tile \(1, 3\) does not divide the 4x2 token grid"),
         ({"tiles": ((0, 1),)}, r"tile.*\(0, 1\)"),

@@ -80,6 +80,8 @@ def test_what_cannot_be_played_is_named() -> None:
     with pytest.raises(InputError, match="no policy 'clever': choose one of random, scripted, seeker, oracle"):
         make_policy("clever", 6)
     for name in ("scripted", "seeker", "oracle"):
+        with pytest.raises(InputError, match=f"'{name}' does not play ale_py:ALE/Pong-v5: choose random"):
+            make_policy(name, 6, "ale_py:ALE/Pong-v5")
         with pytest.raises(InputError, match=f"'{name}' plays the 6 actions of the Memory Maze.*has 3"):
             make_policy(name, 3)
     with pytest.raises(InputError, match=r"'agent_pos'.*extra_obs=True"):

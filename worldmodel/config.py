@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args
@@ -207,8 +208,11 @@ class WorldModelConfig:
         if tiled and (not self.tiles or min(map(min, self.tiles)) < 1):
             raise InputError(f"tiles={self.tiles}: give at least one tile (rows, columns), such as tile (1, 1)")
         if self.height % self.patch or self.width % self.patch:
+            side = math.gcd(self.height, self.width)
+            fits = next(part for part in range(min(self.patch, side), 0, -1) if side % part == 0)
             raise InputError(
-                f"patch={self.patch} does not divide the frame {self.height}x{self.width}; choose a patch that does"
+                f"patch={self.patch} does not divide the frame {self.height}x{self.width}: choose one that does, such "
+                f"as {fits} (--model.patch {fits})"
             )
         rows, columns = self.grid
         for tile in self.tiles if tiled else ():

@@ -95,9 +95,9 @@ class ActorCritic(nn.Module):
         """Distribution over actions."""
         return self.head.policy(self.actor(features), self.config.unimix)
 
-    def value(self, features: Tensor) -> Tensor:
-        """Expected return by the slow critic, (...)."""
-        return self.twohot.mean(self.slow_critic(features))
+    def value(self, features: Tensor, slow: bool = True) -> Tensor:
+        """Expected return, (...), by the slow copy of the critic or by the critic itself."""
+        return self.twohot.mean((self.slow_critic if slow else self.critic)(features))
 
     @torch.no_grad()
     def update_slow(self) -> None:

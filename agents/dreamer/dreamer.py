@@ -161,7 +161,7 @@ class Dreamer(ActorCriticLearner):
         config, agent = self.config, self.agent
         with torch.no_grad():
             continues = config.discount * (1 - dreams.terminations)
-            values = agent.value(dreams.features)
+            values = agent.value(dreams.features, config.slow_target)
             returns = lambda_returns(dreams.rewards, continues, values, config.lam)
             weights = continuation_weights(continues)
             alive = continuation_weights(1 - dreams.terminations)
@@ -170,7 +170,8 @@ class Dreamer(ActorCriticLearner):
             self.reward_unit = torch.maximum(self.reward_unit, dreams.past.largest_reward)
             advantages = agent.normalise(returns - values[:, :-1], self.reward_unit)
             slow = agent.slow_critic(dreams.features[:, :-1]).softmax(-1)
-            real = replayed_returns(agent, dreams.past, returns[:, 0], config.discount, config.lam)
+            read = agent.value(dreams.past.features[:, :-1], config.slow_target)
+            real = replayed_returns(read, dreams.past, returns[:, 0], config.discount, config.lam)
             slow_real = agent.slow_critic(dreams.past.features[:, :-1]).softmax(-1)
             cloned = None if self.clone is None else self.clone.policy(dreams.features[:, :-1])
         features, known = dreams.features[:, :-1], dreams.past.mask[:, :-1]

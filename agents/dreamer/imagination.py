@@ -79,14 +79,14 @@ def dream(
     return Dreams(torch.stack(frames, 1), actions, log_probs, rewards, terminations, past)
 
 
-def replayed_returns(agent: ActorCritic, past: Past, imagined: Tensor, discount: float, lam: float) -> Tensor:
-    """Lambda-returns (B, L - 1) of the real frames before the last, by their real rewards.
+def replayed_returns(values: Tensor, past: Past, imagined: Tensor, discount: float, lam: float) -> Tensor:
+    """Lambda-returns (B, L - 1) of the real frames before the last, by real rewards and the `values` of those frames.
 
     The last frame is worth the `imagined` (B,) lambda-return of the dream that begins there (DreamerV3's `repl_loss`),
     or what came with the next frame where that one was the end. Of frames before a row's first they mean nothing.
     """
     last = torch.where(past.ended, past.beyond, imagined)
-    values = torch.cat([agent.value(past.features[:, :-1]), last[:, None]], 1)
+    values = torch.cat([values, last[:, None]], 1)
     rewards = past.rewards[:, 1:]
     if not rewards.shape[1]:
         return rewards

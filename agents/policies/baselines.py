@@ -78,7 +78,7 @@ _POLICIES: dict[str, Callable[[int], Policy]] = {
     "seeker": SeekingMazePolicy,
     "oracle": MazeOracle,
 }
-_MEMORY_WORLD = "MiniGrid-Memory"
+_MAZE, _MEMORY_WORLD = "MemoryMaze", "MiniGrid-Memory"
 _MEMORY_POLICIES: dict[str, Callable[[int], Policy]] = {
     "scripted": functools.partial(MemoryOracle, epsilon=0.1, wrong=0.5),
     "oracle": MemoryOracle,
@@ -93,13 +93,16 @@ def make_policy(name: str, actions: int | ActionSpec, env: str = "") -> Policy:
     (`extra_obs=True`); the scripted one errs on purpose, see `MemoryOracle`. "scripted" plays each of the Minetest
     worlds as well, with the world's own actions, see `agents.policies.minetest`.
 
-    Raises InputError for another name, or where the actions are not those.
+    Raises InputError for another name, for another world, or where the actions are not those.
     """
     if name not in _POLICIES:
         raise InputError(f"there is no policy '{name}': choose one of {', '.join(_POLICIES)}")
     if name == "random":
         return RandomPolicy(actions)
-    return (_POLICIES | _policies_of(env))[name](ActionSpec.of(actions).count)
+    own = _policies_of(env)
+    if env and name not in own and _MAZE not in env:
+        raise InputError(f"the policy '{name}' does not play {env}: choose {' or '.join(['random', *own])}")
+    return (_POLICIES | own)[name](ActionSpec.of(actions).count)
 
 
 def needs_map(name: str, env: str) -> bool:

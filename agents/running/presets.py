@@ -141,8 +141,8 @@ def preset(name: str, env: str | None = None) -> LoopSettings:
     """The settings of the preset `name`, to be played in the environment id `env` instead of the preset's own.
 
     What a preset picks of MiniGrid's actions and frames holds in no other world. There the environment has all its own
-    actions and runs in processes, frames are cut into patches of 16 pixels, which fits 64 x 64, and "smoke" ends the
-    episodes, which are short in MiniGrid, after 100 steps.
+    actions and runs in processes, frames are cut into sixteen tokens, and "smoke" ends the episodes, which are short in
+    MiniGrid, after 100 steps.
 
     Raises InputError for another name.
     """
@@ -164,5 +164,5 @@ def preset(name: str, env: str | None = None) -> LoopSettings:
         num_envs=usual.num_envs,
         processes=usual.processes,
         max_episode_steps=100 if name == "smoke" else usual.max_episode_steps,
-        model=replace(settings.model, patch=16, tiles=_MINIGRID.model.tiles),
+        model=replace(settings.model, patch=0, tiles=_MINIGRID.model.tiles),
     )

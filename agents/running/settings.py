@@ -59,6 +59,9 @@ class ModelOptions(WorldModelConfig):
     told: Suppress[tuple[ToldPart, ...]] = ()
     architecture: Suppress[str] = ""
 
+    patch: int = 0
+    """Pixels along the side of a token; 0 is a quarter of the frame's shorter side, so that square frames have 16."""
+
     def __post_init__(self) -> None:
         """Nothing is checked before the frame is known."""
 
@@ -67,6 +70,7 @@ class ModelOptions(WorldModelConfig):
         derived = {
             "height": world.frame[0],
             "width": world.frame[1],
+            "patch": self.patch or max(1, min(world.frame) // 4),
             **told(world.actions),
             "pose_size": 0 if self.dead_reckoning else pose_size,
             "told": told_parts,
