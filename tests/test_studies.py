@@ -22,10 +22,24 @@ from lssvwm.worldmodel.evaluation.studies.memory_use import MemoryUse, ages_of, 
 from lssvwm.worldmodel.evaluation.studies.palindrome import Palindrome, inverse_of, palindrome, parse_inverse
 from lssvwm.worldmodel.evaluation.studies.recovery import Recovery, frames_until, other_places, recovery
 from lssvwm.worldmodel.evaluation.studies.revisits import Revisits, revisits, sights
+from lssvwm.worldmodel.evaluation.studies.rewards import rewards
 from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, plot_study
 from lssvwm.worldmodel.evaluation.studies.wrong_actions import shuffled, wrong_actions
+from lssvwm.worldmodel.model import Features
 from places import LOOKS, PLACES, Remembered, places_store
-from rings import CAP, Careful, Ring, Still, as_model, decibels, error, of_places, ring_episode, ring_store
+from rings import (
+    CAP,
+    Careful,
+    Ring,
+    Still,
+    as_model,
+    decibels,
+    error,
+    of_places,
+    places_of,
+    ring_episode,
+    ring_store,
+)
 from worlds import random_model, small_config
 
 
@@ -257,6 +271,44 @@ def test_another_place_does_not_overlap(tmp_path: Path) -> None:
     assert starts.max() <= 16
     with pytest.raises(InputError, match=r"fewer --recovery\.frames"):
         other_places(store, windows, 15, 4, 0)
+
+
+# Rewards
+
+
+class Stingy(Ring):
+    """Pays half of what place 8 is worth."""
+
+    def told(self, frames: torch.Tensor) -> Features:
+        return replace(super().told(frames), reward=(places_of(frames) == 8).float())
+
+
+class Slow(Stingy):
+    """Takes every action for a step of one place."""
+
+    moves = torch.ones(3, dtype=torch.int64)
+
+
+def test_what_dreams_pay_is_told_by_how_far_ahead(tmp_path: Path) -> None:
+    ways = ([1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 1, 0, 1, 1])  # the last step but one before place 8 is three places
+    episodes = [ring_episode(way, start) for way, start in zip(ways, (0, -1 % PLACES), strict=True)]
+    for episode in episodes:
+        episode.reward[:] = 2.0 * (episode.extras["place"][:, 0] == 8)
+    store = ring_store(tmp_path, *episodes)
+    asked = settings(horizon=2)
+    found = rewards([as_model(Stingy(), store), as_model(Slow(), store, "slow")], asked).figures
+    assert found["toy"]["ahead"] == [1, 2]
+    np.testing.assert_allclose(found["toy"]["share"]["mean"], [0.5, 0.5])
+    np.testing.assert_allclose(found["slow"]["share"]["mean"], [0.5, 0.0])
+    # Two and four windows of two frames; place 8 lies in one of each first's, and in two of the second's.
+    np.testing.assert_allclose(found["toy"]["recorded"]["mean"], (1 / 2 + 2 / 4) / 2)
+    np.testing.assert_allclose(found["toy"]["dreamt"]["mean"], (1 / 4 + 1 / 4) / 2)
+
+
+def test_without_rewards_there_is_nothing_to_judge(tmp_path: Path) -> None:
+    store = ring_store(tmp_path, ring_episode([1] * 12))
+    with pytest.raises(InputError, match=r"no reward comes after 8 frames or more .--context 4, --horizon 5"):
+        rewards([as_model(Ring(), store)], settings())
 
 
 # What all of them leave

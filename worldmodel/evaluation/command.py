@@ -30,6 +30,7 @@ from lssvwm.worldmodel.evaluation.studies.memory_use import ages_of, memory_use
 from lssvwm.worldmodel.evaluation.studies.palindrome import palindrome, walks_of
 from lssvwm.worldmodel.evaluation.studies.recovery import disturbed_windows, recovery
 from lssvwm.worldmodel.evaluation.studies.revisits import looked_at, revisits
+from lssvwm.worldmodel.evaluation.studies.rewards import rewarded, rewards
 from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, plot_study
 from lssvwm.worldmodel.evaluation.studies.wrong_actions import wrong_actions, wrong_of
 from lssvwm.worldmodel.reporting.page import Section, write_page
@@ -120,6 +121,7 @@ def studies_of(options: Options, models: Sequence[Model]) -> Mapping[StudyName, 
             lambda: disturbed_windows(models, o.recovery, shared), lambda: recovery(models, o.recovery, shared)
         ),
         "revisits": Known(lambda: looked_at(store, o.revisits, shared), lambda: revisits(models, o.revisits, shared)),
+        "rewards": Known(lambda: rewarded(store, shared), lambda: rewards(models, shared)),
     }
 
 

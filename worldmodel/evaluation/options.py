@@ -16,7 +16,7 @@ from lssvwm.worldmodel.evaluation.studies.palindrome import Palindrome
 from lssvwm.worldmodel.evaluation.studies.recovery import Recovery
 from lssvwm.worldmodel.evaluation.studies.revisits import Revisits
 
-StudyName = Literal["memory", "revisits", "palindrome", "actions", "recovery"]
+StudyName = Literal["memory", "revisits", "palindrome", "actions", "recovery", "rewards"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Options:
     """I3D as TorchScript (i3d_torchscript.pt): adds FVD."""
     studies: tuple[StudyName, ...] = ("memory",)
     """memory: the next frame from all history and from the last frames; revisits: the same where a view returns;
-    palindrome: actions out and back; actions: right against wrong ones; recovery: frames dropped, noised, jumped."""
+    palindrome: actions out and back; actions: right against wrong ones; recovery: frames dropped, noised, jumped;
+    rewards: dreamt beside recorded."""
     memory: MemoryUse = field(default_factory=MemoryUse)
     """Use of memory."""
     revisits: Revisits = field(default_factory=Revisits)
