@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 KERNELS := $(VENV)/.kernels
 
-# On shared cores threads that spin while they wait lose two to four times: python -m benchmarks.threads.
+# On shared cores threads that spin while they wait take twice as long: python -m benchmarks.threads.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 # What depends on Gymnasium is tested twice: with the version of constraints.txt and with this older one (RLlib's).

@@ -154,10 +154,11 @@ def test_a_preset_made_for_minigrid_takes_another_world_as_it_is(tmp_path: Path)
     for env, grid in (("MiniGrid-MemoryS7-v0", 56), ("lssvwm/MemoryMaze-9x9-v0", 64)):
         tiny = parse(LearnOptions, ["--preset", "tiny", "--env", env, *args[-2:]]).model
         config = tiny.of_world(Probe((grid, grid), ActionSpec.discrete(3)))
-        assert config.grid == (grid // config.patch, grid // config.patch)
+        assert config.patch == {56: 28, 64: 16}[grid]
     whole = parse(LearnOptions, ["--out", str(tmp_path / "run")]).model
-    sides = {side: whole.of_world(Probe((side, side), ActionSpec.discrete(3))).patch for side in (56, 64, 84)}
-    assert sides == {56: 14, 64: 16, 84: 21}
+    frames = ((56, 56), (64, 64), (84, 84), (70, 70), (64, 96))
+    sides = [whole.of_world(Probe(frame, ActionSpec.discrete(3)), 0).patch for frame in frames]
+    assert sides == [14, 16, 21, 14, 16]
     own = parse(LearnOptions, ["--preset", "tiny", *args[-2:]])
     assert own.model == PRESETS["tiny"].model
     assert parse(LearnOptions, ["--preset", "demo", "--episodes", str(tmp_path), *args[-2:]]).env is None

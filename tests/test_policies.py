@@ -8,6 +8,7 @@ import pytest
 from lssvwm.agents.policies.baselines import RandomPolicy, make_policy, needs_map
 from lssvwm.agents.policies.memory_maze import MazeOracle, ScriptedMazePolicy, shortest_path, wanted_ball
 from lssvwm.agents.policies.minetest import Chopper, Onlooker
+from lssvwm.agents.policies.mixture import named_collector
 from lssvwm.envs.factory import EnvConfig, FrameVectorEnv, make_vec
 from lssvwm.envs.policy import IntArray, Policy, Remembering
 from lssvwm.worldmodel.common.errors import InputError
@@ -82,6 +83,8 @@ def test_what_cannot_be_played_is_named() -> None:
     for name in ("scripted", "seeker", "oracle"):
         with pytest.raises(InputError, match=f"'{name}' does not play ale_py:ALE/Pong-v5: choose random"):
             make_policy(name, 6, "ale_py:ALE/Pong-v5")
+        with pytest.raises(InputError, match=f"^the policy '{name}' does not play CartPole-v1: choose random"):
+            named_collector(name, EnvConfig("CartPole-v1"), "--collector")
         with pytest.raises(InputError, match=f"'{name}' plays the 6 actions of the Memory Maze.*has 3"):
             make_policy(name, 3)
     with pytest.raises(InputError, match=r"'agent_pos'.*extra_obs=True"):

@@ -22,7 +22,7 @@ from lssvwm.worldmodel.evaluation.studies.memory_use import MemoryUse, ages_of, 
 from lssvwm.worldmodel.evaluation.studies.palindrome import Palindrome, inverse_of, palindrome, parse_inverse
 from lssvwm.worldmodel.evaluation.studies.recovery import Recovery, frames_until, other_places, recovery
 from lssvwm.worldmodel.evaluation.studies.revisits import Revisits, revisits, sights
-from lssvwm.worldmodel.evaluation.studies.rewards import rewards
+from lssvwm.worldmodel.evaluation.studies.rewards import rewarded, rewards
 from lssvwm.worldmodel.evaluation.studies.study import Settings, Study, plot_study
 from lssvwm.worldmodel.evaluation.studies.wrong_actions import shuffled, wrong_actions
 from lssvwm.worldmodel.model import Features
@@ -303,6 +303,27 @@ def test_what_dreams_pay_is_told_by_how_far_ahead(tmp_path: Path) -> None:
     # Two and four windows of two frames; place 8 lies in one of each first's, and in two of the second's.
     np.testing.assert_allclose(found["toy"]["recorded"]["mean"], (1 / 2 + 2 / 4) / 2)
     np.testing.assert_allclose(found["toy"]["dreamt"]["mean"], (1 / 4 + 1 / 4) / 2)
+
+
+def test_rewards_count_by_their_size(tmp_path: Path) -> None:
+    """Each step costs little; what the goal pays is not dreamt."""
+
+    class Petty(Ring):
+        def told(self, frames: torch.Tensor) -> Features:
+            return replace(super().told(frames), reward=torch.full(frames.shape[:2], -0.01))
+
+    episode = ring_episode([1] * 12)
+    episode.reward[1:] = -0.01
+    episode.reward[8] = 1.0
+    found = rewards([as_model(Petty(), ring_store(tmp_path, episode))], settings(horizon=2, clips=100)).figures
+    assert float(np.max(found["toy"]["share"]["mean"])) < 0
+
+
+def test_chunks_are_whole_before_anything_is_dreamt(tmp_path: Path) -> None:
+    store = ring_store(tmp_path, ring_episode([1] * 12))
+    models = [as_model(random_model(small_config(chunk=chunk, window=chunk), 3), store) for chunk in (2, 3)]
+    with pytest.raises(InputError, match="context 4 and --horizon 6 must be whole chunks of 6 frames"):
+        rewarded(models, settings(horizon=6))
 
 
 def test_without_rewards_there_is_nothing_to_judge(tmp_path: Path) -> None:

@@ -23,6 +23,12 @@ RECKONED = 7
 """Numbers of a pose that is worked out: three of position, cosine and sine of heading and of pitch."""
 
 
+def dividing(height: int, width: int, most: int) -> int:
+    """The largest side of square patches, up to `most` pixels, that frames can be cut into."""
+    side = math.gcd(height, width)
+    return next(part for part in range(max(1, min(most, side)), 0, -1) if side % part == 0)
+
+
 @dataclass(frozen=True)
 class WorldModelConfig:
     """Architecture and diffusion settings of a `WorldModel`. Defaults are the working size for two CPU cores.
@@ -208,11 +214,10 @@ class WorldModelConfig:
         if tiled and (not self.tiles or min(map(min, self.tiles)) < 1):
             raise InputError(f"tiles={self.tiles}: give at least one tile (rows, columns), such as tile (1, 1)")
         if self.height % self.patch or self.width % self.patch:
-            side = math.gcd(self.height, self.width)
-            fits = next(part for part in range(min(self.patch, side), 0, -1) if side % part == 0)
+            fits = dividing(self.height, self.width, self.patch)
             raise InputError(
                 f"patch={self.patch} does not divide the frame {self.height}x{self.width}: choose one that does, such "
-                f"as {fits} (--model.patch {fits})"
+                f"as {fits} (--model.patch {fits}), or frames of another --size"
             )
         rows, columns = self.grid
         for tile in self.tiles if tiled else ():

@@ -59,11 +59,11 @@ class DreamerConfig:
     knew little, hinders what could be learned later (Nikishin et al. 2022, "The Primacy Bias"); give the batches of a
     round, and the data and the world model are all that outlasts it."""
     slow_target: bool = True
-    """Returns go on with the value that the critic's slow copy sees at the end of a dream; without, with that of the
-    critic itself (DreamerV3). The copy holds value back from starts that are several dreams away from a reward."""
+    """Values in returns, and what advantages are measured from, are those of the critic's slow copy; without, those of
+    the critic itself (DreamerV3). The copy holds value back from starts that are several dreams away from a reward."""
     slow_weight: float = 1.0
-    """Weight of the critic's pull towards its slow copy (DreamerV3, in a hundred times as many updates). With 0, and
-    without `slow_target`, value travels several times as fast: docs/dreamer.md."""
+    """Weight of the critic's pull towards its slow copy (DreamerV3, which makes a hundred times as many updates). With
+    0, and without `slow_target`, value travels several times as fast: docs/dreamer.md."""
     clone_kl: float = 0.0
     """Weight of the divergence from what the policy was cloned from, in units of normalised advantage, as the entropy
     (Dreamer 4's prior; PMPO). Only for a policy that starts so; 0 lets it go where dreams lead."""

@@ -28,7 +28,7 @@ from lssvwm.agents.evaluation.files import (
 from lssvwm.agents.evaluation.imagined import dreamt_returns
 from lssvwm.agents.evaluation.real import Evaluation, evaluate
 from lssvwm.agents.evaluation.runs import Learned, TrainedRun, evaluations_of
-from lssvwm.agents.policies.baselines import make_policy, needs_map
+from lssvwm.agents.policies.baselines import check_plays, make_policy, needs_map
 from lssvwm.agents.running.environment import probe
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.recording.recorder import SEED_KEY
@@ -90,7 +90,11 @@ class Result:
 
 
 def named_policy(name: str, config: EnvConfig) -> Contestant:
-    """A policy that learns nothing; the oracle is told more than others, and sees the same frames."""
+    """A policy that learns nothing; the oracle is told more than others, and sees the same frames.
+
+    Raises InputError for one that does not play this world.
+    """
+    check_plays(name, config.id)
     return Contestant(name, replace(config, extra_obs=True) if needs_map(name, config.id) else config)
 
 

@@ -95,14 +95,25 @@ def make_policy(name: str, actions: int | ActionSpec, env: str = "") -> Policy:
 
     Raises InputError for another name, for another world, or where the actions are not those.
     """
-    if name not in _POLICIES:
-        raise InputError(f"there is no policy '{name}': choose one of {', '.join(_POLICIES)}")
     if name == "random":
         return RandomPolicy(actions)
+    check_plays(name, env)
+    return (_POLICIES | _policies_of(env))[name](ActionSpec.of(actions).count)
+
+
+def check_plays(name: str, env: str) -> None:
+    """Raise InputError for a policy that there is not, and for one that is not made for the environment id `env`.
+
+    Those of the Memory Maze play ids that contain "MemoryMaze", and where no id is known.
+    """
+    if name not in _POLICIES:
+        raise InputError(f"there is no policy '{name}': choose one of {', '.join(_POLICIES)}")
     own = _policies_of(env)
-    if env and name not in own and _MAZE not in env:
-        raise InputError(f"the policy '{name}' does not play {env}: choose {' or '.join(['random', *own])}")
-    return (_POLICIES | own)[name](ActionSpec.of(actions).count)
+    if env and name not in ("random", *own) and _MAZE not in env:
+        raise InputError(
+            f"the policy '{name}' does not play {env}: choose {' or '.join(['random', *own])} (mazes have "
+            "'MemoryMaze' in their id)"
+        )
 
 
 def needs_map(name: str, env: str) -> bool:

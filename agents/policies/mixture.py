@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lssvwm.agents.policies.baselines import make_policy, needs_map
+from lssvwm.agents.policies.baselines import check_plays, make_policy, needs_map
 from lssvwm.agents.running.environment import probe
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.policy import Actions, FrameArray, IntArray, Policy, Remembering
@@ -31,6 +31,7 @@ def named_collector(told: str, config: EnvConfig, option: str) -> Policy:
     """
     parts = parts_of(told, option)
     for name, _ in parts:
+        check_plays(name, config.id)
         if needs_map(name, config.id) and not config.extra_obs:
             raise InputError(f"{option} {name} plays {config.id} by more than its frames: add --extra-obs")
     policies = [make_policy(name, probe(config).actions, config.id) for name, _ in parts]

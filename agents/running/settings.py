@@ -18,7 +18,7 @@ from lssvwm.agents.running.environment import Probe
 from lssvwm.agents.running.trackers import TRACKERS, Log
 from lssvwm.envs.config import EnvConfig, EnvOptions
 from lssvwm.worldmodel.actions import ActionPart, told
-from lssvwm.worldmodel.config import WorldModelConfig
+from lssvwm.worldmodel.config import WorldModelConfig, dividing
 from lssvwm.worldmodel.registry import check_known
 from lssvwm.worldmodel.told import ToldPart
 from lssvwm.worldmodel.training import HeadsConfig, TrainingConfig
@@ -60,7 +60,8 @@ class ModelOptions(WorldModelConfig):
     architecture: Suppress[str] = ""
 
     patch: int = 0
-    """Pixels along the side of a token; 0 is a quarter of the frame's shorter side, so that square frames have 16."""
+    """Pixels along the side of a token; 0 is a quarter of the frame's shorter side, sixteen tokens of a square frame,
+    or less where that does not divide it."""
 
     def __post_init__(self) -> None:
         """Nothing is checked before the frame is known."""
@@ -70,7 +71,7 @@ class ModelOptions(WorldModelConfig):
         derived = {
             "height": world.frame[0],
             "width": world.frame[1],
-            "patch": self.patch or max(1, min(world.frame) // 4),
+            "patch": self.patch or dividing(*world.frame, min(world.frame) // 4),
             **told(world.actions),
             "pose_size": 0 if self.dead_reckoning else pose_size,
             "told": told_parts,

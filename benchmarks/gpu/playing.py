@@ -15,11 +15,12 @@ from benchmarks.gpu.worlds import TINY
 from lssvwm.agents.dreamer.dreamer import Dreamer, DreamerConfig
 from lssvwm.agents.evaluation import evaluate as play
 from lssvwm.agents.policies.baselines import make_policy
-from lssvwm.agents.running.environment import probe
+from lssvwm.agents.running.environment import Probe, probe
 from lssvwm.agents.running.presets import PRESETS
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.recording.recorder import record as record_episodes
 from lssvwm.worldmodel import EpisodeStore, Trainer, TrainingConfig, WorldModel, WorldModelConfig, load_checkpoint
+from lssvwm.worldmodel.actions import ActionSpec
 from lssvwm.worldmodel.checkpoint import CONFIG, WEIGHTS
 from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
 from lssvwm.worldmodel.common.rng import weights_from
@@ -105,10 +106,9 @@ def learn(
 
 def model_config(setting: Setting, store: EpisodeStore, preset: str) -> WorldModelConfig:
     height, width = store.image_shape
-    own = {"height": height, "width": width, "num_actions": 6, "pose_size": store.pose_size}
     if setting.rehearse:
-        return replace(TINY, patch=32, **own)
-    return WorldModelConfig.from_dict({**PRESETS[preset].model.to_dict(), **own})
+        return replace(TINY, patch=32, height=height, width=width, num_actions=6, pose_size=store.pose_size)
+    return PRESETS[preset].model.of_world(Probe((height, width), ActionSpec.discrete(6)), store.pose_size)
 
 
 def judge(setting: Setting, sheet: Sheet, name: str, asked: Sequence[tuple[str, Lengths, Lengths]]) -> None:

@@ -72,7 +72,7 @@ class Works:
         # The frames that the preset is recorded in: of MiniGrid 56 pixels (the carpet 24), of everything else 64.
         pixels = settings.size or (settings.model.height if settings.actions else 64)
         patch = settings.model.patch or pixels // 4
-        patch = patch if pixels % patch == 0 else 16
+        patch = pixels // 4 if pixels % patch else patch  # "default" of older checkouts has 14
         own = {"height": pixels, "width": pixels, "patch": patch, "num_actions": len(settings.actions or range(6))}
         config = WorldModelConfig.from_dict({**settings.model.to_dict(), **own, "pose_size": 0})
         options = {k: v for k, v in vars(settings.training).items() if k not in ("precision", "workers")}

@@ -20,8 +20,8 @@ MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, 
 
 
 WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
-"""How OpenMP's threads wait, unless told otherwise. Threads that spin gain up to a third on cores of their own, and on
-shared ones lose two to four times (`python -m benchmarks.threads`). Read when torch is loaded."""
+"""How OpenMP's threads wait, unless told otherwise. Threads that spin take a third less time on cores of their
+own, and on shared ones twice as long (`python -m benchmarks.threads`). Read when torch is loaded."""
 
 
 INTERRUPTED = "interrupted"

@@ -121,7 +121,7 @@ def studies_of(options: Options, models: Sequence[Model]) -> Mapping[StudyName, 
             lambda: disturbed_windows(models, o.recovery, shared), lambda: recovery(models, o.recovery, shared)
         ),
         "revisits": Known(lambda: looked_at(store, o.revisits, shared), lambda: revisits(models, o.revisits, shared)),
-        "rewards": Known(lambda: rewarded(store, shared), lambda: rewards(models, shared)),
+        "rewards": Known(lambda: rewarded(models, shared), lambda: rewards(models, shared)),
     }
 
 

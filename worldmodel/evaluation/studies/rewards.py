@@ -6,6 +6,7 @@ trained whether dreams can pay.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.evaluation.models import Model
 from lssvwm.worldmodel.evaluation.protocols.clips import Windows, draw_windows, read_windows
 from lssvwm.worldmodel.evaluation.protocols.figures import plain_band
@@ -31,16 +31,21 @@ class Paid(NamedTuple):
     recorded: FloatArray
 
 
-def rewarded(store: EpisodeStore, settings: Settings) -> Windows:
+def rewarded(models: Sequence[Model], settings: Settings) -> Windows:
     """Windows of context and horizon whose last frame brought a reward, `settings.clips` at most.
 
-    Raises InputError where there is none.
+    Raises InputError where there is none, or where context and horizon are no whole chunks of all models.
     """
-    length = settings.context + settings.horizon
+    store, length, chunk = models[0].store, settings.context + settings.horizon, together(models)
+    if settings.context % chunk or settings.horizon % chunk:
+        raise InputError(
+            f"--context {settings.context} and --horizon {settings.horizon} must be whole chunks of {chunk} frames, "
+            "which the models denoise jointly"
+        )
     found = [
         (episode, last - length + 1)
         for episode, name in enumerate(store.names)
-        for last in np.flatnonzero(store.read(name).reward)
+        for last in np.flatnonzero(store.read_array(name, "reward"))  # type: ignore[arg-type]
         if last >= length - 1
     ]
     if not found:
@@ -55,10 +60,8 @@ def rewarded(store: EpisodeStore, settings: Settings) -> Windows:
 
 def rewards(models: Sequence[Model], settings: Settings) -> Study:
     """The study: at rewarded frames by how many dreamt frames led there, and all that is paid, from anywhere."""
-    store, length = models[0].store, settings.context + settings.horizon
-    at = rewarded(store, settings)
-    anywhere = draw_windows(store, settings.clips, length, np.random.default_rng(settings.seed))
-    chunk = max(model.checkpoint.model.config.chunk for model in models)
+    at, chunk = rewarded(models, settings), together(models)
+    anywhere = draw_windows(models[0].store, settings.clips, at.length, np.random.default_rng(settings.seed))
     ahead = [chunk * 2**k for k in range(settings.horizon.bit_length()) if chunk * 2**k <= settings.horizon]
     titles = [f"dreamt / recorded, {n} ahead" for n in ahead]
     table = [("model", *titles, "a frame anywhere: recorded", "dreamt", "rewards", "episodes")]
@@ -66,7 +69,7 @@ def rewards(models: Sequence[Model], settings: Settings) -> Study:
     lines: list[Line] = []
     for model in models:
         shares = [paid(model, last(at, settings.context + n), n, settings) for n in ahead]
-        share = band(np.stack([each.dreamt[:, -1] / each.recorded[:, -1] for each in shares], 1), at)
+        share = student_band(np.stack([slope(each, at) for each in shares], 1))
         whole = paid(model, anywhere, settings.horizon, settings)
         recorded, dreamt = (band(part.mean(1), anywhere) for part in (whole.recorded, whole.dreamt))
         cells = (*(cell(share, k) for k in range(len(ahead))), cell(recorded), cell(dreamt))
@@ -77,12 +80,25 @@ def rewards(models: Sequence[Model], settings: Settings) -> Study:
     lines.append(constant("as recorded", ahead, 1.0))
     about = (
         f"After {settings.context} real frames dreams go on along the recorded actions, {settings.steps} denoising "
-        "steps. At frames that were rewarded: the reward dreamt there over the recorded one, by how many frames were "
-        f"dreamt up to it. Anywhere: rewards a frame over {settings.horizon} dreamt frames, in as many clips. "
-        f"{len(models)} model(s); means and 95 % intervals over episodes, Student's t."
+        "steps. At frames that were rewarded: the reward dreamt there over the recorded one (of an episode the slope "
+        "through zero, so that large ones count), by how many frames were dreamt up to it. Anywhere: rewards a frame "
+        f"over {settings.horizon} dreamt frames, in as many clips. {len(models)} model(s); means and 95 % intervals "
+        "over episodes, Student's t."
     )
     plot = Plot(lines, "dreamt frames up to the reward", "dreamt / recorded reward")
     return Study("rewards", "Rewards in dreams", about, table, figures, plot)
+
+
+def together(models: Sequence[Model]) -> int:
+    """Frames of the smallest whole chunks of all models."""
+    return math.lcm(*(model.checkpoint.model.config.chunk for model in models))
+
+
+def slope(paid: Paid, windows: Windows) -> FloatArray:
+    """Of every episode: what the last frames of its windows pay in a dream, for each unit that they paid."""
+    dreamt, recorded = paid.dreamt[:, -1], paid.recorded[:, -1]
+    share: FloatArray = by_unit(dreamt * recorded, windows.episodes) / by_unit(recorded**2, windows.episodes)
+    return share
 
 
 def last(windows: Windows, length: int) -> Windows:
