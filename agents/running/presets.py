@@ -51,7 +51,8 @@ _CORRIDORS = replace(
 # Where the next reward is tens of steps away: at 0.97 a ball 38 steps off is worth 0.3, and a step wasted a hundredth,
 # which is what entropy would be worth at the usual weight. And were half of the dreams to begin in the first sixteen of
 # a thousand frames, the other half would be left for nearly all of real play.
-_FAR = DreamerOptions(discount=0.99, entropy=1e-3, episode_start=0.1)
+# The critic's slow copy would hold value back for many batches (docs/dreamer.md).
+_FAR = DreamerOptions(discount=0.99, entropy=1e-3, episode_start=0.1, slow_target=False, slow_weight=0.0)
 
 # A dreamt frame begins as noise alone. Where actions decide what is seen, that is where they have to be learned, and by
 # the usual levels one draw in seventeen is above 0.9: docs/world_model.md, "Noise levels".
