@@ -27,7 +27,7 @@ TINY_LOOP = (
 
 def start(script: str, *args: str) -> subprocess.Popen[str]:
     """`python script *args` with pipes for its output."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, script, *args], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

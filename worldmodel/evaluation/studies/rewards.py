@@ -94,9 +94,9 @@ def together(models: Sequence[Model]) -> int:
     return math.lcm(*(model.checkpoint.model.config.chunk for model in models))
 
 
-def slope(paid: Paid, windows: Windows) -> FloatArray:
+def slope(found: Paid, windows: Windows) -> FloatArray:
     """Of every episode: what the last frames of its windows pay in a dream, for each unit that they paid."""
-    dreamt, recorded = paid.dreamt[:, -1], paid.recorded[:, -1]
+    dreamt, recorded = found.dreamt[:, -1], found.recorded[:, -1]
     share: FloatArray = by_unit(dreamt * recorded, windows.episodes) / by_unit(recorded**2, windows.episodes)
     return share
 
