@@ -40,6 +40,15 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class Disturbed(Policy, Protocol):
+    """A policy that does not always do what it means to. Recordings keep both, and what it meant is cloned."""
+
+    def intended(self) -> Actions:
+        """What it meant to do in the last `act`, (N,) or (N, A)."""
+        ...
+
+
+@runtime_checkable
 class Remembering(Policy, Protocol):
     """A policy whose next actions depend on what was done, which it has to be told where it did not choose it."""
 

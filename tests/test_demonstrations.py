@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from lssvwm.agents.dreamer.cloning import Cloner
+from lssvwm.agents.dreamer.cloning import Cloner, CloningConfig, watch
 from lssvwm.agents.evaluation.runs import load_policy
+from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
 from lssvwm.agents.running.loop import Loop
 from lssvwm.agents.running.run import SEEDS_PER_RUN, recorded_in, seeds_of
+from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.recording.provenance import listed
+from lssvwm.envs.recording.recorder import record
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.stepping import Figures
 from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.data import INTENDED_KEY
 from test_algorithms import SMALL
 from trainers import assert_same_state, flat
+from worlds import random_model, small_config
 
 SHOWN = replace(SMALL, extra_obs=True, demonstrator="oracle", demonstrations=3, explore=0.2)
 
@@ -112,3 +117,56 @@ def test_who_demonstrates_is_checked_before_anything_is_written(tmp_path: Path) 
         with pytest.raises(InputError, match=message):
             Loop(tmp_path, replace(SHOWN, **changes), progress=False)
     assert not any(tmp_path.iterdir())
+
+
+class Always:
+    """Means to turn right whatever it sees."""
+
+    def reset(self, rows: Any, seeds: Any) -> None:
+        pass
+
+    def act(self, frames: Any, info: Any) -> Any:
+        return np.ones(len(frames), np.int64)
+
+
+@pytest.fixture
+def disturbed(tmp_path: Path) -> EpisodeStore:
+    """Two players of which half of what they do is drawn at random, in pieces of six frames."""
+    config = EnvConfig("MiniGrid-MemoryS7-v0", size=28, actions=(0, 1, 2), max_episode_steps=20)
+    store = EpisodeStore(tmp_path / "disturbed", create=True)
+    policy = Exploring(Always(), RandomPolicy(3), 0.5)
+    record(config, store, policy, episodes=4, num_envs=2, seed=3, processes=False, piece_frames=6, progress=False)
+    return store
+
+
+def test_recordings_keep_what_was_meant_beside_what_was_done(disturbed: EpisodeStore) -> None:
+    assert len(disturbed) > 4, "there are no pieces"
+    done = np.concatenate([disturbed.read(name).action[1:] for name in disturbed.names])
+    assert 0.2 < np.mean(done != 1) < 0.5  # a third of what is drawn is what was meant
+    for name in disturbed.names:
+        meant = disturbed.read(name).extras[INTENDED_KEY]
+        assert meant.dtype == np.int64
+        assert meant.tolist() == [-1, *[1] * (len(meant) - 1)]
+
+
+def test_what_was_meant_is_cloned_and_what_was_done_is_seen(disturbed: EpisodeStore, tmp_path: Path) -> None:
+    model = random_model(small_config(height=28, width=28, patch=14, num_actions=3), 1)
+    lessons = watch(model, disturbed, disturbed.names, CloningConfig())
+    assert lessons.actions.unique().tolist() == [1]
+    plain = EpisodeStore(tmp_path / "plain", create=True)
+    for episode in map(disturbed.read, disturbed.names):
+        extras = {key: value for key, value in episode.extras.items() if key != INTENDED_KEY}
+        plain.append(replace(episode, extras=extras))
+    others = watch(model, plain, plain.names, CloningConfig())
+    assert others.actions.unique().tolist() == [0, 1, 2]
+    assert torch.equal(others.features, lessons.features)
+
+
+@pytest.mark.parametrize("meant", [[-1, 3, 0], [-1, -1, 0], [-1, 0]])
+def test_what_cannot_have_been_meant_is_named(meant: list[int], disturbed: EpisodeStore, tmp_path: Path) -> None:
+    store = EpisodeStore(tmp_path / "wrong", create=True)
+    episode = disturbed.read(disturbed.names[0]).beginning(3)
+    store.append(replace(episode, extras={INTENDED_KEY: np.array(meant)}))
+    model = random_model(small_config(height=28, width=28, patch=14, num_actions=3), 1)
+    with pytest.raises(InputError, match=r"'intended_action' has to be as 'action', \(3,\), of 3 actions"):
+        watch(model, store, store.names, CloningConfig())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from benchmarks.evidence import __main__ as evidence
 from benchmarks.evidence import results, running, table
 from benchmarks.evidence.claims import CLAIMS, SEEDS, Claim, Method
 from benchmarks.evidence.commands import Ended, Process
-from benchmarks.evidence.running import Plan, cpu_seconds, judging, learning, show
+from benchmarks.evidence.running import Plan, commands, cpu_seconds, learning, show
 from benchmarks.memory import __main__ as memory
 from benchmarks.shared.page import markers
 from lssvwm.agents.evaluation import command
@@ -75,7 +76,7 @@ def test_commands_exist_hold_out_and_give_controls_as_many_real_steps(name: str,
             assert options.layouts is not None
             assert sum(options.layouts) <= options.eval_layouts[0], "what is evaluated is recorded too"
     dreams = told[claim.methods[0].name]
-    of_episodes = dreams.collect_episodes * (500 if "7x7" in str(dreams.env) else 1000)
+    of_episodes = dreams.collect_episodes * (250 if "5x5" in str(dreams.env) else 1000)
     for options in told.values():
         if options.place == "real":
             assert options.env_steps * options.rounds == (dreams.collect_frames or of_episodes) * dreams.rounds
@@ -86,10 +87,12 @@ def test_commands_exist_hold_out_and_give_controls_as_many_real_steps(name: str,
             assert cloning == told["clone"].cloning.steps * told["clone"].rounds
     quick = parse(LoopOptions, learning(claim, claim.methods[0], 0, replace(plan, quick=True))[1:])
     assert (quick.eval_episodes, quick.rounds, quick.world_steps) == (2, 1, 3)
-    module, called, *rest = judging(claim, plan)
-    assert (module, called) == ("-m", "lssvwm.agents.evaluation")
-    assert [word.split("=")[0] for word in rest[: len(claim.methods)]] == list(told)
-    assert int(rest[rest.index("--num-envs") + 1]) <= (2 if claim.minetest else 64), "an engine for each"
+    judged = commands(claim, plan)[len(claim.methods) :]
+    assert [words[:2] for words in judged] == [["-m", "lssvwm.agents.evaluation"]] * len(claim.methods)
+    assert [words[2].split("=")[0] for words in judged] == list(told)
+    assert ["--policies" in words for words in judged] == [True, *[False] * (len(judged) - 1)]
+    first = judged[0]
+    assert int(first[first.index("--num-envs") + 1]) <= (2 if claim.minetest else 64), "an engine for each"
 
 
 def test_a_claim_goes_all_the_way_and_is_not_done_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,15 +119,10 @@ def test_a_claim_goes_all_the_way_and_is_not_done_twice(tmp_path: Path, capsys: 
         "evidence-minigrid-s7.png",
         "evidence-minigrid-s7-curves.png",
     }
-    assert set(cpu_seconds(folder)) == {"dreams-0", "ppo-0", "sb3-recurrent-ppo-0", "judged"}
-    again: list[str] = []
-
-    def only_judge(words: Sequence[str]) -> Fake:
-        again.append(words[0])
-        return Fake()
-
-    evidence.main(asked, start=only_judge, page=page)
-    assert again == ["-m"]
+    runs = ("dreams-0", "ppo-0", "sb3-recurrent-ppo-0")
+    assert set(cpu_seconds(folder)) == {*runs, *(f"judged/{run}" for run in runs)}
+    evidence.main(asked, start=lambda words: pytest.fail("done again"), page=page)
+    assert (folder / "table.md").read_text() == made
     capsys.readouterr()
 
 
@@ -213,17 +211,20 @@ def test_runs_side_by_side_wait_for_the_world_that_they_learn_in(tmp_path: Path)
     plan, started = Plan(tmp_path, 3, jobs=2), dict[str, Fake]()
 
     def start(words: Sequence[str]) -> Fake:
-        name = Path(words[words.index("--out") + 1]).name
+        folder = Path(words[words.index("--out") + 1])
+        name = str(folder.relative_to(plan.folder(SMALL)))
         going = [other for other, fake in started.items() if fake.looks >= 0]
         assert len(going) < 2
         if name.startswith("old"):
             assert name.replace("old", "new") not in going
-        assert name != "judged" or not going
+        assert name.removeprefix("judged/") not in going
         started[name] = Fake(looks={"new-0": 3, "old-0": 1}.get(name, 0))
         return started[name]
 
     show(SMALL, plan, start, say=lambda _: None)
-    assert list(started) == ["new-0", "new-1", "old-1", "new-2", "old-2", "old-0", "judged"]
+    runs = ["new-0", "new-1", "old-1", "new-2", "old-2", "old-0"]
+    assert list(started)[: len(runs)] == runs
+    assert set(started) == {*runs, *(f"judged/{name}" for name in runs)}
     assert cpu_seconds(plan.folder(SMALL)) == dict.fromkeys(started, 1.5)
 
 
@@ -268,9 +269,12 @@ def judged_by_hand(claim: Claim, plan: Plan) -> dict[str, results.Judged]:
     run = {"returns": [1.0, 3.0], "successes": [True, False], "imagined_returns": [5.0, 5.0]}
     runs = {"new-0": run, "new-1": {**run, "returns": [3.0, 5.0], "successes": [True, True]}}
     lone = {**run, "returns": [0.0, 0.5], "imagined_returns": None}
-    plan.judged(claim).mkdir(parents=True)
-    found = {"methods": {"new": {"runs": runs}, "random": {"runs": {"random": lone}}}}
-    (plan.judged(claim) / "results.json").write_text(json.dumps(found))
+    beside: dict[str, Any] = {"random": {"runs": {"random": lone}}}
+    for name, earned in runs.items():
+        plan.judged(claim, name).mkdir(parents=True)
+        found = {"methods": {"new": {"runs": {name: earned}}, **beside}}
+        (plan.judged(claim, name) / "results.json").write_text(json.dumps(found))
+        beside = {}
     for name, (method, seed) in plan.runs(claim).items():
         folder = plan.run(claim, method.name, seed)
         (folder / "policy").mkdir(parents=True)
@@ -345,7 +349,9 @@ def test_what_is_published_makes_the_same_table_and_is_not_run_again(
     more, started = Plan(tmp_path / "away", 3), list[list[str]]()
     show(ALONE, more, start, say=lambda _: None, known=results.usable(results.read(path, ALONE), ALONE, more))
     third = str(more.run(ALONE, "new", 2))
-    assert started == [[third], [f"new={third}", str(more.judged(ALONE))]], "seeds that stand there were run again"
+    assert started == [[third], [f"new={third}", str(more.judged(ALONE, "new-2"))]], (
+        "seeds that stand there were run again"
+    )
 
     other = replace(ALONE, methods=(Method("new", "new", "--dreams 4"),))
     assert set(results.usable(again, other, plan)) == {"random"}, "runs that were told something else"
@@ -368,7 +374,8 @@ def test_list_and_bad_input(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     evidence.main(["crafter", "--list"])
     printed = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("python train_agent.py") for line in printed) == 3
-    assert printed[-1].startswith("python -m lssvwm.agents.evaluation dreams=runs/evidence/crafter/dreams-0,")
+    said = [line.split()[3] for line in printed if line.startswith("python -m lssvwm.agents.evaluation ")]
+    assert said == [f"{name}=runs/evidence/crafter/{name}-0" for name in ("dreams", "sb3-ppo", "sb3-recurrent-ppo")]
     with pytest.raises(InputError, match="no claim 'atari': choose of minigrid-s7"):
         evidence.main(["atari"])
     with pytest.raises(InputError, match="--quick is one seed"):

@@ -20,6 +20,7 @@ from lssvwm.worldmodel.common.errors import InputError, check_least
 from lssvwm.worldmodel.common.loggers import Scalars
 from lssvwm.worldmodel.common.stepping import Figures, run_steps
 from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes.data import INTENDED_KEY
 from lssvwm.worldmodel.model import WorldModel
 
 STATE = "cloning.pt"
@@ -79,10 +80,10 @@ class CloningConfig:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What M frames of E episodes teach: the action that came next, and the return from there on."""
+    """What M frames of E episodes teach: the action that was meant next, and the return from there on."""
 
     features: Tensor  # (M, F)
-    actions: Tensor  # (M,) or (M, A), entry i was taken after frame i was seen
+    actions: Tensor  # (M,) or (M, A), entry i was meant after frame i was seen
     returns: Tensor  # (M,), discounted, of the rewards up to the end of the recording
     episode: Tensor  # (M,) which one
     beyond: Tensor  # (M,) what the value of that episode's last frame is worth here; 0 where it terminated
@@ -232,7 +233,10 @@ def best_episodes(store: EpisodeStore, share: float | None) -> list[str]:
 
 @torch.no_grad()
 def watch(model: WorldModel, store: EpisodeStore, names: Sequence[str], config: CloningConfig) -> Lessons:
-    """Let `model` observe whole episodes, and line up with every frame but the last what was done after it."""
+    """Let `model` observe whole episodes, and line up with every frame but the last what was meant to be done after it.
+
+    That is what was done, unless the player was disturbed (`envs.policy.Disturbed`) and the recording says so.
+    """
     index = {name: row for row, name in enumerate(store.names)}
     lengths, parts = store.lengths, list[Lessons]()
     waiting = sorted((index[name] for name in names), key=lambda row: int(lengths[row]))  # little is padding then
@@ -247,12 +251,13 @@ def watch(model: WorldModel, store: EpisodeStore, names: Sequence[str], config: 
             segments.append(seen.features)
         features = torch.cat(segments, 1)
         for row, steps in enumerate((lengths[rows] - 1).tolist()):
+            meant = _intended(store, store.names[rows[row]], clips.actions[row, : steps + 1], model.config.num_actions)
             beyond = config.discount ** np.arange(steps, 0, -1) * (not clips.terminated[row, steps])
             returns = discounted_returns(clips.rewards[row, 1 : steps + 1].numpy(), config.discount)
             parts.append(
                 Lessons(
                     features=features[row, :steps],
-                    actions=clips.actions[row, 1 : steps + 1].to(model.device),
+                    actions=meant[1:].to(model.device),
                     returns=torch.from_numpy(returns).to(features),
                     episode=torch.full((steps,), len(parts), device=model.device),
                     beyond=torch.from_numpy(beyond).to(features),
@@ -260,6 +265,25 @@ def watch(model: WorldModel, store: EpisodeStore, names: Sequence[str], config: 
                 )
             )
     return Lessons(*(torch.cat([getattr(part, name) for part in parts]) for name in Lessons.__annotations__))
+
+
+def _intended(store: EpisodeStore, name: str, done: Tensor, count: int) -> Tensor:
+    """What was meant instead of the actions `done` of an episode, whose first is none; those where nothing is told.
+
+    Raises InputError for arrays of another shape, and for what is none of `count` actions, or no number.
+    """
+    told = store.read_array(name, INTENDED_KEY)
+    if told is None:
+        return done
+    meant = torch.from_numpy(np.array(told, done.numpy().dtype))
+    actions = meant[1:]
+    known = actions.isfinite() if done.is_floating_point() else (actions >= 0) & (actions < count)
+    if meant.shape != done.shape or not known.all():
+        raise InputError(
+            f"{store.root / name}: '{INTENDED_KEY}' has to be as 'action', {tuple(done.shape)}, of {count or 'finite'} "
+            f"actions; it is {told.dtype} {told.shape}: record again, or leave it out, and what was done is cloned"
+        )
+    return meant
 
 
 def discounted_returns(rewards: NDArray[np.floating[Any]], discount: float) -> NDArray[np.float64]:

@@ -46,7 +46,11 @@ class RandomPolicy:
 
 
 class Exploring:
-    """`policy`, but each action is one of `other` instead with probability `share`, independently in every step."""
+    """`policy`, but each action is one of `other` instead with probability `share`, independently in every step.
+
+    Recordings keep what `policy` chose beside what was done (DART, Laskey et al. 2017): so that those who clone it see
+    how it goes on after errors, and do not learn the errors.
+    """
 
     def __init__(self, policy: Policy, other: Policy, share: float) -> None:
         if not 0 <= share <= 1:
@@ -66,10 +70,15 @@ class Exploring:
         """The next action of each of the N rows."""
         chosen, others = (policy.act(frames, info) for policy in self._policies)
         explores = np.array([self._randoms[row].random() < self._share for row in range(len(frames))])
+        self._chosen = chosen
         done: Actions = np.where(explores.reshape(-1, *[1] * (chosen.ndim - 1)), others, chosen)
         if isinstance(self._policies[0], Remembering):
             self._policies[0].took(done)
         return done
+
+    def intended(self) -> Actions:
+        """What `policy` chose in the last `act`."""
+        return self._chosen
 
 
 _POLICIES: dict[str, Callable[[int], Policy]] = {

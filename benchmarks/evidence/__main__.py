@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.evidence.claims import CLAIMS, SEEDS, claims
 from benchmarks.evidence.commands import Process, Start
 from benchmarks.evidence.results import judged, published, read, usable, write
-from benchmarks.evidence.running import Plan, check, judging, learning, show
+from benchmarks.evidence.running import Plan, check, commands, show
 from benchmarks.evidence.table import overview, plots, rows, section
 from benchmarks.shared.page import fill
 from lssvwm.worldmodel.common.atomic import replace
@@ -54,7 +54,7 @@ def main(args: Sequence[str] | None = None, *, start: Start = Process, page: Pat
     if options.list:
         print("\n".join(overview({claim.name: claim for claim in chosen}, seeds)))
         for claim in chosen if options.names else ():
-            for words in (*(learning(claim, method, 0, plan) for method in claim.methods), judging(claim, plan)):
+            for words in commands(claim, plan):
                 print(shlex.join(["python", *words]))
         return
     if options.quick and not options.names:

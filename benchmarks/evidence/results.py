@@ -143,12 +143,12 @@ def judged(claim: Claim, plan: Plan, known: Results) -> dict[str, Judged]:
     """
     if plan.covered(claim, known):
         return {}
-    methods = read_json(plan.judged(claim) / "results.json", "an evaluation")["methods"]
     spent, machine = cpu_seconds(plan.folder(claim)), cpu().rpartition(", load")[0]
     found = {}
     for name, (method, seed) in plan.runs(claim).items():
         if name in known:
             continue
+        methods = read_json(plan.judged(claim, name) / "results.json", "an evaluation")["methods"]
         folder, run = plan.run(claim, method.name, seed), methods[method.name]["runs"][name]
         worlds = [plan.run(claim, method.world, seed)] if method.world else []
         settings = digest(*(open_run(each).settings for each in (folder, *worlds)))
@@ -167,7 +167,7 @@ def judged(claim: Claim, plan: Plan, known: Results) -> dict[str, Judged]:
             spent.get(name),
             evaluations_of(folder),
         )
-    for name in claim.policies:
-        (run,) = methods[name]["runs"].values()
-        found[name] = Judged(tuple(run["returns"]), tuple(run["successes"]))
+        for policy in methods.keys() & set(claim.policies):
+            (run,) = methods[policy]["runs"].values()
+            found[policy] = Judged(tuple(run["returns"]), tuple(run["successes"]))
     return found

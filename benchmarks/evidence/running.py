@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.evidence.claims import Claim, Method
 from benchmarks.evidence.commands import Ended, Process, Running, Start
@@ -61,9 +62,9 @@ class Plan:
         """Whether nothing of a claim is left to run or to judge."""
         return {*self.runs(claim), *claim.policies} <= set(known)
 
-    def judged(self, claim: Claim) -> Path:
-        """What agents.evaluation has written."""
-        return self.folder(claim) / "judged"
+    def judged(self, claim: Claim, run: str) -> Path:
+        """What agents.evaluation has written of a run."""
+        return self.folder(claim) / "judged" / run
 
 
 def check(claim: Claim) -> None:
@@ -87,15 +88,21 @@ def learning(claim: Claim, method: Method, seed: int, plan: Plan) -> list[str]:
     return [*words, "--out", str(plan.run(claim, method.name, seed)), "--resume", "--no-progress"]
 
 
-def judging(claim: Claim, plan: Plan, known: Collection[str] = ()) -> list[str]:
-    """The command that judges the runs of all methods but those that are known, and the policies beside them."""
-    folders: dict[str, list[str]] = {}
-    for name, (method, seed) in plan.runs(claim).items():
-        if name not in known:
-            folders.setdefault(method.name, []).append(str(plan.run(claim, method.name, seed)))
-    runs = [f"{name}={','.join(paths)}" for name, paths in folders.items()]
-    words = ["-m", "lssvwm.agents.evaluation", *runs, "--policies", *claim.policies, "--out", str(plan.judged(claim))]
-    words += ["--episodes", str(2 if plan.quick else EPISODES), "--seed", str(JUDGED_SEED)]
+def judging(claim: Claim, plan: Plan, run: str) -> list[str]:
+    """The command that judges a run, and beside the first one the policies that learn nothing."""
+    runs = plan.runs(claim)
+    method, seed = runs[run]
+    words = ["-m", "lssvwm.agents.evaluation", f"{method.name}={plan.run(claim, method.name, seed)}"]
+    if run == next(iter(runs)):
+        words += ["--policies", *claim.policies]
+    words += [
+        "--out",
+        str(plan.judged(claim, run)),
+        "--episodes",
+        str(2 if plan.quick else EPISODES),
+        "--seed",
+        str(JUDGED_SEED),
+    ]
     words += ["--num-envs", str(2 if plan.quick else claim.at_once)]
     return [*words, "--no-processes", "--no-videos", "--no-progress"]
 
@@ -105,6 +112,35 @@ def finished(folder: Path) -> bool:
     return (folder / "report" / "results.json").exists()
 
 
+def commands(claim: Claim, plan: Plan) -> list[list[str]]:
+    """All commands of the first seed, whatever is done: the runs, then what judges them."""
+    learn = [learning(claim, method, 0, plan) for method in claim.methods]
+    return [*learn, *(judging(claim, plan, f"{method.name}-0") for method in claim.methods)]
+
+
+class Task(NamedTuple):
+    """A command, and the tasks whose results it needs."""
+
+    words: list[str]
+    needs: tuple[str, ...] = ()
+
+
+def tasks(claim: Claim, plan: Plan, known: Collection[str] = ()) -> dict[str, Task]:
+    """What is not done yet: the runs, then what judges them."""
+    runs = {name: run for name, run in plan.runs(claim).items() if name not in known}
+    learn = {
+        name: Task(learning(claim, method, seed, plan), (f"{method.world}-{seed}",) if method.world else ())
+        for name, (method, seed) in runs.items()
+        if not finished(plan.run(claim, method.name, seed))
+    }
+    judge = {
+        f"judged/{name}": Task(judging(claim, plan, name), (name,))
+        for name in runs
+        if not (plan.judged(claim, name) / "results.json").exists()
+    }
+    return learn | judge
+
+
 def show(
     claim: Claim,
     plan: Plan,
@@ -112,26 +148,19 @@ def show(
     say: Callable[[str], None] = print,
     known: Collection[str] = (),
 ) -> None:
-    """Do what is not done yet of the runs, `plan.jobs` at once, and judge them. Those in `known` need neither.
+    """Do what is not done yet, `plan.jobs` tasks at once. Runs in `known` need nothing.
 
     Raises KeyboardInterrupt when interrupted, InputError for a command that failed, after the others have saved and
     ended; the same call goes on after both.
     """
-    todo = {
-        name: (method, seed)
-        for name, (method, seed) in plan.runs(claim).items()
-        if name not in known and not finished(plan.run(claim, method.name, seed))
-    }
+    todo = tasks(claim, plan, known)
     running: dict[str, Running] = {}
     try:
         while todo or running:
             pending = {*todo, *running}
-            ready = [name for name, (method, seed) in todo.items() if f"{method.world}-{seed}" not in pending]
+            ready = [name for name, task in todo.items() if pending.isdisjoint(task.needs)]
             for name in ready[: plan.jobs - len(running)]:
-                running[name] = _begin(learning(claim, *todo.pop(name), plan), claim, start, say)
-            _wait(running, claim, plan)
-        if not plan.covered(claim, known):
-            running["judged"] = _begin(judging(claim, plan, known), claim, start, say)
+                running[name] = _begin(todo.pop(name).words, claim, start, say)
             _wait(running, claim, plan)
     finally:
         _end(running, claim, plan)

@@ -14,13 +14,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from lssvwm.envs.factory import EnvConfig, FrameVectorEnv, make_vec
-from lssvwm.envs.policy import FrameArray, Policy
+from lssvwm.envs.policy import Disturbed, FrameArray, Policy
 from lssvwm.envs.recording.pool import Answer, Failure, Pool, interrupts_blocked
 from lssvwm.envs.recording.provenance import SEED_KEY
 from lssvwm.envs.spaces.actions import as_recorded, no_action, shaped, spec_of
 from lssvwm.envs.spaces.masks import MASK_KEY
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Episode
+from lssvwm.worldmodel.episodes.data import INTENDED_KEY
 
 _log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def play_pool(
     playing: set[int] = set()
     late: set[int] = set()
     tries: Counter[int] = Counter()
-    begun = False
+    begun, meant = False, None
     keys, space = pool.made.extra_keys, pool.made.actions
     kept = [keys] * count
     while True:
@@ -164,6 +165,7 @@ def play_pool(
         if rows:
             frames, info = _together(shown)
             actions = as_recorded(space, policy.act(frames, info), count)
+            meant = as_recorded(space, policy.intended(), count) if isinstance(policy, Disturbed) else None
             for row in rows:
                 pool.step(row, actions[row])
         # A seed that has failed before is waited for: it may take as long whenever it is played.
@@ -199,6 +201,8 @@ def play_pool(
                 masked = space.count and MASK_KEY in answer.info
                 kept[row] = tuple(dict.fromkeys((*keys, MASK_KEY))) if masked else keys
             extras = {key: answer.info[key] for key in kept[row]}
+            if isinstance(policy, Disturbed):
+                extras[INTENDED_KEY] = no_action(space) if meant is None or row not in playing else meant[row]
             track.add(answer.frame, took, answer.reward, extras)
             if answer.terminated or answer.truncated:
                 yield Piece(track.seed, firsts[row], False, track.episode(answer.terminated, answer.truncated))
@@ -208,6 +212,8 @@ def play_pool(
                 yield Piece(track.seed, firsts[row], True, track.episode(False, True))
                 firsts[row] += longest - 1
                 tracks[row] = rest = _Track(track.seed)
+                if INTENDED_KEY in extras:
+                    extras[INTENDED_KEY] = no_action(space)
                 rest.add(answer.frame, no_action(space), 0.0, extras)
         if started:
             playing |= set(started)

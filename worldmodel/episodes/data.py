@@ -20,6 +20,9 @@ INVERSE_KEY = "inverse_actions"
 FPS_KEY = "fps"
 """Extra of an episode, one number: frames per second of the world, or of the video."""
 
+INTENDED_KEY = "intended_action"
+"""Extra of an episode, as its actions: what the player meant to do where noise decided what was done."""
+
 KEYS = ("image", "action", "reward", "terminated", "truncated")
 """The arrays of every episode; all other keys are extras."""
 
