@@ -55,3 +55,8 @@ class Remembering(Policy, Protocol):
     def took(self, actions: Actions) -> None:
         """Actions (N,) or (N, A) were done, instead of those that it chose last."""
         ...
+
+
+def policy_name(policy: object) -> str:
+    """What recordings call a policy: what it says of itself (`__str__`), else its class."""
+    return type(policy).__name__ if type(policy).__str__ is object.__str__ else str(policy)

@@ -1,5 +1,5 @@
-"""A world whose faults are chosen: slow resets, steps that fail, hang, take a second, kill the process
-or show what they may not."""
+"""A world whose faults are chosen: slow resets, steps that fail, hang, take a second, kill the process,
+end the episode with an error or show what they may not."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ class Faulty(gym.Env[FrameArray, np.int64]):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.fault == "hang":
                 time.sleep(1000)
+            if self.fault == "error":
+                return np.full((8, 8, 3), 0, np.uint8), 0.0, False, True, {"error": "lost its engine"}
             if self.fault == "slow":
                 time.sleep(1)
             reward = float("nan") if self.fault == "nan" else reward

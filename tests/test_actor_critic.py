@@ -13,6 +13,7 @@ from lssvwm.agents.dreamer.actor_critic import (
     ActorCritic,
     ActorCriticConfig,
     continuation_weights,
+    explained_variance,
     lambda_returns,
     sample_action,
 )
@@ -167,6 +168,15 @@ def test_returns_without_weight_do_not_widen_the_scale(agent: ActorCritic) -> No
     weights = torch.tensor([[0.5], [0.0]]).expand(2, 1001)
     agent.update_scale(returns, weights)
     assert float(agent.return_scale) == pytest.approx(900)
+
+
+def test_explained_variance_by_hand() -> None:
+    returns = torch.tensor([[0.0, 2.0], [4.0, 1e6]])
+    weights = torch.tensor([[1.0, 1.0], [1.0, 0.0]])  # what has no weight is not asked
+    assert float(explained_variance(returns + 7, returns, weights)) == 1
+    assert float(explained_variance(torch.full_like(returns, 3), returns, weights)) == 0
+    # What is left, 0, 2, 0, varies by 8 / 3, and the returns by 8.
+    assert float(explained_variance(torch.tensor([[0.0, 0.0], [4.0, 0.0]]), returns, weights)) == pytest.approx(2 / 3)
 
 
 def test_actions_are_drawn_as_often_as_the_policy_says_and_from_the_given_generator(agent: ActorCritic) -> None:

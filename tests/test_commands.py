@@ -193,8 +193,9 @@ def test_record_keeps_what_a_policy_played(shell: Shell, tmp_path: Path) -> None
     said = shell(*asked[:3], "--out", tmp_path / "both", *shown, "--every", "2", *small, "--episodes", "2")
     assert (said.status, said.errors) == (0, "")
     store = EpisodeStore(tmp_path / "both")
+    mixed = "Mixture(MemoryOracle(epsilon=0.1, wrong=0.5):0.5, RandomPolicy:0.5)"
     told = json.loads(str(store.read(store.names[0]).extras["recording"]))
-    assert (told["policy"], store.image_shape) == ("Mixture", (28, 56))
+    assert (told["policy"], store.image_shape) == (mixed, (28, 56))
     assert {name: told["env"][name] for name in ("layouts", "every")} == {"layouts": [3, 2], "every": 2}
     said = shell(*asked, *small, "--policy", "random:1,oracle:1")
     assert said.errors == "error: --policy oracle plays MiniGrid-MemoryS7-v0 by more than its frames: add --extra-obs\n"

@@ -67,6 +67,8 @@ def test_learns_the_optimal_policy_and_its_values(store: EpisodeStore, tmp_path:
     assert float(right_action(subject.agent).min()) > 0.9
     assert float(value_errors(subject.agent).max()) < 0.08
     assert report["imagined_return"] > 0.9
+    assert report["rewarded"] > 0.9
+    assert report["explained_variance"] > 0.5
 
 
 def test_features_that_lag_by_one_step_are_found_out(store: EpisodeStore, tmp_path: Path) -> None:

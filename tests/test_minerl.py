@@ -141,7 +141,8 @@ def test_hung_server_and_memory_limit(malmo: Served) -> None:
     # This step was good and is kept.
     np.testing.assert_array_equal(frame, frame_of(3, 1, 0))
     assert (reward, terminated, truncated) == (1.0, False, True)
-    assert "MiB of memory, memory_limit is 10" in info["error"]
+    assert "MiB of memory, memory_limit is 10" in info["cut"]
+    assert "error" not in info
     assert not alive(pids)
     last, _ = env.reset(seed=2)
     pids = processes(env)

@@ -85,7 +85,9 @@ def test_a_first_round_that_began_without_exploring_ends_so(tmp_path: Path) -> N
 
     assert players() == dict.fromkeys(range(3), "RandomPolicy")
     loop.collect(1, loop.exploring(plain))
-    assert players() == dict.fromkeys(range(3), "RandomPolicy") | dict.fromkeys(range(3, 6), "Exploring")
+    assert players() == dict.fromkeys(range(3), "RandomPolicy") | dict.fromkeys(
+        range(3, 6), "Exploring(RandomPolicy, RandomPolicy:0.5)"
+    )
 
 
 def test_every_part_is_checked_before_anything_is_written(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 import lssvwm.envs.recording.pool
+from lssvwm.agents.evaluation.real import Evaluation, evaluate
+from lssvwm.agents.policies.baselines import Exploring
 from lssvwm.agents.running.loop import Loop
 from lssvwm.agents.running.run import Run
 from lssvwm.agents.running.settings import WorldSettings
@@ -41,7 +43,7 @@ def recorded(root: Path, config: EnvConfig, **options: Any) -> tuple[RecordSumma
     return summary, by_seed([store.read(name) for name in store.names])
 
 
-@pytest.mark.parametrize("fault", ["raise", "kill", "hang", "nan", "shape"])
+@pytest.mark.parametrize("fault", ["raise", "kill", "hang", "nan", "shape", "error"])
 def test_a_failing_process_is_replaced_and_its_episode_played_again(
     tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -53,6 +55,7 @@ def test_a_failing_process_is_replaced_and_its_episode_played_again(
         "kill": "its process was killed by SIGKILL",
         "hang": "no answer within 5 seconds",
         "nan": "the environment gave the reward nan",
+        "error": "lost its engine",
         "shape": r"shows uint8 (4, 8, 3) where its space says uint8 (8, 8, 3)",
     }
     with caplog.at_level(logging.WARNING):
@@ -66,6 +69,24 @@ def test_a_failing_process_is_replaced_and_its_episode_played_again(
     for seed, episode in found.items():
         for key in ("image", "action", "reward", "terminated"):
             assert np.array_equal(getattr(episode, key), getattr(expected[seed], key))
+
+
+def judged(config: EnvConfig, processes: bool) -> Evaluation:
+    policy = Uniform(5)
+    how: dict[str, Any] = {"episodes": 4, "num_envs": 2, "seed": 0, "processes": processes, "progress": False}
+    return evaluate("it", config, policy, **how).evaluation
+
+
+@pytest.mark.parametrize(
+    ("fault", "processes"), [("raise", False), ("error", False), ("kill", True)], ids=["raise", "error", "kill"]
+)
+def test_an_evaluation_survives_what_happens_to_its_environments(tmp_path: Path, fault: str, processes: bool) -> None:
+    whole = judged(faulty(), processes)
+    (marker := tmp_path / "once").touch()
+    assert judged(faulty(fault=fault, seeds=[1], once=str(marker)), processes) == whole
+    assert not marker.exists()
+    with pytest.raises(InputError, match=r"Faulty-v0 failed 3 times in the episode of seed 2, and figures without it"):
+        judged(faulty(fault=fault, seeds=[2]), processes)
 
 
 def test_a_process_that_hangs_holds_up_nobody(
@@ -107,7 +128,7 @@ def test_a_seed_that_always_fails_is_skipped(tmp_path: Path, processes: bool, ca
 def test_a_single_seed_cannot_kill_the_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("lssvwm.envs.recording.recorder.LocalPool", None)  # it would kill the tests
+    monkeypatch.setattr("lssvwm.envs.recording.pool.LocalPool", None)  # it would kill the tests
     config = faulty(fault="kill", seeds=[1])
     for _ in range(2):  # the second call has one seed to play
         summary, _ = recorded(tmp_path, config, attempts=1, episodes=2)
@@ -261,6 +282,22 @@ def test_another_world_or_policy_is_refused(tmp_path: Path) -> None:
     assert (
         record(faulty(), EpisodeStore(tmp_path), Other(5), episodes=2, num_envs=1, seed=50, progress=False).skipped == 0
     )
+
+
+def test_policies_are_told_apart_by_what_they_say_of_themselves(tmp_path: Path) -> None:
+    store, how = EpisodeStore(tmp_path, create=True), {"num_envs": 1, "processes": False, "progress": False}
+
+    def play(share: float, **asked: int) -> RecordSummary:
+        return record(faulty(), store, Exploring(Uniform(5), Uniform(5), share), **{**how, **asked})  # type: ignore[arg-type]
+
+    play(0.1, episodes=1, seed=0)
+    was, now = (rf"Exploring\(Uniform, Uniform:{share}\)" for share in (0.1, 0.2))
+    with pytest.raises(InputError, match=f"recorded with policy={was}, not {now}"):
+        play(0.2, episodes=1, seed=0)
+    # Earlier versions kept the class alone.
+    path = tmp_path / LIST
+    path.write_text(path.read_text().replace("Exploring(Uniform, Uniform:0.1)", "Exploring"))
+    assert play(0.2, episodes=1, seed=0).skipped == 1
 
 
 def test_the_module_to_import_is_no_part_of_the_world(tmp_path: Path) -> None:

@@ -162,3 +162,16 @@ def continuation_weights(continues: Tensor) -> Tensor:
     """How much step i of a dream counts, (B, H): the product of `continues` before it; the first counts fully."""
     ones = torch.ones_like(continues[:, :1])
     return torch.cat([ones, continues[:, :-1]], 1).cumprod(1)
+
+
+def explained_variance(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
+    """What share of how `returns` vary the `values` foretell, (): at most 1; 0 is no better than their mean.
+
+    All (B, H); `weights` say how much each counts.
+    """
+
+    def variance(of: Tensor) -> Tensor:
+        mean = (weights * of).sum() / weights.sum()
+        return (weights * (of - mean).square()).sum()
+
+    return 1 - variance(returns - values) / variance(returns).clamp(min=1e-8)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lssvwm.agents.dreamer.actor_critic import (
     ActorCritic,
     continuation_weights,
+    explained_variance,
     fits,
     interface,
     lambda_returns,
@@ -206,10 +207,13 @@ class Dreamer(ActorCriticLearner):
             self.adapt_entropy(spread)
         self.step += 1
         self.whole = True
+        rewarded = (alive * dreams.rewards.abs()).amax(1) > self.reward_unit / 2
         return {
             "imagined_return": (alive * dreams.rewards).sum(1).mean(),
+            "rewarded": rewarded.float().mean(),
             "lambda_return": returns[:, 0].mean(),
             "value": values[:, 0].mean(),
+            "explained_variance": explained_variance(values[:, :-1], returns, alive),
             "entropy": (weights * entropy.detach()).sum() / weights.sum(),
             "spread": spread,
             "entropy_weight": self.entropy_weight.clone(),

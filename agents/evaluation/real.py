@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -13,10 +14,10 @@ import numpy as np
 
 from lssvwm.agents.dreamer.familiarity import by_step
 from lssvwm.agents.policies.world_model import WorldModelPolicy
-from lssvwm.agents.running.environment import probe
-from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.factory import EnvConfig, maker
 from lssvwm.envs.policy import Actions, FrameArray, IntArray, Policy
-from lssvwm.envs.recording.recorder import SEED_KEY, open_envs, play
+from lssvwm.envs.recording.playing import play_pool
+from lssvwm.envs.recording.pool import open_pool
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.common.progress import Bar
 from lssvwm.worldmodel.common.stepping import deferred_interrupts
@@ -72,6 +73,8 @@ class Evaluation:
         return cls(values["name"], **figures, familiarity=values.get("familiarity", {}))
 
 
+ATTEMPTS = 3
+"""How often an episode is begun anew whose environment failed."""
 TOGETHER = 64
 """Environments in one process that are played at once."""
 _FIGURES = ("seeds", "returns", "lengths", "successes")
@@ -103,9 +106,7 @@ class _Timed:
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         now = time.perf_counter()
-        for seed in seeds.tolist():
-            # Rows for which no seed is left play the last one again; the first time is the one that counts.
-            self.began.setdefault(seed, now)
+        self.began |= dict.fromkeys(seeds.tolist(), now)
         self.policy.reset(rows, seeds)
 
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
@@ -136,10 +137,11 @@ def evaluate(
 
     What an episode is depends on its seed alone (and, for networks on some devices, on how a batch of another size is
     rounded), so figures are the same with any number of environments and processes. Nothing is recorded; `keep` is
-    given every whole episode in the order in which they end. An interruption takes effect between two steps.
+    given every whole episode in the order in which they end. An interruption takes effect between two steps. An episode
+    whose environment failed, died or did not answer is played again, up to three times.
 
     The example is the longest episode among the first ten seeds: long enough to watch, and not chosen by its outcome.
-    Raises InputError for counts below 1 and a negative seed.
+    Raises InputError for counts below 1 and a negative seed, and for a seed that failed three times.
     """
     if episodes < 1 or num_envs < 1 or seed < 0:
         raise InputError(
@@ -152,17 +154,18 @@ def evaluate(
     if isinstance(policy, WorldModelPolicy):
         noting = policy.noting()
     results: dict[int, _Played] = {}
+    failed: dict[int, str] = {}
     example: Episode | None = None
     with (
         deferred_interrupts() as interrupt,
-        open_envs(config, min(num_envs, episodes), processes=processes) as envs,
+        open_pool(maker(config), min(num_envs, episodes), processes=processes, between=interrupt) as pool,
         noting as noted,
         Bar(f"judged for real, {name}", episodes, "episode", show=progress) as bar,
     ):
         started = time.perf_counter()
-        keys = [key for key, _ in probe(config).extras]  # what the world model is told may be among them
-        for episode in play(envs, timed, wanted, extra_keys=keys, between_steps=interrupt):
-            key, now = int(episode.extras[SEED_KEY]), time.perf_counter()
+        for piece in play_pool(pool, timed, wanted, sys.maxsize, ATTEMPTS, failed, interrupt):
+            episode, key, now = piece.episode, piece.seed, time.perf_counter()
+            _check_none(failed, config)
             results[key] = _Played(
                 total=float(episode.reward.sum()),
                 steps=len(episode.image) - 1,
@@ -176,6 +179,7 @@ def evaluate(
                 keep(episode)
             bar.note({"return": f"{np.mean([r.total for r in results.values()]):.3f}"})
             bar.update()
+    _check_none(failed, config)
     assert example is not None
     played = [results[key] for key in wanted]
     evaluation = Evaluation(
@@ -186,6 +190,14 @@ def evaluate(
         successes=tuple(each.success for each in played),
         seconds=tuple(each.seconds for each in played),
         ended=tuple(each.ended for each in played),
-        familiarity=by_step([noted.get(key, []) for key in wanted]),
+        familiarity=by_step([noted.get(key, [])[: results[key].steps] for key in wanted]),
     )
     return Judged(evaluation, example)
+
+
+def _check_none(failed: Mapping[int, str], config: EnvConfig) -> None:
+    for seed, reason in failed.items():
+        raise InputError(
+            f"{config.id} failed {ATTEMPTS} times in the episode of seed {seed}, and figures without it would not "
+            f"compare: {reason}"
+        )

@@ -11,7 +11,7 @@ import numpy as np
 from lssvwm.agents.policies.memory_maze import MazeOracle, ScriptedMazePolicy, SeekingMazePolicy
 from lssvwm.agents.policies.minetest import NEED_EXTRAS, SCRIPTED
 from lssvwm.agents.policies.minigrid import MemoryOracle
-from lssvwm.envs.policy import Actions, FrameArray, IntArray, Policy, Remembering
+from lssvwm.envs.policy import Actions, FrameArray, IntArray, Policy, Remembering, policy_name
 from lssvwm.envs.spaces.masks import masks_of
 from lssvwm.worldmodel.actions import ActionSpec
 from lssvwm.worldmodel.common.errors import InputError
@@ -58,6 +58,11 @@ class Exploring:
         self.policy = policy
         self._policies, self._share = (policy, other), share
         self._randoms: dict[int, np.random.Generator] = {}
+
+    def __str__(self) -> str:
+        """As recordings have it."""
+        policy, other = map(policy_name, self._policies)
+        return f"Exploring({policy}, {other}:{self._share:g})"
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         """Start new episodes in `rows` from `seeds`."""

@@ -43,6 +43,10 @@ class MemoryOracle:
         self._knows: dict[int, bool] = {}  # whether the cue has been in view
         self._errs: dict[int, bool] = {}  # whether it heads for the wrong thing
 
+    def __str__(self) -> str:
+        """As recordings have it."""
+        return f"MemoryOracle(epsilon={self._epsilon:g}, wrong={self._wrong:g})"
+
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         """Start new episodes in `rows` from `seeds`, which matter to a collector alone."""
         for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):

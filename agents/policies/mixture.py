@@ -11,7 +11,7 @@ import numpy as np
 from lssvwm.agents.policies.baselines import check_plays, make_policy, needs_map
 from lssvwm.agents.running.environment import probe
 from lssvwm.envs.factory import EnvConfig
-from lssvwm.envs.policy import Actions, FrameArray, IntArray, Policy, Remembering
+from lssvwm.envs.policy import Actions, FrameArray, IntArray, Policy, Remembering, policy_name
 from lssvwm.worldmodel.common.errors import InputError
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -68,8 +68,13 @@ class Mixture:
     """
 
     def __init__(self, policies: Sequence[Policy], shares: Sequence[float]) -> None:
-        self._policies, self._until = tuple(policies), np.cumsum(shares)[:-1]
+        self._policies, self._shares, self._until = tuple(policies), tuple(shares), np.cumsum(shares)[:-1]
         self._player: dict[int, int] = {}
+
+    def __str__(self) -> str:
+        """As recordings have it."""
+        parts = zip(self._policies, self._shares, strict=True)
+        return f"Mixture({', '.join(f'{policy_name(policy)}:{share:.3g}' for policy, share in parts)})"
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         """Start new episodes in `rows` from `seeds`."""

@@ -45,7 +45,7 @@ class WorldModelPolicy:
         self._noting += [[] for _ in range(missing)]
         for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
             self._noting[row] = []
-            self._distances.setdefault(seed, self._noting[row])  # an episode that is played again counts once
+            self._distances[seed] = self._noting[row]
 
     @torch.no_grad()
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> NDArray[Any]:
@@ -76,7 +76,8 @@ class WorldModelPolicy:
     def noting(self) -> Iterator[Mapping[int, list[float]]]:
         """Note, by seed of each episode that begins within, how far its features lie from those learned from, by step.
 
-        Seeds are taken for episodes: one that is played again counts once.
+        Seeds are taken for episodes: one that is begun again counts once, and what a row goes on to see after its
+        episode has ended is noted too.
         """
         self._distances, self._noting = {}, []
         try:

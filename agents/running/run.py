@@ -214,7 +214,8 @@ class Run:
             # Earlier versions did not explore in the first round: one that they began ends as it began.
             plain = type(policy.policy).__name__
             round_of = [entry for entry in listed(store) if entry.seed in range(first, first + s.collect_episodes)]
-            if any(entry.source is not None and entry.source["policy"] == plain for entry in round_of):
+            sources = [entry.source for entry in round_of if entry.source is not None]
+            if any(source["policy"].partition("(")[0] == plain for source in sources):
                 policy = policy.policy
         return self.record(store, policy, s.collect_episodes, first, s.collect_frames)
 

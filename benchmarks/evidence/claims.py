@@ -170,7 +170,7 @@ CLAIMS: Mapping[str, Claim] = {
                     "in dreams alone",
                     "--collector seeker:0.6,random:0.4 --collect-episodes 200 --model.latent-channels 128 "
                     "--model.dim 256 --model.whitening 0.5 --heads.dreamt 16 --training.batch 16 --training.length 24 "
-                    "--training.precision bfloat16 --training.decay 0.2 --world-steps 2000 "
+                    "--training.precision bfloat16 --training.decay 0.2 --world-steps 1500 "
                     "--dreams 300 --dreamer.entropy 3e-3",
                 ),
                 Method("clone", "cloned", f"--algo clone --cloning.no-critic {_SHOWN}", world="dreams"),

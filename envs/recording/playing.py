@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,9 +12,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from lssvwm.envs.factory import EnvConfig, FrameVectorEnv, make_vec
+from lssvwm.envs.factory import FrameVectorEnv
 from lssvwm.envs.policy import Disturbed, FrameArray, Policy
-from lssvwm.envs.recording.pool import Answer, Failure, Pool, interrupts_blocked
+from lssvwm.envs.recording.pool import Answer, Failure, Pool
 from lssvwm.envs.recording.provenance import SEED_KEY
 from lssvwm.envs.spaces.actions import as_recorded, no_action, shaped, spec_of
 from lssvwm.envs.spaces.masks import MASK_KEY
@@ -234,20 +233,6 @@ def _together(shown: Sequence[Answer | None]) -> tuple[FrameArray, dict[str, Any
     for row, answer in enumerate(answers):
         info = batch._add_info(info, answer.info, row)
     return np.stack([answer.frame for answer in answers]), info
-
-
-@contextmanager
-def open_envs(config: EnvConfig, num_envs: int, *, processes: bool = True) -> Iterator[FrameVectorEnv]:
-    """Environments that are closed whatever happens, Ctrl-C included."""
-    with interrupts_blocked():
-        envs = make_vec(config, num_envs, processes=processes)
-    complete = False
-    try:
-        yield envs
-        complete = True
-    finally:
-        # An interrupted step may have taken the answers of some workers only: waiting for the others would hang.
-        envs.close(terminate=not complete)
 
 
 def _extras(info: Mapping[str, Any], keys: Sequence[str], row: int) -> dict[str, Any]:

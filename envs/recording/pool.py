@@ -97,6 +97,8 @@ class _Player:
             raise InputError(f"the environment shows {got} where its space says uint8 {self.made.frame_shape}")
         if not np.isfinite(answer.reward):
             raise InputError(f"the environment gave the reward {answer.reward}")
+        if answer.truncated and isinstance(broken := answer.info.get("error"), str):
+            raise RuntimeError(broken)  # this step has not happened: its frame is the one before, its reward none
         return answer
 
 
@@ -255,6 +257,30 @@ class ProcessPool:
 
 
 Pool = LocalPool | ProcessPool
+
+
+@contextlib.contextmanager
+def open_pool(
+    create: Create,
+    count: int,
+    *,
+    processes: bool,
+    timeout: float = 600.0,
+    between: Callable[[], None] = lambda: None,
+) -> Iterator[Pool]:
+    """A pool that is closed whatever happens, Ctrl-C included; with `processes` each environment has one of its own."""
+    pool: Pool
+    if processes:  # a single one too: a seed may kill it
+        pool = ProcessPool(create, count, timeout=timeout, between=between)
+    else:
+        pool = LocalPool(create, count)
+    complete = False
+    try:
+        yield pool
+        complete = True
+    finally:
+        # An interrupted step may have taken the answers of some workers only: waiting for the others would hang.
+        pool.close(orderly=complete)
 
 
 @contextlib.contextmanager

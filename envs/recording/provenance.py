@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lssvwm import __version__
 from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.policy import policy_name
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 
@@ -50,7 +51,7 @@ class Source:
                 versions[package] = metadata.version(package)
             except metadata.PackageNotFoundError:
                 versions[package] = str(getattr(sys.modules.get(package), "__version__", "unknown"))
-        return cls(json.loads(json.dumps(config.to_dict())), type(policy).__name__, versions)
+        return cls(json.loads(json.dumps(config.to_dict())), policy_name(policy), versions)
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ def check_same_world(entries: list[Entry], source: Source, store: EpisodeStore, 
         if entry.seed in wanted:
             was = {**EnvConfig("").to_dict(), **before["env"], "id": _name(before), "policy": before["policy"]}
             is_now = {**now["env"], "id": _name(now), "policy": now["policy"]}
+            if was["policy"] == now["policy"].partition("(")[0]:  # earlier versions kept the class alone
+                was["policy"] = now["policy"]
             if changed := sorted(key for key in was.keys() | is_now.keys() if was.get(key) != is_now.get(key)):
                 key = changed[0]
                 raise InputError(

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lssvwm.envs.factory import EnvConfig, maker
 from lssvwm.envs.policy import Policy
-from lssvwm.envs.recording.playing import open_envs, play, play_pool
-from lssvwm.envs.recording.pool import LocalPool, Pool, ProcessPool
+from lssvwm.envs.recording.playing import play, play_pool
+from lssvwm.envs.recording.pool import open_pool
 from lssvwm.envs.recording.provenance import SEED_KEY, Entry, Source, check_same_world, listed, told
 from lssvwm.envs.recording.writing import Writers
-from lssvwm.envs.vector import Create
 from lssvwm.envs.worlds.inverses import inverse_actions
 from lssvwm.worldmodel.actions import ActionSpec
 from lssvwm.worldmodel.common.errors import InputError
@@ -25,7 +23,7 @@ from lssvwm.worldmodel.common.stepping import deferred_interrupts
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.episodes.data import FPS_KEY, INVERSE_KEY
 
-__all__ = ["SEED_KEY", "RecordSummary", "open_envs", "play", "record"]
+__all__ = ["SEED_KEY", "RecordSummary", "play", "record"]
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +114,9 @@ def record(
         # Interrupted in the middle of an exchange with its processes, it could not close them in order.
         with (
             deferred_interrupts() as interrupt,
-            _opened(create, min(num_envs, len(missing)), processes, timeout, interrupt) as pool,
+            open_pool(
+                create, min(num_envs, len(missing)), processes=processes, timeout=timeout, between=interrupt
+            ) as pool,
             Writers(store) as writers,
         ):
             _check_frame_size(pool.made.frame_shape, store, config)
@@ -185,21 +185,6 @@ def _whole(entries: Sequence[Entry]) -> tuple[dict[int, float], dict[tuple[int, 
                 break
             piece = found.pop((seed, piece.first + piece.frames - 1), None)
     return returns, parts
-
-
-@contextmanager
-def _opened(create: Create, count: int, processes: bool, timeout: float, between: Callable[[], None]) -> Iterator[Pool]:
-    pool: Pool
-    if processes:  # a single one too: a seed may kill it
-        pool = ProcessPool(create, count, timeout=timeout, between=between)
-    else:
-        pool = LocalPool(create, count)
-    complete = False
-    try:
-        yield pool
-        complete = True
-    finally:
-        pool.close(orderly=complete)
 
 
 def _check_actions(actions: ActionSpec, store: EpisodeStore, config: EnvConfig) -> None:

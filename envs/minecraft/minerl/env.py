@@ -49,8 +49,9 @@ class MineRLEnv(gym.Env[Any, Any]):
     without a seed it is drawn from the environment's generator. Minecraft is not deterministic beyond that.
 
     A worker or Minecraft that crashed, hung, lost its connection or outgrew its memory limit is killed with all its
-    processes. The episode is then truncated, with the reason in `info["error"]`; unless the last step was good, its
-    reward is 0 and its observation that of the step before. The next `reset` starts another.
+    processes. The episode is then truncated, with the reason in `info["error"]`, reward 0 and the observation of the
+    step before; after a good step, which outgrowing the limit is, with the reason in `info["cut"]`. The next `reset`
+    starts another.
 
     task: a name of `envs.minecraft.minerl.ids.TASKS`. size: side of the frame in pixels, the mean over the area of
         `pov` (64x64, or 360x640 in 1.0.x; the aspect ratio is not kept); None keeps `pov`.
@@ -161,7 +162,7 @@ class MineRLEnv(gym.Env[Any, Any]):
         if excess is not None:
             self._discard(excess)
             truncated = not terminated
-            info["error"] = str(excess)
+            info["cut"] = str(excess)  # not an error: this step was good
         return self._observation(), float(observed.reward), terminated, truncated, info
 
     def render(self) -> FrameArray | None:
