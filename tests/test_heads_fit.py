@@ -40,9 +40,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     return store
 
 
-def model() -> WorldModel:
+def model(**changes: int) -> WorldModel:
     with weights_from(0):
-        made = WorldModel(small_config(height=16, width=16))
+        made = WorldModel(small_config(height=16, width=16, **changes))
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3)).astype(np.uint8))
     made.tokenizer.fit(frames, seed=0, progress=False)
     return made
@@ -263,8 +263,16 @@ def test_dreamt_frames_are_told_what_was_recorded_there(store: EpisodeStore) -> 
     assert torch.equal(both.inputs, again.inputs)
 
 
+@pytest.mark.parametrize("chunk", [5, 100])
+def test_heads_of_a_model_of_chunks_are_fitted_to_every_frame(store: EpisodeStore, chunk: int) -> None:
+    """Neither a segment nor an episode is a whole number of its chunks."""
+    assert any(length % chunk for length in store.lengths.tolist())
+    made = model(chunk=chunk, window=2 * chunk)
+    assert len(collect(made, store, HeadsConfig(), np.random.default_rng(0)).kind) == store.frames
+    assert fit_heads(made, store, HeadsConfig(steps=2, calibration=1), seed=0, progress=False)["heads_frames"] > 0
+
+
 def test_a_model_of_chunks_dreams_no_single_frames(store: EpisodeStore) -> None:
-    with weights_from(0):
-        made = WorldModel(small_config(height=16, width=16, chunk=2, window=4))
+    made = model(chunk=2, window=4)
     with pytest.raises(InputError, match=r"heads.dreamt=1 dreams frame by frame"):
         collect(made, store, HeadsConfig(dreamt=1), np.random.default_rng(0))

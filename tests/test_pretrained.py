@@ -28,7 +28,7 @@ from lssvwm.worldmodel.worlds import names, resolve
 from lssvwm.worldmodel.worlds.__main__ import MOST, main
 from lssvwm.worldmodel.worlds.card import CARD, read_card
 from lssvwm.worldmodel.worlds.pack import Packing, pack_world
-from lssvwm.worldmodel.worlds.policy import POLICY
+from lssvwm.worldmodel.worlds.policy import POLICY, pack_policy, read_policy
 from lssvwm.worldmodel.worlds.scores import ScoreConfig
 from packing import finished_run
 from runs import ROOT
@@ -303,3 +303,12 @@ def test_policies_that_would_fill_the_memory_are_refused(
     save_file(load_file(packed / POLICY), tmp_path / POLICY, {"networks": json.dumps(networks)})
     with pytest.raises(InputError, match=message):
         load_agent(tmp_path / POLICY, load_checkpoint(packed).model)
+
+
+def test_the_policy_of_a_run_that_only_clones_is_packed(packed: Path, tmp_path: Path) -> None:
+    state = read_policy(packed / POLICY)
+    (tmp_path / "policy").mkdir()
+    assert not pack_policy(tmp_path / "policy", tmp_path / POLICY)
+    torch.save(state, tmp_path / "policy" / "cloning.pt")
+    assert pack_policy(tmp_path / "policy", tmp_path / POLICY)
+    torch.testing.assert_close(read_policy(tmp_path / POLICY)["agent"], state["agent"], rtol=0, atol=0)

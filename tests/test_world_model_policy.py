@@ -313,6 +313,7 @@ def returns_in_dreams(store: EpisodeStore, table: tuple[int, ...], horizon: int,
         horizon=horizon,
         steps=1,
         seed=0,
+        rows=2,  # in three parts
     )
 
 

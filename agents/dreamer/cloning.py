@@ -56,7 +56,7 @@ class CloningConfig:
     length: int = 64
     """Frames of each that it watches at once. Neither changes what is learned."""
     clip: float = 1.0
-    """Largest gradient norm."""
+    """Largest gradient norm, of actor and critic each."""
     save_seconds: float = 60.0
     """Time between checkpoints."""
     hidden: int = 256
@@ -191,7 +191,8 @@ class Cloner(ActorCriticLearner):
             figures["critic"], loss = critic_loss.detach(), loss + critic_loss
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], config.clip)
+        for part in (agent.actor, agent.critic):
+            nn.utils.clip_grad_norm_(part.parameters(), config.clip)
         self.whole = False
         self.optimizer.step()
         agent.update_slow()

@@ -207,7 +207,8 @@ class Dreamer(ActorCriticLearner):
             self.adapt_entropy(spread)
         self.step += 1
         self.whole = True
-        rewarded = (alive * dreams.rewards.abs()).amax(1) > self.reward_unit / 2
+        seen = torch.where(self.reward_unit > 0, self.reward_unit, 1.0)  # as `normalise` has it
+        rewarded = (alive * dreams.rewards.abs()).amax(1) > seen / 2
         return {
             "imagined_return": (alive * dreams.rewards).sum(1).mean(),
             "rewarded": rewarded.float().mean(),

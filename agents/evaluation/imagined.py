@@ -27,19 +27,23 @@ def imagined_returns(
     horizon: int,
     steps: int | None,
     seed: int,
+    rows: int = 32,
 ) -> tuple[float, ...]:
     """Undiscounted returns of dreams that begin with a real first frame and end by a draw from the termination head.
 
     The same quantity as a real return, up to `horizon` steps; how far it lies above it is the exploitation gap. The
-    actor reads the features that come with every dreamt frame.
+    actor reads the features that come with every dreamt frame. `rows` dreams are computed at once.
     """
-    generator = torch.Generator(model.device).manual_seed(seed)
+    generator, data = torch.Generator(model.device).manual_seed(seed), np.random.default_rng(seed)
 
     def act(frames: Tensor, features: Tensor, told: Mapping[str, Any]) -> Tensor:
         del frames, told
         return sample_action(agent.policy(features), generator)
 
-    return tuple(_dream(model, store, act, episodes, horizon, steps, np.random.default_rng(seed), generator))
+    returns: list[float] = []
+    while len(returns) < episodes:
+        returns += _dream(model, store, act, min(rows, episodes - len(returns)), horizon, steps, data, generator)
+    return tuple(returns)
 
 
 @torch.no_grad()

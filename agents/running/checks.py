@@ -12,6 +12,7 @@ from lssvwm.worldmodel import WorldModel, WorldModelConfig
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.diffusion.shortcut import halvings_of
 from lssvwm.worldmodel.training.curriculum import Curriculum
+from lssvwm.worldmodel.uncertainty import LEFT_OUT
 
 
 def check_stages(stages: Curriculum, steps: int) -> None:
@@ -44,6 +45,17 @@ def memory_of(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_dropout(settings: LoopSettings) -> None:
+    """Raise InputError where `--dreamer.pessimism` would ask heads that have never seen masks like its own."""
+    dreamer, dropout = settings.dreamer, settings.heads.dropout
+    masks = dreamer.pessimism > 0 and dreamer.pessimism_over == "masks"
+    if masks and settings.world_model is None and settings.heads.steps and dropout != LEFT_OUT:
+        raise InputError(
+            f"--heads.dropout {dropout}: --dreamer.pessimism leaves out {LEFT_OUT:.0%} of what the heads read, "
+            f"and tells nothing of heads fitted otherwise: {LEFT_OUT}, or --dreamer.pessimism-over draws"
+        )
 
 
 def check_steps(settings: LoopSettings, config: WorldModelConfig) -> None:

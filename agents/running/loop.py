@@ -37,7 +37,7 @@ from lssvwm.agents.report.growing import Growing, Subject
 from lssvwm.agents.report.run import report_run
 from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_algorithm, cloner_of, learned, until
 from lssvwm.agents.running.best import best_round, keep
-from lssvwm.agents.running.checks import check_rows, check_stages, check_steps
+from lssvwm.agents.running.checks import check_dropout, check_rows, check_stages, check_steps
 from lssvwm.agents.running.environment import Probe, probe
 from lssvwm.agents.running.run import (
     DEMONSTRATIONS,
@@ -90,6 +90,7 @@ class Loop(Run):
                 f"--pose {' '.join(settings.pose)}: a world model that is told the pose is no environment, as nothing "
                 "says where an action leads: let it find out (--model.dead-reckoning 3), or use train_wm.py alone"
             )
+        check_dropout(settings)
         if settings.tell and settings.place == "real":
             raise InputError(f"--tell {settings.tell[0]} is told to a world model, --in real has none: leave it out")
         if settings.train_ratio is not None and settings.training.decay:
@@ -316,6 +317,8 @@ class Loop(Run):
         """Add the evaluation to the run's curves: over real steps and seconds of learning, without those of judging."""
         mean = None if imagined is None else float(np.mean(imagined))
         steps, dreamt = self.real_steps(round_), math.nan if mean is None else mean
+        if self.settings.world_model is not None:
+            steps += round_  # nothing more is recorded there, and curves want their points apart
         seconds = sum(taken for name, taken in self.clocks().items() if name != "random" and "evaluation" not in name)
         append_evaluation(self.out / EVALUATIONS, evaluation, steps=steps, seconds=seconds, imagined=dreamt)
         with self.tracking.part("evaluation", steps - 1) as writer:

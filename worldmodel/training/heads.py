@@ -220,7 +220,8 @@ def _observed(
     rates: NDArray[np.float64],
     between: Callable[[], None],
 ) -> Iterator[Examples]:
-    longest = int(store.lengths[rows].max())
+    chunk = model.config.chunk  # memory is written by whole ones
+    longest, segment = -(-int(store.lengths[rows].max()) // chunk) * chunk, max(1, SEGMENT // chunk) * chunk
     clips = store.gather(rows, np.zeros(len(rows), np.int64), longest)
     exists = clips.mask & led_here(clips.actions)
     ahead = future_rewards(clips.rewards, exists, model.config.reward_horizon)
@@ -239,7 +240,7 @@ def _observed(
             torch.from_numpy(1 / rates)[kind[:, part][chosen]].to(inputs.dtype),
         )
 
-    ends = np.arange(SEGMENT, longest + SEGMENT, SEGMENT)
+    ends = np.arange(segment, longest + segment, segment)
     if config.dreamt:
         ends = np.append(np.arange(generator.integers(1, min(SEGMENT, longest)), longest, SEGMENT), longest)
     memory, begin = None, 0
@@ -272,7 +273,7 @@ def _dreamt(model: WorldModel, clips: Clips, part: slice, memory: Memory, genera
 
 def kinds_of(store: EpisodeStore, row: int, horizon: int) -> NDArray[np.int64]:
     """The kind of every frame of an episode, as in `Examples`, (T + 1,)."""
-    episode = store.read(store.names[row])
-    event = (episode.reward != 0) | episode.terminated
+    arrays = store.read_arrays(store.names[row], ("reward", "terminated"))  # not the frames
+    event = (arrays["reward"] != 0) | arrays.get("terminated", False)
     soon = np.lib.stride_tricks.sliding_window_view(np.pad(event, (0, horizon - 1)), horizon).any(1)
     return np.asarray(event.astype(np.int64) + soon)

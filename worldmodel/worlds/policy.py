@@ -17,7 +17,8 @@ from lssvwm.worldmodel.checkpoint import read_state, taking_up
 from lssvwm.worldmodel.common.atomic import replace
 
 POLICY = "policy.safetensors"
-_STATE = "policy.pt"
+_STATES = ("policy.pt", "cloning.pt")
+"""What the dreamer, and cloning alone, leave."""
 
 
 def pack_policy(policy: Path, to: Path) -> bool:
@@ -25,9 +26,10 @@ def pack_policy(policy: Path, to: Path) -> bool:
 
     Those that learn within the dreams of a world model (dreamer, cloning) have: they read its features.
     """
-    if not (policy / _STATE).is_file():
+    path = next((policy / name for name in _STATES if (policy / name).is_file()), None)
+    if path is None:
         return False
-    state = read_state(policy / _STATE, torch.device("cpu"), "networks", "agent")
+    state = read_state(path, torch.device("cpu"), "networks", "agent")
     metadata = {"networks": json.dumps(dict(state["networks"]))}
     tensors = {name: tensor.contiguous() for name, tensor in state["agent"].items()}
     replace(to, lambda path: save_file(tensors, path, metadata))
