@@ -31,8 +31,14 @@ class Options(EnvOptions):
     """First seed. Give other ones than a run that trains: run s records from s million on."""
     policy: str = "random"
     """Who plays: random, scripted, seeker or oracle; or several by shares of the episodes: scripted:0.5,random:0.5."""
+    max_frames: int | None = None
+    """Begin no episode once there are so many frames: for worlds whose episodes are long, or never end."""
     num_envs: int = 2
     """Environments played at once."""
+    timeout: float = 1000.0
+    """Seconds for one reset or step, after which an environment is replaced."""
+    attempts: int = 3
+    """How often a seed whose environment fails is tried."""
     processes: bool = True
     """Play each of them in a process of its own: for slow ones."""
     progress: bool = True
@@ -52,6 +58,9 @@ def main(args: Sequence[str] | None = None) -> None:
         num_envs=o.num_envs,
         processes=o.processes,
         seed=o.seed,
+        max_frames=o.max_frames,
+        timeout=o.timeout,
+        attempts=o.attempts,
         progress=o.progress,
     )
     print(f"{summary.episodes} episodes, {summary.frames} frames, mean return {summary.mean_return:.3g}: {o.out}")

@@ -38,6 +38,8 @@ from lssvwm.worldmodel.common.errors import InputError, require
 FrameEnv = gym.Env[FrameArray, Any]
 """What `make` returns: observations (h, w, 3) uint8, actions as `envs.spaces.actions` knows them."""
 
+_PROGRAMS = frozenset({"python"})
+"""Options of worlds that name what is run."""
 _MINIGRID = ("MiniGrid-", "BabyAI-", "lssvwm/MiniGrid-")
 
 
@@ -58,10 +60,15 @@ def make(config: EnvConfig, render_mode: str | None = None) -> FrameEnv:
 
 
 def trusted(config: EnvConfig, source: str) -> EnvConfig:
-    """`config` as a file gave it. Raises InputError, naming `source`, where making it would import an unknown module.
+    """`config` as a file gave it. Raises InputError, naming `source`, where making it would run what the file names.
 
-    Modules of this package and those that the program has imported are known.
+    That is a program, or a module that is neither of this package nor imported already.
     """
+    if programs := sorted(_PROGRAMS & config.arguments().keys()):
+        raise InputError(
+            f"{source} names the environment '{config.id}' with the option {programs[0]}, which is a program to run: "
+            "name the environment yourself (--env, --env-options), if you trust it"
+        )
     module = module_of(config.id)
     if module and module not in sys.modules and module.partition(".")[0] != "lssvwm":
         raise InputError(

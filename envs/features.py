@@ -22,7 +22,7 @@ from lssvwm.envs.dream.validation import check_actions
 from lssvwm.envs.factory import EnvConfig, make_vec, trusted
 from lssvwm.envs.spaces.actions import shaped, space_of
 from lssvwm.worldmodel.actions import actions_of
-from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint
+from lssvwm.worldmodel.checkpoint import Checkpoint, device_of, load_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes.data import without_actions
 from lssvwm.worldmodel.layers.conditioning import no_actions
@@ -40,7 +40,7 @@ class WorldModelFeatures(_Wrapper):
 
     envs: vector environment with frames (h, w, 3) uint8 and the actions that the world model was trained
         on, in any autoreset mode: of `envs.make_vec`, Gymnasium's own, wrapped ones, dreams.
-    checkpoint: the world model, a folder or a loaded `Checkpoint`.
+    checkpoint: the world model, a folder or a loaded `Checkpoint`, whose model is put into evaluation mode and moved.
     observation: "features" (F,) float32, "frame" as the environment has it, or a dictionary of "both".
     output: "numpy" arrays, or "torch" tensors on `device`; actions may be either.
     channels_first: frames are (3, h, w).
@@ -63,10 +63,11 @@ class WorldModelFeatures(_Wrapper):
         device: str = "cpu",
     ) -> None:
         super().__init__(envs)
-        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, device)
+        where = device_of(device)
+        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, where)
         _check(loaded, envs)
-        self.model: WorldModel = loaded.model.eval().to(device)
-        self.device = torch.device(device)
+        self.model: WorldModel = loaded.model.eval().to(where)
+        self.device = where
         self.autoreset_mode: AutoresetMode = envs.metadata["autoreset_mode"]
         self.output: Output = output
         self._actions = actions_of(self.model.config)
@@ -192,7 +193,7 @@ def make_pair(
         device=device,
         **dream,
     )
-    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, device)
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, device_of(device))
     named = loaded.world.get("env")
     if named is None:
         raise InputError(

@@ -96,7 +96,8 @@ def _overlay(before: Mapping[str, Any], after: Mapping[str, Any], kept: NDArray[
         if not isinstance(values, np.ndarray) or f"_{key}" not in before:
             continue
         rows = before[f"_{key}"] & kept
-        result[key] = np.array(after[key]) if key in after else np.zeros_like(values)
+        now = np.asarray(after[key]) if key in after else np.zeros_like(values)
+        result[key] = now.astype(np.promote_types(now.dtype, values.dtype))  # either may need the wider one
         result[key][rows] = values[rows]
         result[f"_{key}"] = after[f"_{key}"] | rows if key in after else rows
     return result

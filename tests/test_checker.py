@@ -151,6 +151,8 @@ def test_what_was_not_seen_is_noted() -> None:
 def test_arguments_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="num_envs=0"):
         check_vector_env(Walk, num_envs=0)
+    with pytest.raises(InputError, match=r"modes=\['bad'\]: choose of NextStep, SameStep, Disabled"):
+        check_vector_env(Walk, modes=["bad"])  # type: ignore[list-item]
 
 
 def test_the_command_reports_and_says_how_it_went(capsys: pytest.CaptureFixture[str]) -> None:

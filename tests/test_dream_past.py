@@ -179,3 +179,8 @@ def test_the_checker_passes(folder: Path, more: dict[str, Any]) -> None:
     given = {"checkpoint": str(folder / "model"), "context_length": (1, 3), "max_episode_steps": 4, "steps": 1, **more}
     make = functools.partial(from_id, ID, **given)
     check_vector_env(make, modes=["Disabled"], steps=10, snapshots=True, pickling=True, strict=True)  # type: ignore[list-item]
+
+
+def test_lengths_of_contexts_survive_json() -> None:
+    options = DreamOptions(context_length=[1, 50])  # type: ignore[arg-type]
+    assert options == DreamOptions(context_length=(1, 50))

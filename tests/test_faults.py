@@ -20,6 +20,7 @@ from lssvwm.envs.factory import DiscreteActions, EnvConfig, FrameObservation, ma
 from lssvwm.envs.minecraft.minerl import client
 from lssvwm.envs.policy import FrameArray
 from lssvwm.envs.recorded import FORMATS, ReadOptions, convert
+from lssvwm.envs.vector import _overlay
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.episodes.files import read_episode, read_header
@@ -119,6 +120,23 @@ def test_a_file_cannot_have_a_module_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert "evilmod" not in sys.modules
     for known in ("CartPole-v1", "lssvwm:lssvwm/MemoryMaze-9x9-v0", f"{__name__}:Foo-v0"):
         assert trusted(EnvConfig(known), "checkpoint").id == known
+
+
+def test_a_file_cannot_have_a_program_run() -> None:
+    config = EnvConfig("lssvwm/MineRL-Treechop-v0", options='{"python": "./run"}')
+    with pytest.raises(InputError, match=r"checkpoint names .* the option python, which is a program to run"):
+        trusted(config, "checkpoint")
+
+
+def test_infos_of_rows_that_go_on_keep_their_values() -> None:
+    """Whatever dtype the rows have that begin anew."""
+    kept, both = np.array([True, False]), np.array([True, True])
+    before = {"d": np.array([3.9, 1.5]), "_d": both, "s": np.array(["abcdef", "x"]), "_s": both, "o": [1], "n": 3}
+    after = {"d": np.array([0, 0]), "_d": ~kept, "s": np.array(["", "y"]), "_s": ~kept}
+    found = _overlay(before, after, kept)
+    assert (found["d"].tolist(), found["s"].tolist()) == ([3.9, 0.0], ["abcdef", "y"])
+    assert found["_d"].all()
+    assert "o" not in found
 
 
 def test_the_name_of_before_imports_no_package_of_others(tmp_path: Path) -> None:

@@ -121,6 +121,17 @@ def test_maze_seed_keeps_the_walls() -> None:
         MemoryMaze(maze_seed=-1)
 
 
+def test_a_maze_that_was_refused_leaves_the_one_before() -> None:
+    env = MemoryMaze("5x5", extra_obs=True, maze_seed=np.int64(5))
+    assert (env.maze_seed, type(env.maze_seed)) == (5, int)
+    with pytest.raises(InputError, match="maze_seed True"):
+        env.reset(seed=1, options={"maze_seed": True})
+    first, _ = env.reset(seed=1)
+    other, _ = env.reset(seed=1, options={"maze_seed": np.random.default_rng(0).integers(6, 9)})
+    assert not np.array_equal(first["maze_layout"], other["maze_layout"])
+    env.close()
+
+
 def _textures(env: MemoryMaze) -> dict[str, str]:
     arena = env._world.environment.task._maze_arena
     return {wall: texture.name for wall, texture in arena._current_wall_texture.items()}

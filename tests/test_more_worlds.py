@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 
 from lssvwm.envs.factory import EnvConfig, make
@@ -92,6 +93,15 @@ def test_a_task_that_the_suite_has_not() -> None:
     pytest.importorskip("dm_control")
     with pytest.raises(InputError, match="no task cartpole-jump: choose one of balance"):
         gym.make("lssvwm/Control-cartpole-swingup-v0", task="jump")
+
+
+def test_frames_of_the_suite_are_arrays_that_torch_takes() -> None:
+    pytest.importorskip("dm_control")
+    env = gym.make("lssvwm/Control-cartpole-swingup-v0", render_mode="rgb_array", disable_env_checker=True).unwrapped
+    with pytest.raises(gym.error.ResetNeeded):
+        env.render()
+    frame, _ = env.reset(seed=1)
+    assert torch.equal(torch.from_numpy(frame), torch.from_numpy(env.render()))
 
 
 def test_actions_of_the_suite_are_held() -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from corridor import CORRIDOR, Script
 from lssvwm.agents.policies.baselines import RandomPolicy
@@ -21,13 +22,16 @@ from lssvwm.envs.play.command import by_name
 from lssvwm.envs.play.context import choose_context
 from lssvwm.envs.play.game import Game
 from lssvwm.envs.play.messages import parse, picture
+from lssvwm.envs.play.policy import PolicyPlayer
 from lssvwm.envs.play.real_side import real_config
+from lssvwm.envs.play.trajectory import Trajectory
 from lssvwm.envs.recording.provenance import SEED_KEY
 from lssvwm.envs.recording.recorder import record
 from lssvwm.worldmodel.actions import told
 from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
-from lssvwm.worldmodel.episodes import EpisodeStore
+from lssvwm.worldmodel.episodes import Clips, EpisodeStore
+from lssvwm.worldmodel.told import ToldPart, told_now
 from plays import corridor_run, game_of, options_of
 from steering import steering
 from worlds import random_model, small_config
@@ -224,6 +228,37 @@ def test_saved_episodes_hold_what_was_played(checkpoint: Path, tmp_path: Path) -
 
     with av.open(video) as container:
         assert container.streams.video[0].frames == past.frames + 3
+
+
+def test_stores_of_what_was_played_hold_one_world(checkpoint: Path, tmp_path: Path) -> None:
+    game = game_of(checkpoint, out=tmp_path)
+    dreamt(game, [1])
+    game.save("episode", 8.0)
+    env = game.dream.world.checkpoint.world["env"]
+    game.dream.world.checkpoint.world["env"] = {**env, "id": "another-v0"}
+    with pytest.raises(InputError, match=r"dream/.* is an episode of .*Corridor-v0, not of another-v0"):
+        game.save("episode", 8.0)
+    game.dream.world.checkpoint.world["env"] = env
+    game.save("episode", 8.0)
+    assert len(EpisodeStore(tmp_path / "dream")) == 2
+
+
+def test_a_policy_is_told_the_goal_that_the_dream_is_told() -> None:
+    part, seen = ToldPart("mission", (2,), ("ball", "get", "key")), []
+
+    class Noting(RandomPolicy):
+        def act(self, frames: Any, info: Any) -> Any:
+            seen.append(told_now(info, 1, (part,)).tolist())
+            return super().act(frames, info)
+
+    numbers = torch.as_tensor(part.encode("get key", "here"))
+    flat = torch.zeros(1, 3)
+    clips = Clips(
+        torch.zeros(1, 3, 8, 8, 3, dtype=torch.uint8), flat.long(), flat, flat.bool(), ~flat.bool(),
+        told=numbers.expand(1, 3, 2),
+    )  # fmt: skip
+    PolicyPlayer(Noting(3), "it").next(Trajectory(clips, (part,)), seed=0)
+    assert seen == [[numbers.tolist()]] * 3
 
 
 def test_which_world_is_the_real_one(checkpoint: Path) -> None:

@@ -74,6 +74,9 @@ def check_vector_env(
     if isinstance(make, str):
         single = single_from_id(make) if single is None else single
         make = functools.partial(from_id, make)
+    known = [mode.value for mode in AutoresetMode]
+    if wrong := [mode for mode in modes or () if mode not in known and not isinstance(mode, AutoresetMode)]:
+        raise InputError(f"modes={wrong}: choose of {', '.join(known)}")
     asked_modes = [None] if modes is None else [AutoresetMode(mode) for mode in modes]
     settings = CheckSettings(num_envs, steps, seed, single, max_episode_steps, snapshots, pickling, wrappers, tolerance)
     report, first = Report(), None

@@ -71,6 +71,8 @@ class DreamOptions:
     render_mode: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.context_length, list):  # as JSON has it
+            object.__setattr__(self, "context_length", tuple(self.context_length))  # type: ignore[unreachable]
         for name, kind in (
             ("observation", Observation),
             ("output", Output),

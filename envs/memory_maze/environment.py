@@ -103,7 +103,7 @@ class MemoryMaze(gym.Env[Any, np.int64]):
                 f"Memory Maze has camera_resolution {camera_resolution}: give the side in pixels, {_SMALLEST} or more, "
                 "and EnvConfig.size (--size) for smaller frames"
             )
-        _check_maze_seed(maze_seed)
+        self.maze_seed = _maze_seed(maze_seed)
         self._build = functools.partial(
             _task(size),
             camera_resolution=camera_resolution,
@@ -113,7 +113,6 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         simulation = importlib.import_module("lssvwm.envs.memory_maze.simulation")
         self._world: Any = simulation.StockWorld() if stock else simulation.FastWorld(camera_resolution, extra_obs)
         self._loaded = False
-        self.maze_seed = maze_seed
         self._extra_obs = extra_obs
         self._frame: FrameArray | None = None
         self._over = True
@@ -131,8 +130,7 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         With `options={"maze_seed": k}` that is the maze from now on.
         """
         super().reset(seed=seed)
-        before, self.maze_seed = self.maze_seed, (options or {}).get("maze_seed", self.maze_seed)
-        _check_maze_seed(self.maze_seed)
+        before, self.maze_seed = self.maze_seed, _maze_seed((options or {}).get("maze_seed", self.maze_seed))
         if seed is not None or not self._loaded or self.maze_seed != before:
             # The layout generator takes its seed only when it is built.
             episodes = int(self.np_random.integers(2**32))
@@ -180,9 +178,13 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         return {**observation, "agent_dir": np.clip(observation["agent_dir"], -1.0, 1.0)}
 
 
-def _check_maze_seed(maze_seed: Any) -> None:
-    if maze_seed is not None and not (isinstance(maze_seed, int) and 0 <= maze_seed < 2**32):
-        raise InputError(f"Memory Maze has maze_seed {maze_seed}: give an integer from 0 to 2**32 - 1, or None")
+def _maze_seed(given: Any) -> int | None:
+    if given is None:
+        return None
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    if not (whole and 0 <= given < 2**32):
+        raise InputError(f"Memory Maze has maze_seed {given}: give an integer from 0 to 2**32 - 1, or None")
+    return int(given)
 
 
 def _observation_space(size: _Size, resolution: int, extra_obs: bool) -> spaces.Space[Any]:
@@ -212,6 +214,8 @@ def _observation_space(size: _Size, resolution: int, extra_obs: bool) -> spaces.
 @functools.cache
 def _tasks() -> Any:
     """The module `memory_maze.tasks`, imported without `gym` and without changing Gymnasium's registry."""
+    if sys.version_info >= (3, 13) and importlib.util.find_spec("memory_maze") is None:
+        raise InputError("the Memory Maze needs labmaze, which there is for Python 3.11 and 3.12: use one of these")
     choose_renderer("the Memory Maze")
     # One line on stderr for every reset, of no use to anybody.
     logging.getLogger("absl").addFilter(lambda record: "Cannot set velocity on Entity" not in record.getMessage())

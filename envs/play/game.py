@@ -13,7 +13,7 @@ from lssvwm.envs.keys import Keys
 from lssvwm.envs.play.context import PlayContext, choose_context
 from lssvwm.envs.play.dream_side import ENDS_ABOVE, DreamSide, DreamStep
 from lssvwm.envs.play.policy import PolicyPlayer
-from lssvwm.envs.play.real_side import RealSide
+from lssvwm.envs.play.real_side import RealSide, recorded_config
 from lssvwm.envs.play.trajectory import Trajectory, save_episodes, save_video
 from lssvwm.envs.policy import FrameArray
 from lssvwm.worldmodel.common.errors import InputError
@@ -66,13 +66,14 @@ class Game:
         """Both sides stand after the context `number`."""
         self.context: PlayContext = choose_context(self.store, number, seed=self._seed, longest=self._past)
         self.dream.begin(self.context, self._seed)
-        self.dream_trajectory = Trajectory(self.context.clips)
+        parts = self.dream.world.model.config.told
+        self.dream_trajectory = Trajectory(self.context.clips, parts)
         self.snapshot: Snapshot | None = None
         self.apart = False
         self.real_trajectory: Trajectory | None = None
         if self.real is not None:
             ended = self.real.begin(self.context)
-            self.real_trajectory = Trajectory(self.context.clips)
+            self.real_trajectory = Trajectory(self.context.clips, parts)
             if self.context.seed is None or ended:  # what was recorded is no past of this world
                 self.real_trajectory.frames, self.real_trajectory.given = [self.real.frame], 1
                 self.real_trajectory.actions, self.real_trajectory.rewards = [-1], [0.0]
@@ -127,7 +128,8 @@ class Game:
         if what == "video":
             return save_video(self._out, self.dream_trajectory, self.real_trajectory, fps)
         rate = self.dream.world.told_fps  # `fps` is the pace of the page
-        return save_episodes(self._out, self.context, self.dream_trajectory, self.real_trajectory, self.real, rate)
+        sides = (self.dream_trajectory, self.real_trajectory, self.real)
+        return save_episodes(self._out, self.context, *sides, rate, recorded_config(self.dream.world.checkpoint))
 
     def pictures(self) -> Pictures:
         """The current frames."""

@@ -30,7 +30,7 @@ class PolicyPlayer:
         for at in range(self._read, len(trajectory)):
             if at and isinstance(self._policy, Remembering):
                 self._policy.took(np.array([trajectory.actions[at]], np.int64))
-            chosen = int(self._policy.act(trajectory.frames[at][None], {})[0])
+            chosen = int(self._policy.act(trajectory.frames[at][None], trajectory.told)[0])
         if chosen < 0:
             raise InputError("the policy was asked twice about one moment: reset to another context")
         self._read = len(trajectory)

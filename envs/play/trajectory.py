@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lssvwm.envs.config import EnvConfig
 from lssvwm.envs.play.context import PlayContext
 from lssvwm.envs.play.real_side import RealSide
 from lssvwm.envs.policy import FrameArray
-from lssvwm.envs.recording.provenance import SEED_KEY, Source, told
+from lssvwm.envs.recording.provenance import SEED_KEY, Source, check_same_world, listed, told
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import NO_ACTION, Clips, Episode, EpisodeStore
 from lssvwm.worldmodel.episodes.data import FPS_KEY
 from lssvwm.worldmodel.reporting.video import Panel, marked, montage, write_mp4
+from lssvwm.worldmodel.told import ToldPart, told_apart
 
 LONGEST = 20_000
 """Frames that are kept, at most."""
@@ -27,12 +29,16 @@ DREAMT_KEY = "dreamt_from"
 
 
 class Trajectory:
-    """Frames, and the actions and rewards that came with them; the first `given` are those of the context."""
+    """Frames, and the actions and rewards that came with them; the first `given` are those of the context.
 
-    def __init__(self, context: Clips) -> None:
+    `told` is what the world tells of its goal, as `info` of one row: that of the context's last frame throughout.
+    """
+
+    def __init__(self, context: Clips, parts: Sequence[ToldPart] = ()) -> None:
         self.frames: list[FrameArray] = list(context.frames[0].numpy())
         self.actions: list[int] = context.actions[0].tolist()
         self.rewards: list[float] = context.rewards[0].tolist()
+        self.told = {} if context.told is None else told_apart(context.told[0, -1:].numpy(), parts)
         self.given = len(self.frames)
         self.terminated = self.truncated = False
 
@@ -88,19 +94,31 @@ def save_episodes(
     real: Trajectory | None,
     side: RealSide | None,
     fps: float | None,
+    world: EnvConfig | None,
 ) -> str:
     """Append the dream to the store `out/dream`, and what really happened to `out/real`.
 
-    `fps`: frames per second of the dreamt world, where it is known; the real one tells its own.
+    `fps` and `world` are of the dreamt world, frames per second and which it is, where that is known; the real one
+    tells its own.
+    Raises InputError where a store has episodes of another world.
     """
     where = {"episode": context.episode, "frames": context.frames}
     extras = {DREAMT_KEY: np.array(dream.given, np.int64), "past": np.array(json.dumps(where)), **_rate(fps)}
-    saved = [EpisodeStore(out / "dream", create=True).append(dream.episode(extras))]
+    saved = [_append(out / "dream", dream.episode(extras), world)]
     if real is not None and side is not None and len(real) > 1:
         seed = context.number if context.seed is None else context.seed
         episode = real.episode({SEED_KEY: np.array(seed, np.int64), **_rate(side.fps)})
-        saved.append(EpisodeStore(out / "real", create=True).append(told(episode, Source.of(side.config, ByHand()))))
+        saved.append(_append(out / "real", episode, side.config))
     return f"Saved {' and '.join(map(str, saved))}"
+
+
+def _append(folder: Path, episode: Episode, world: EnvConfig | None) -> Path:
+    store = EpisodeStore(folder, create=True)
+    if world is None:
+        return store.append(episode)
+    source = Source.of(world, ByHand())
+    check_same_world(listed(store), source, store, range(0))
+    return store.append(told(episode, source))
 
 
 def _rate(fps: float | None) -> dict[str, NDArray[Any]]:

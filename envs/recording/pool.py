@@ -265,7 +265,7 @@ def open_pool(
     count: int,
     *,
     processes: bool,
-    timeout: float = 600.0,
+    timeout: float = 1000.0,
     between: Callable[[], None] = lambda: None,
 ) -> Iterator[Pool]:
     """A pool that is closed whatever happens, Ctrl-C included; with `processes` each environment has one of its own."""

@@ -63,7 +63,7 @@ def record(
     processes: bool = True,
     max_frames: int | None = None,
     piece_frames: int | None = None,
-    timeout: float = 600.0,
+    timeout: float = 1000.0,
     attempts: int = 3,
     progress: bool = True,
 ) -> RecordSummary:

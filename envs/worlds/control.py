@@ -102,7 +102,7 @@ class Control(gym.Env[Any, NDArray[np.float32]]):
             raise InputError(f"the Control Suite has no task {domain}-{task}: choose one of {', '.join(known)}")
         self._task = suite.load(domain, task)
         self._size, self._camera, self._repeat, self._extra_obs = size, camera, repeat, extra_obs
-        self.render_mode, self._over = render_mode, True
+        self.render_mode, self._begun, self._over = render_mode, False, True
         self.metadata = {**self.metadata, "render_fps": round(1 / (self._task.control_timestep() * repeat))}
         asked = self._task.action_spec()
         self.action_space = spaces.Box(
@@ -121,7 +121,7 @@ class Control(gym.Env[Any, NDArray[np.float32]]):
         """Begin an episode; with `seed` one that follows from it alone. No options, no info."""
         super().reset(seed=seed)
         self._task.task._random = np.random.RandomState(int(self.np_random.integers(2**32)))
-        self._over = False
+        self._begun, self._over = True, False
         return self._observation(self._task.reset()), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -142,7 +142,11 @@ class Control(gym.Env[Any, NDArray[np.float32]]):
 
     def render(self) -> FrameArray | None:
         """The current frame (size, size, 3), or None without a render mode."""
-        return None if self.render_mode is None else self._frame()
+        if self.render_mode is None:
+            return None
+        if not self._begun:
+            raise gym.error.ResetNeeded("there is no frame to render yet: call reset() first")
+        return self._frame()
 
     def close(self) -> None:
         """Free the simulation and its OpenGL context."""
@@ -151,7 +155,7 @@ class Control(gym.Env[Any, NDArray[np.float32]]):
 
     def _frame(self) -> FrameArray:
         frame: FrameArray = self._task.physics.render(self._size, self._size, camera_id=self._camera)
-        return frame
+        return frame.copy()  # a view from the bottom up, which torch does not take
 
     def _observation(self, outcome: Any) -> Any:
         if not self._extra_obs:

@@ -197,7 +197,7 @@ def find_python(named: str | None) -> Path:
         return Path(place).absolute()
     raise InputError(
         f"MineRL needs an interpreter of its own, and there is none at {place}: run "
-        f"`make minerl`, or set {PYTHON_VARIABLE} to a python that has minerl"
+        f"`make minerl` in a clone of lssvwm, or set {PYTHON_VARIABLE} to a python that has minerl (docs/minerl.md)"
     )
 
 
