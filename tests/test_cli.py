@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -356,6 +358,13 @@ def test_a_folder_is_given_back_if_nothing_was_done(tmp_path: Path) -> None:
     (options.out / "episodes").mkdir()
     fail(InputError("after some work"))
     assert files() == {*names, "clocks.json", "episodes"}
+    (options.out / "policy").mkdir()
+    for name, hours in ((f".policy.pt.{'0' * 32}", 2), (going := f".policy.pt.{'1' * 32}", 0)):
+        (path := options.out / "policy" / name).touch()
+        then = time.time() - 3600 * hours
+        os.utime(path, (then, then))
+    fail(KeyboardInterrupt())
+    assert [path.name for path in (options.out / "policy").iterdir()] == [going], "killed while it saved"
 
 
 # Runs that are there
@@ -382,6 +391,8 @@ def test_only_rounds_may_grow(
     assert call(monkeypatch, "train_agent.py", *SHORT_LOOP, "--out", out, "--rounds", "2") == 0
     resume = ("--out", out, "--resume", "--no-progress")
     assert "2 rounds" in refusal("train_agent.py", *resume, "--rounds", "1")
+    said = refusal("train_agent.py", *resume, "--dreamer.lr", "0.5")
+    assert f"another policy in the same world: --world-model {out}/world_model --out NEW" in said
     first = {name: (out / "stages" / name).read_text() for name in ("0-collect.json", "1-evaluation.json")}
     assert call(monkeypatch, "train_agent.py", *resume, "--rounds", "3") == 0
     assert {name: (out / "stages" / name).read_text() for name in first} == first

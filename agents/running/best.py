@@ -33,7 +33,8 @@ def keep(out: Path, settings: Mapping[str, Any], round_: int, told: Mapping[str,
     new, old = out / f".{BEST}", out / BEST
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
-    shutil.copytree(out / "policy", new / "policy", copy_function=_linked)
+    unfinished = shutil.ignore_patterns(".*")  # of a writer that died
+    shutil.copytree(out / "policy", new / "policy", copy_function=_linked, ignore=unfinished)
     if (out / EVALUATIONS).exists():
         _linked(str(out / EVALUATIONS), str(new / EVALUATIONS))
     write_json(new / "settings.json", settings)

@@ -22,6 +22,7 @@ from lssvwm.worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
 from lssvwm.worldmodel.common.atomic import write_json
 from lssvwm.worldmodel.common.command_line import typed
 from lssvwm.worldmodel.common.errors import InputError, MissingExtraError
+from lssvwm.worldmodel.episodes.files import sweep
 from lssvwm.worldmodel.training import MAY_CHANGE, check_same
 from lssvwm.worldmodel.worlds import resolve
 
@@ -128,6 +129,9 @@ def claimed(options: LoopOptions | LearnOptions) -> Iterator[str]:
     write_json(out / SETTINGS, to_json(options))
     with (out / COMMANDS).open("a") as file:
         file.write(typed() + "\n")
+    for folder in (out / "world_model", out / "policy"):
+        if folder.is_dir():
+            sweep(folder)  # of a process that was killed while it saved
     try:
         yield (out / COMMANDS).read_text().strip()
     except (InputError, MissingExtraError):
@@ -211,7 +215,13 @@ def _check_resumed(path: Path, saved: WorldSettings, wanted: WorldSettings) -> N
     stages = sorted((saved.training.stages, wanted.training.stages), key=lambda one: len(one.stages))
     if stages[0].begins(stages[1]):  # whether the training has come too far for that, it knows itself
         may_change += ("curriculum",)
-    check_same(path, before, now, but=("rounds", "log", *(f"training.{name}" for name in may_change)))
+    try:
+        check_same(path, before, now, but=("rounds", "log", *(f"training.{name}" for name in may_change)))
+    except InputError as error:
+        model = path.parent / "world_model"
+        if "dreams" in now and model.is_dir():
+            raise InputError(f"{error}; another policy in the same world: --world-model {model} --out NEW") from None
+        raise
     if now.get("rounds", 0) < before.get("rounds", 0):
         raise InputError(
             f"{path} asks for {before['rounds']} rounds, --rounds {now['rounds']} is less: it may only grow"

@@ -49,7 +49,8 @@ class EpisodeStore:
     wrote. One store object is for one thread.
 
     A file that is no whole episode, or not one of this store's, is left out with a warning that names it, and so are
-    clips that turn out to be damaged when they are drawn. With `strict` they raise an InputError.
+    clips that turn out to be damaged when they are drawn. With `strict` they raise an InputError, as `gather` and
+    whatever reads whole episodes always do: it names the file, and once that is deleted the same work goes on.
     """
 
     def __init__(
