@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from lssvwm.agents.policies.memory_maze import MazeOracle
-from lssvwm.envs.factory import EnvConfig, make_vec
+from lssvwm.envs.factory import EnvConfig, make, make_vec
 from lssvwm.envs.memory_maze.environment import MemoryMaze, choose_renderer
 from lssvwm.worldmodel.common.errors import InputError
 
@@ -81,6 +82,35 @@ def test_equals_stock_to_the_last_bit(size: str, steps: int, options: dict[str, 
         assert (fast._world.environment.physics.data.qpos == stock._world.environment.physics.data.qpos).all()
     fast.close()
     stock.close()
+
+
+def test_frames_that_nobody_sees_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EnvConfig("lssvwm:lssvwm/MemoryMaze-5x5-v0", extra_obs=True, every=2, max_episode_steps=7)
+    thin, whole = make(config), make(replace(config, every=1))
+    for env in (thin, whole):
+        env.reset(seed=4)
+    drawn, screen = 0, type(thin.unwrapped._world._screen)  # type: ignore[attr-defined]
+    before = screen.frame
+
+    def frame(self: Any) -> Any:
+        nonlocal drawn
+        drawn += 1
+        return before(self)
+
+    monkeypatch.setattr(screen, "frame", frame)
+    for action in (np.int64(1), np.int64(4), np.int64(5), np.int64(2)):
+        drawn = 0
+        seen, reward, _, ended, info = thin.step(action)
+        assert drawn == 1
+        single = [whole.step(action) for _ in range(1 if ended else 2)]  # the time limit strikes within the last one
+        np.testing.assert_array_equal(seen, single[-1][0])
+        assert reward == sum(each[1] for each in single)
+        for key in ("agent_pos", "agent_dir", "target_vec"):
+            np.testing.assert_array_equal(info[key], single[-1][4][key])
+        assert ended == single[-1][3]
+    assert ended
+    thin.close()
+    whole.close()
 
 
 def test_what_is_not_drawn_cannot_be_seen(maze: MemoryMaze) -> None:

@@ -115,7 +115,9 @@ class MemoryMaze(gym.Env[Any, np.int64]):
         self._loaded = False
         self._extra_obs = extra_obs
         self._frame: FrameArray | None = None
+        self._seen: Any = None
         self._over = True
+        self.drawing = True
         self.render_mode = render_mode
         self.action_space = spaces.Discrete(6)
         self.observation_space = _observation_space(_SIZES[size], camera_resolution, extra_obs)
@@ -140,9 +142,9 @@ class MemoryMaze(gym.Env[Any, np.int64]):
             if self.maze_seed is not None:
                 self._world.environment._random_state = np.random.RandomState(episodes)
                 _keep_walls(self._world.environment.task, self.maze_seed)
-        observation = self._observation(self._world.reset())
+        self._seen = self._observation(self._world.reset())
         self._over = False
-        return observation, {}
+        return self._seen, {}
 
     def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act for a quarter of a second."""
@@ -153,7 +155,12 @@ class MemoryMaze(gym.Env[Any, np.int64]):
             raise gym.error.InvalidAction(f"Memory Maze has actions 0..5, got {action}")
         outcome = self._world.step(int(action))
         self._over = outcome.over
-        return self._observation(outcome.observation), outcome.reward, False, self._over, {}
+        return self.look() if self.drawing else self._seen, outcome.reward, False, self._over, {}
+
+    def look(self) -> Any:
+        """What is seen now, after a step that was not drawn."""
+        self._seen = self._observation(self._world.look())
+        return self._seen
 
     def render(self) -> FrameArray | None:
         """The current frame (r, r, 3), or None without a render mode."""

@@ -32,9 +32,8 @@ _HIDDEN_GROUP = 5  # of the groups of geoms that MuJoCo does not draw
 
 
 class Outcome(NamedTuple):
-    """What an action led to. `observation` is a frame, or the dictionary of `MemoryMaze` with extra observations."""
+    """What an action led to, besides what `look` shows."""
 
-    observation: Any
     reward: float
     over: bool
 
@@ -52,12 +51,18 @@ class StockWorld:
 
     def reset(self) -> Any:
         """Start the next episode; returns its first observation."""
-        return self._world.reset().observation
+        self._seen = self._world.reset().observation
+        return self._seen
 
     def step(self, action: int) -> Outcome:
         """One action."""
         time_step = self._world.step(action)
-        return Outcome(time_step.observation, float(time_step.reward), time_step.last())
+        self._seen = time_step.observation
+        return Outcome(float(time_step.reward), time_step.last())
+
+    def look(self) -> Any:
+        """What the last step led to: a frame, or the dictionary of `MemoryMaze` with extra observations."""
+        return self._seen
 
     def close(self) -> None:
         """Free the world and its OpenGL context."""
@@ -99,7 +104,7 @@ class FastWorld:
         if self._screen is None:
             self._screen = _Screen(self._resolution)
         self._screen.show(self._model, self._data)
-        return self._observation()
+        return self.look()
 
     def step(self, action: int) -> Outcome:
         """One action, 50 physics steps."""
@@ -116,7 +121,7 @@ class FastWorld:
         if physics.is_dirty:
             physics.forward()  # the first observable that reads a position does this in dm_control
         over = self._task.should_terminate_episode(physics) or physics.time() >= environment._time_limit
-        return Outcome(self._observation(), float(self._task.get_reward(physics)), bool(over))
+        return Outcome(float(self._task.get_reward(physics)), bool(over))
 
     def close(self) -> None:
         """Free the physics and the OpenGL context."""
@@ -152,7 +157,8 @@ class FastWorld:
                 ball._activated = True
                 self.environment._physics.bind(ball._material).rgba[-1] = 0
 
-    def _observation(self) -> Any:
+    def look(self) -> Any:
+        """What is seen now, drawn: a frame, or the dictionary of `MemoryMaze` with extra observations."""
         assert self._screen is not None
         frame = self._screen.frame()
         color = self._task._target_colors[self._task._current_target_ix]
