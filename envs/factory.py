@@ -64,11 +64,7 @@ def trusted(config: EnvConfig, source: str) -> EnvConfig:
 
     That is a program, or a module that is neither of this package nor imported already.
     """
-    if programs := sorted(_PROGRAMS & config.arguments().keys()):
-        raise InputError(
-            f"{source} names the environment '{config.id}' with the option {programs[0]}, which is a program to run: "
-            "name the environment yourself (--env, --env-options), if you trust it"
-        )
+    check_programs(config, source)
     module = module_of(config.id)
     if module and module not in sys.modules and module.partition(".")[0] != "lssvwm":
         raise InputError(
@@ -76,6 +72,15 @@ def trusted(config: EnvConfig, source: str) -> EnvConfig:
             "module first, or name the environment yourself (--env), if you trust it"
         )
     return config
+
+
+def check_programs(config: EnvConfig, source: str) -> None:
+    """Raise InputError, naming `source`, where the options of `config`, which a file gave, name a program to run."""
+    if programs := sorted(_PROGRAMS & config.arguments().keys()):
+        raise InputError(
+            f"{source} names the environment '{config.id}' with the option {programs[0]}, which is a program to run: "
+            "take it out of that file, and name it yourself if you trust it (LSSVWM_MINERL_PYTHON)"
+        )
 
 
 def module_of(env_id: str) -> str:

@@ -175,6 +175,7 @@ def test_explained_variance_by_hand() -> None:
     weights = torch.tensor([[1.0, 1.0], [1.0, 0.0]])  # what has no weight is not asked
     assert float(explained_variance(returns + 7, returns, weights)) == 1
     assert float(explained_variance(torch.full_like(returns, 3), returns, weights)) == 0
+    assert float(explained_variance(returns, torch.zeros_like(returns), weights)) == 0
     # What is left, 0, 2, 0, varies by 8 / 3, and the returns by 8.
     assert float(explained_variance(torch.tensor([[0.0, 0.0], [4.0, 0.0]]), returns, weights)) == pytest.approx(2 / 3)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lssvwm.agents.planning.planner import PlanningConfig
 from lssvwm.agents.policies.baselines import Exploring, RandomPolicy
@@ -69,10 +70,22 @@ def run(out: Path, **changes: Any) -> dict[str, Any]:
     return results
 
 
-def greedily(out: Path, algo: Algo) -> Any:
+def of_run(out: Path, algo: Algo, *, greedy: bool = True) -> Any:
     settings = replace(SMALL, algo=algo)
     checkpoint, contexts = Loop(out, settings, progress=False).where()
-    return algorithms.learned(settings, out / "policy", checkpoint=checkpoint, contexts=contexts, greedy=True)
+    return algorithms.learned(settings, out / "policy", checkpoint=checkpoint, contexts=contexts, greedy=greedy)
+
+
+def check_rows_are_alone(out: Path, algo: Algo, side: int) -> None:
+    """What a row does depends on its seed and its frames alone."""
+    together, alone = (of_run(out, algo, greedy=False) for _ in range(2))
+    frames = np.random.default_rng(0).integers(0, 256, (12, 3, side, side, 3)).astype(np.uint8)
+    together.reset(np.arange(3), np.array([5, 6, 7]))
+    alone.reset(np.array([0]), np.array([6]))
+    acted = [together.act(each, {}) for each in frames]
+    torch.manual_seed(0)  # whatever others draw
+    assert [int(each[1]) for each in acted] == [int(alone.act(each[1:2], {})[0]) for each in frames]
+    assert len({tuple(each.tolist()) for each in np.transpose(acted)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -102,9 +115,13 @@ def test_each_learns_in_dreams_and_is_judged_for_real(learned: Path, tmp_path: P
     assert run(tmp_path / "run", algo=algo)["stages"] == results["stages"]
     if algo == "plan":
         with pytest.raises(InputError, match=r"no most likely action: no --greedy"):
-            greedily(tmp_path / "run", algo)
+            of_run(tmp_path / "run", algo)
     else:
-        assert greedily(tmp_path / "run", algo).greedy
+        assert of_run(tmp_path / "run", algo).greedy
+    if algo in ("sb3-ppo", "sb3-recurrent-ppo"):
+        check_rows_are_alone(
+            tmp_path / "run", algo, Loop(tmp_path / "run", SMALL, progress=False).world().model.config.height
+        )
 
 
 @pytest.mark.parametrize("algo", ["ppo", "sb3-ppo"])

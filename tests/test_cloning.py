@@ -19,11 +19,11 @@ from lssvwm.agents.policies.baselines import RandomPolicy
 from lssvwm.agents.policies.minigrid import MemoryOracle
 from lssvwm.agents.policies.world_model import load_agent
 from lssvwm.envs.factory import EnvConfig, make_vec
-from lssvwm.envs.recording.recorder import play
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 from lssvwm.worldmodel.model import WorldModel
+from vector_play import play
 from worlds import random_model, randomised, small_config, small_store
 
 SETTINGS: dict[str, Any] = {"batch": 64, "lr": 1e-2, "rows": 1, "discount": 0.9}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from corridor import CORRIDOR, ExactModel, play_corridor
+from corridor import CORRIDOR, ExactModel, Lenient, play_corridor
 from lssvwm.agents.dreamer.dreamer import STATE, Dreamer, DreamerConfig
 from lssvwm.agents.dreamer.familiarity import Familiarity, by_step
 from lssvwm.agents.evaluation import evaluate
@@ -49,12 +49,6 @@ def test_distances_are_told_by_step() -> None:
     assert found["50-199"] == pytest.approx((150 * 2 + 10 * 3) / 160)
     assert found["500+"] == 3
     assert by_step([[], [math.nan]]) == {}
-
-
-class Lenient(ExactModel):
-    """Rows that have nothing more to play are shown what another row sees."""
-
-    strict = False
 
 
 def test_an_evaluation_says_whether_real_play_is_what_was_learned_from(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from lssvwm.agents.policies.minetest import NEED_EXTRAS, SCRIPTED
 from lssvwm.envs.factory import EnvConfig, make_vec
 from lssvwm.envs.minecraft.actions import action_set
 from lssvwm.envs.minecraft.minetest.env import MinetestEnv
-from lssvwm.envs.recording.recorder import play
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Episode
+from vector_play import play
 
 pytestmark = pytest.mark.filterwarnings("error:Minetest is restarted")
 

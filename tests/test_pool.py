@@ -24,6 +24,7 @@ from lssvwm.agents.running.loop import Loop
 from lssvwm.agents.running.run import Run
 from lssvwm.agents.running.settings import WorldSettings
 from lssvwm.envs.factory import EnvConfig
+from lssvwm.envs.recording.playing import _merged
 from lssvwm.envs.recording.provenance import LIST
 from lssvwm.envs.recording.recorder import RecordSummary, record
 from lssvwm.worldmodel.common.errors import InputError
@@ -397,3 +398,21 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
 def test_workers_do_not_load_torch() -> None:
     code = "import sys, lssvwm.envs.factory, lssvwm.envs.recording.pool; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_infos_of_rows_have_types_that_hold_what_every_row_has() -> None:
+    """One may have been reset while another took a step."""
+    infos: list[dict[str, Any]] = [
+        {"d": 0, "text": "a", "some": None, "deep": {"x": 1}, "at": np.zeros(2, np.float32)},
+        {"d": 3.9, "text": "long", "some": 2, "deep": {"x": 2.5}, "at": np.ones(2), "new": np.arange(3)},
+    ]
+    found = _merged(infos)
+    assert found["d"].tolist() == [0, 3.9]
+    assert found["text"].tolist() == ["a", "long"]
+    assert found["some"].tolist() == [None, 2]
+    assert found["deep"]["x"].tolist() == [1, 2.5]
+    assert found["at"].tolist() == [[0, 0], [1, 1]]
+    assert (found["new"][1].tolist(), found["_new"].tolist()) == ([0, 1, 2], [False, True])
+    assert found["_d"].all()
+    assert found["deep"]["_x"].all()
+    assert _merged(infos[:1])["d"].dtype == np.int64

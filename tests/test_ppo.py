@@ -25,11 +25,11 @@ from lssvwm.agents.model_free.resuming import SEEDS, ResumableRows, episode_seed
 from lssvwm.agents.model_free.rollouts import Rollout, generalised_advantages, replay
 from lssvwm.envs.dream import DreamVectorEnv
 from lssvwm.envs.factory import EnvConfig, make_vec
-from lssvwm.envs.recording.recorder import play
 from lssvwm.worldmodel.checkpoint import load_checkpoint, save_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import NO_ACTION, EpisodeStore
 from recall import DELAY, RECALL, Hinted
+from vector_play import play
 from worlds import generator
 
 SMALL: dict[str, Any] = {"rows": 4, "steps": 16, "epochs": 2, "minibatches": 2, "hidden": 16, "lr": 3e-3}

@@ -15,10 +15,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from lssvwm.envs.factory import EnvConfig, make, make_vec
 from lssvwm.envs.policy import FrameArray, IntArray
-from lssvwm.envs.recording.recorder import play, record
+from lssvwm.envs.recording.recorder import record
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Episode, EpisodeStore
 from lssvwm.worldmodel.episodes.index import INDEX
+from vector_play import play
 
 ROOT = Path(__file__).parent.parent
 MEMORY = EnvConfig("MiniGrid-MemoryS7-v0", actions=(0, 1, 2))

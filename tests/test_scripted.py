@@ -11,9 +11,9 @@ import pytest
 from lssvwm.agents.policies.minigrid import MemoryOracle, in_view
 from lssvwm.envs.factory import EnvConfig, make, make_vec
 from lssvwm.envs.policy import FrameArray, IntArray
-from lssvwm.envs.recording.recorder import play
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Episode
+from vector_play import play
 
 pytest.importorskip("minigrid")
 

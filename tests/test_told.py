@@ -23,7 +23,6 @@ from lssvwm.envs.dream import DreamVectorEnv
 from lssvwm.envs.factory import make_vec
 from lssvwm.envs.features import WorldModelFeatures
 from lssvwm.envs.policy import Policy
-from lssvwm.envs.recording.playing import play
 from lssvwm.envs.recording.recorder import record
 from lssvwm.worldmodel.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lssvwm.worldmodel.common.errors import InputError
@@ -31,6 +30,7 @@ from lssvwm.worldmodel.config import WorldModelConfig
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.episodes.packed import pack
 from lssvwm.worldmodel.told import MOST, ToldPart, told_apart, told_in, told_now, told_parts, words_of
+from vector_play import play
 from worlds import assert_close, generator, random_clips, random_model, small_config
 
 WORDS = ToldPart("mission", (4,), ("ball", "box", "near", "the"))

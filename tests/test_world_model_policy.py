@@ -17,6 +17,7 @@ from corridor import (
     CORRIDOR,
     GOAL,
     ExactModel,
+    Lenient,
     Script,
     agent_that_plays,
     play_corridor,
@@ -38,8 +39,8 @@ OPTIMAL = (*ADVANCE, 0)
 Frames = Mapping[int, FrameArray]
 
 
-def exact(table: tuple[int, ...] = OPTIMAL, certainty: float = 50.0) -> WorldModelPolicy:
-    return WorldModelPolicy(ExactModel(), agent_that_plays(table, certainty))  # type: ignore[arg-type]
+def exact(table: tuple[int, ...] = OPTIMAL, certainty: float = 50.0, model: Any = None) -> WorldModelPolicy:
+    return WorldModelPolicy(model or ExactModel(), agent_that_plays(table, certainty))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +283,9 @@ def test_a_policy_that_cannot_be_used_is_refused(store: EpisodeStore, tmp_path: 
     ],
 )
 def test_evaluation_by_hand(actions: tuple[int, ...], config: EnvConfig, expected: tuple[float, int, bool]) -> None:
-    judged = evaluate("script", config, Script(actions), episodes=3, seed=100, num_envs=1, progress=False)
+    judged = evaluate(
+        "script", config, Script(actions), episodes=3, seed=100, num_envs=1, processes=False, progress=False
+    )
     value, steps, success = expected
     assert judged.evaluation == Evaluation("script", (100, 101, 102), (value,) * 3, (steps,) * 3, (success,) * 3)
     assert len(judged.example.image) == steps + 1
@@ -290,8 +293,11 @@ def test_evaluation_by_hand(actions: tuple[int, ...], config: EnvConfig, expecte
 
 def test_evaluation_keeps_the_order_of_the_seeds_whoever_ends_first() -> None:
     """In several processes, with episodes of different lengths."""
-    one = evaluate("p", CORRIDOR, exact(certainty=0.5), episodes=6, seed=3, num_envs=1, progress=False).evaluation
-    two = evaluate("p", CORRIDOR, exact(certainty=0.5), episodes=6, seed=3, num_envs=2, progress=False).evaluation
+    one = evaluate(
+        "p", CORRIDOR, exact(certainty=0.5), episodes=6, seed=3, num_envs=1, processes=False, progress=False
+    ).evaluation
+    shared = exact(certainty=0.5, model=Lenient())
+    two = evaluate("p", CORRIDOR, shared, episodes=6, seed=3, num_envs=2, progress=False).evaluation
     assert one == two
     assert one.seeds == (3, 4, 5, 6, 7, 8)
     assert len(set(one.lengths)) > 1
@@ -299,7 +305,9 @@ def test_evaluation_keeps_the_order_of_the_seeds_whoever_ends_first() -> None:
 
 
 def test_the_policy_of_the_exact_model_is_judged_as_perfect() -> None:
-    evaluation = evaluate("best", CORRIDOR, exact(), episodes=4, seed=0, num_envs=1, progress=False).evaluation
+    evaluation = evaluate(
+        "best", CORRIDOR, exact(), episodes=4, seed=0, num_envs=1, processes=False, progress=False
+    ).evaluation
     assert evaluation.returns == (1.0,) * 4
     assert evaluation.lengths == (GOAL,) * 4
 

@@ -167,11 +167,12 @@ def continuation_weights(continues: Tensor) -> Tensor:
 def explained_variance(values: Tensor, returns: Tensor, weights: Tensor) -> Tensor:
     """What share of how `returns` vary the `values` foretell, (): at most 1; 0 is no better than their mean.
 
-    All (B, H); `weights` say how much each counts.
+    All (B, H); `weights` say how much each counts. 0 too where nothing varies.
     """
 
     def variance(of: Tensor) -> Tensor:
         mean = (weights * of).sum() / weights.sum()
         return (weights * (of - mean).square()).sum()
 
-    return 1 - variance(returns - values) / variance(returns).clamp(min=1e-8)
+    whole = variance(returns)
+    return torch.where(whole > 1e-8, 1 - variance(returns - values) / whole, 0.0)

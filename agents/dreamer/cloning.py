@@ -1,4 +1,4 @@
-"""Behaviour cloning: a policy learns what recorded episodes did, as a start where dreams alone would find no reward."""
+"""Behaviour cloning: a policy learns what recorded players meant to do, as a start where dreams find no reward."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class CloningConfig:
     held_out: float = 0.1
     """Share of the episodes, rounded down, that is not cloned but asked: the actor that answers best of those that are
     asked, every 20 batches, is kept, since few episodes are soon known by heart. Figure `held_out` beside `actor`, both
-    the mean negative log-probability of what was done. 0, or too few episodes: the last is kept."""
+    the mean negative log-probability of what was meant. 0, or too few episodes: the last is kept."""
     critic: bool = True
     """Train the critic too, on the discounted returns of the same episodes."""
     discount: float = 0.97

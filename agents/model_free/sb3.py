@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -130,39 +132,59 @@ class _Curves(KVWriter):  # type: ignore[misc]
         """Nothing is open."""
 
 
+@dataclass
+class _Row:
+    """An episode that is played."""
+
+    chance: torch.Tensor
+    """State of torch's generator for its next action."""
+    state: tuple[Any, ...] | None = None
+    begins: bool = True
+
+
 class SB3Policy:
     """Plays real episodes with a policy of Stable-Baselines3, of frames; each row has its own recurrent state.
 
-    Stable-Baselines3 draws the actions of all rows from torch's global generator, which is set from the seeds of the
-    episodes that begin: so the same episodes in the same rows are played alike, but a row is not independent.
+    Stable-Baselines3 draws the actions of all rows from torch's global generator. So each row is asked by itself, with
+    the generator as its own draws have left it, and what it does depends on its seed alone (on a CPU; DQN explores by
+    numpy's generator besides).
     """
 
     def __init__(self, model: BaseAlgorithm, *, greedy: bool = False) -> None:
         self.model, self.greedy = model, greedy
         self.space = spec_of(model.action_space, "the policy's environment")
-        self.state: tuple[Any, ...] | None = None
-        self.begins = np.zeros(0, np.bool_)
+        self._rows: dict[int, _Row] = {}
 
     def reset(self, rows: IntArray, seeds: IntArray) -> None:
         """Rows that start an episode forget everything."""
-        count = max(len(self.begins), int(rows.max()) + 1)
-        if count != len(self.begins):
-            self.state, self.begins = None, np.ones(count, np.bool_)
-        self.begins[rows] = True
-        torch.default_generator.manual_seed(int(seeds.sum()) % 2**63)
+        for row, seed in zip(rows.tolist(), seeds.tolist(), strict=True):
+            self._rows[row] = _Row(torch.Generator().manual_seed(seed % 2**63).get_state())
 
     def act(self, frames: FrameArray, info: Mapping[str, Any]) -> Actions:
         """Next actions (N,) or (N, A) for frames (N, h, w, 3); MaskablePPO looks at the masks in `info`."""
-        allowed = masks_of(info, len(frames), self.space.count) if _maskable(self.model) else None
-        masked = {} if allowed is None else {"action_masks": allowed}
-        if len(self.begins) != len(frames):
-            self.state, self.begins = None, np.ones(len(frames), np.bool_)
+        count = len(frames)
+        allowed = masks_of(info, count, self.space.count) if _maskable(self.model) else None
         observation = np.moveaxis(frames, -1, 1)  # Stable-Baselines3 has moved the channels of its environments too
-        actions, self.state = self.model.predict(
-            observation, self.state, self.begins, deterministic=self.greedy, **masked
+        whole = torch.default_generator.get_state()
+        try:
+            chosen = [
+                self._act(row, observation[row : row + 1], None if allowed is None else allowed[row : row + 1])
+                for row in range(count)
+            ]
+        finally:
+            torch.default_generator.set_state(whole)
+        return flat(self.space, np.concatenate(chosen))
+
+    def _act(self, row: int, observation: NDArray[np.uint8], allowed: NDArray[np.bool_] | None) -> NDArray[Any]:
+        one = self._rows[row]
+        torch.default_generator.set_state(one.chance)
+        masked = {} if allowed is None else {"action_masks": allowed}
+        chosen: NDArray[Any]
+        chosen, one.state = self.model.predict(
+            observation, one.state, np.array([one.begins]), deterministic=self.greedy, **masked
         )
-        self.begins = np.zeros(len(frames), np.bool_)
-        return flat(self.space, actions)
+        one.chance, one.begins = torch.default_generator.get_state(), False
+        return chosen
 
 
 def _maskable(model: BaseAlgorithm) -> bool:

@@ -50,7 +50,7 @@ def memory_of(device: torch.device) -> int:
 def check_dropout(settings: LoopSettings) -> None:
     """Raise InputError where `--dreamer.pessimism` would ask heads that have never seen masks like its own."""
     dreamer, dropout = settings.dreamer, settings.heads.dropout
-    masks = dreamer.pessimism > 0 and dreamer.pessimism_over == "masks"
+    masks = settings.algo == "dreamer" and dreamer.pessimism > 0 and dreamer.pessimism_over == "masks"
     if masks and settings.world_model is None and settings.heads.steps and dropout != LEFT_OUT:
         raise InputError(
             f"--heads.dropout {dropout}: --dreamer.pessimism leaves out {LEFT_OUT:.0%} of what the heads read, "

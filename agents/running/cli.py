@@ -17,7 +17,7 @@ from lssvwm.agents.running.settings import LearnSettings, LoopSettings, ModelOpt
 from lssvwm.agents.running.settings_file import from_json, overlaid, read_config, to_json
 from lssvwm.agents.running.trackers import flat
 from lssvwm.envs.contexts import episodes_folder
-from lssvwm.envs.factory import EnvConfig, trusted
+from lssvwm.envs.factory import EnvConfig, check_programs, trusted
 from lssvwm.worldmodel.checkpoint import CONFIG, load_checkpoint, read_json
 from lssvwm.worldmodel.common.atomic import write_json
 from lssvwm.worldmodel.common.command_line import typed
@@ -183,8 +183,7 @@ def _world_of(checkpoint: str | Path, asked: str | None) -> Mapping[str, Any]:
     if env is None:
         return {"env": None, "size": None, "actions": None}
     named = EnvConfig.from_dict(env)
-    if asked is None:
-        trusted(named, str(checkpoint))
+    (trusted if asked is None else check_programs)(named, str(checkpoint))
     config = dataclasses.asdict(named)
     return {"env": config.pop("id"), "env_options": config.pop("options"), **config}
 

@@ -90,7 +90,8 @@ class Loop(Run):
                 f"--pose {' '.join(settings.pose)}: a world model that is told the pose is no environment, as nothing "
                 "says where an action leads: let it find out (--model.dead-reckoning 3), or use train_wm.py alone"
             )
-        check_dropout(settings)
+        if self.is_new:
+            check_dropout(settings)
         if settings.tell and settings.place == "real":
             raise InputError(f"--tell {settings.tell[0]} is told to a world model, --in real has none: leave it out")
         if settings.train_ratio is not None and settings.training.decay:

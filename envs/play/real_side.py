@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lssvwm.envs.factory import EnvConfig, FrameEnv, make, trusted
+from lssvwm.envs.factory import EnvConfig, FrameEnv, check_programs, make, trusted
 from lssvwm.envs.keys import Keys, keys_of
 from lssvwm.envs.play.context import PlayContext
 from lssvwm.envs.policy import FrameArray
@@ -45,6 +45,7 @@ def real_config(name: str, checkpoint: Checkpoint) -> EnvConfig:
             raise InputError(f"{checkpoint.path} does not say where it was recorded: give --real ENV, a Gymnasium id")
         return trusted(own, str(checkpoint.path))
     if own is not None and name.rpartition(":")[2] == own.id.rpartition(":")[2]:
+        check_programs(own, str(checkpoint.path))
         return EnvConfig.from_dict({**own.to_dict(), "id": name})
     height, width = checkpoint.model.config.height, checkpoint.model.config.width
     return EnvConfig(name, size=height if height == width else (height, width))

@@ -104,21 +104,21 @@ def save_episodes(
     """
     where = {"episode": context.episode, "frames": context.frames}
     extras = {DREAMT_KEY: np.array(dream.given, np.int64), "past": np.array(json.dumps(where)), **_rate(fps)}
-    saved = [_append(out / "dream", dream.episode(extras), world)]
+    episodes = [(out / "dream", dream.episode(extras), world)]
     if real is not None and side is not None and len(real) > 1:
         seed = context.number if context.seed is None else context.seed
         episode = real.episode({SEED_KEY: np.array(seed, np.int64), **_rate(side.fps)})
-        saved.append(_append(out / "real", episode, side.config))
+        episodes.append((out / "real", episode, side.config))
+    sources = [None if config is None else Source.of(config, ByHand()) for _, _, config in episodes]
+    stores = [EpisodeStore(folder, create=True) for folder, _, _ in episodes]
+    for store, source in zip(stores, sources, strict=True):
+        if source is not None:
+            check_same_world(listed(store), source, store, range(0))
+    saved = [
+        store.append(episode if source is None else told(episode, source))
+        for store, source, (_, episode, _) in zip(stores, sources, episodes, strict=True)
+    ]
     return f"Saved {' and '.join(map(str, saved))}"
-
-
-def _append(folder: Path, episode: Episode, world: EnvConfig | None) -> Path:
-    store = EpisodeStore(folder, create=True)
-    if world is None:
-        return store.append(episode)
-    source = Source.of(world, ByHand())
-    check_same_world(listed(store), source, store, range(0))
-    return store.append(told(episode, source))
 
 
 def _rate(fps: float | None) -> dict[str, NDArray[Any]]:

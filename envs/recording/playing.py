@@ -1,4 +1,4 @@
-"""Play a policy, one episode for each seed: in a vector environment, or in a pool in which resets block nobody."""
+"""Play a policy, one episode for each seed, in a pool in which resets block nobody."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from lssvwm.envs.factory import FrameVectorEnv
 from lssvwm.envs.policy import Disturbed, FrameArray, Policy
 from lssvwm.envs.recording.pool import Answer, Failure, Pool
 from lssvwm.envs.recording.provenance import SEED_KEY
-from lssvwm.envs.spaces.actions import as_recorded, no_action, shaped, spec_of
+from lssvwm.envs.spaces.actions import as_recorded, no_action
 from lssvwm.envs.spaces.masks import MASK_KEY
-from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.episodes import Episode
 from lssvwm.worldmodel.episodes.data import INTENDED_KEY
 
@@ -62,65 +59,6 @@ def _kept(values: list[NDArray[Any]]) -> NDArray[Any]:
     return stacked[:1].reshape(()) if same else stacked
 
 
-def play(
-    envs: FrameVectorEnv,
-    policy: Policy,
-    seeds: Sequence[int],
-    *,
-    extra_keys: Sequence[str] = (),
-    between_steps: Callable[[], None] | None = None,
-) -> Iterator[Episode]:
-    """Play one episode for each of `seeds` in the rows of `envs`, and yield each when it has ended.
-
-    An episode depends on its seed alone: not on the number of rows, on its row, or on the others. They come in the
-    order in which they end; `extras["seed"]` tells them apart. `extra_keys` names entries of `info` to keep as extras,
-    with T + 1 entries, but a text that stays the same once. `between_steps` is called while no process is at work: the
-    place to stop.
-
-    `envs` must not reset itself (`AutoresetMode.DISABLED`, as `make_vec` gives it). Raises InputError if it does, or
-    if `info` lacks one of `extra_keys`.
-    """
-    mode = envs.metadata.get("autoreset_mode")
-    if mode != AutoresetMode.DISABLED:
-        raise InputError(
-            f"play needs environments with AutoresetMode.DISABLED (lssvwm.envs.make_vec), these have {mode}"
-        )
-    if not seeds:
-        return
-    waiting = deque(int(seed) for seed in seeds)
-    tracks: list[_Track | None] = [None] * envs.num_envs
-    space = spec_of(envs.single_action_space, "the environment")
-    ended = np.ones(envs.num_envs, np.bool_)
-    while True:
-        # A finished row cannot be stepped: with no seed left for it, it plays an episode that nobody keeps.
-        for row in np.flatnonzero(ended).tolist():
-            tracks[row] = _Track(waiting.popleft()) if waiting else None
-        if not any(tracks):
-            return
-        row_seeds = [int(seeds[-1]) if track is None else track.seed for track in tracks]
-        started = np.flatnonzero(ended)
-        frames, info = envs.reset(seed=cast("Any", row_seeds), options={"reset_mask": ended})
-        policy.reset(started, np.array(row_seeds, np.int64)[started])
-        for row in started.tolist():
-            track = tracks[row]
-            if track is not None:
-                track.add(frames[row], no_action(space), 0.0, _extras(info, extra_keys, row))
-        ended = np.zeros(envs.num_envs, np.bool_)
-        while not ended.any():
-            if between_steps is not None:
-                between_steps()
-            actions = as_recorded(space, policy.act(frames, info), envs.num_envs)
-            frames, rewards, terminated, truncated, info = envs.step(shaped(space, actions))
-            for row, track in enumerate(tracks):
-                if track is not None:
-                    track.add(frames[row], actions[row], float(rewards[row]), _extras(info, extra_keys, row))
-            ended = np.asarray(terminated | truncated)
-        for row in np.flatnonzero(ended).tolist():
-            track = tracks[row]
-            if track is not None:
-                yield track.episode(bool(terminated[row]), bool(truncated[row]))
-
-
 @dataclass(frozen=True)
 class Piece:
     """An episode, or a part of it that begins with its frame `first`; `more` of it may follow."""
@@ -140,7 +78,12 @@ def play_pool(
     failed: dict[int, str],
     between: Callable[[], None],
 ) -> Iterator[Piece]:
-    """As `play`, in a pool; seeds that failed `attempts` times go into `failed`, with the reason."""
+    """Play one episode for each of `seeds`, and yield each, or its pieces of `longest` frames, when they have ended.
+
+    An episode depends on its seed alone: not on the number of rows, on its row, or on the others. A row that has none
+    left is shown what another sees. Seeds that failed `attempts` times go into `failed`, with the reason. `between` is
+    called between steps: the place to stop.
+    """
     count = min(pool.count, len(seeds))
     waiting = deque(int(seed) for seed in seeds)
     tracks: list[_Track | None] = [None] * count
@@ -149,7 +92,7 @@ def play_pool(
     playing: set[int] = set()
     late: set[int] = set()
     tries: Counter[int] = Counter()
-    begun, meant = False, None
+    begun, meant, disturbed = False, None, isinstance(policy, Disturbed)
     keys, space = pool.made.extra_keys, pool.made.actions
     kept = [keys] * count
     while True:
@@ -164,7 +107,7 @@ def play_pool(
         if rows:
             frames, info = _together(shown)
             actions = as_recorded(space, policy.act(frames, info), count)
-            meant = as_recorded(space, policy.intended(), count) if isinstance(policy, Disturbed) else None
+            meant = as_recorded(space, policy.intended(), count) if disturbed else None  # type: ignore[attr-defined]
             for row in rows:
                 pool.step(row, actions[row])
         # A seed that has failed before is waited for: it may take as long whenever it is played.
@@ -200,7 +143,7 @@ def play_pool(
                 masked = space.count and MASK_KEY in answer.info
                 kept[row] = tuple(dict.fromkeys((*keys, MASK_KEY))) if masked else keys
             extras = {key: answer.info[key] for key in kept[row]}
-            if isinstance(policy, Disturbed):
+            if disturbed:
                 extras[INTENDED_KEY] = no_action(space) if meant is None or row not in playing else meant[row]
             track.add(answer.frame, took, answer.reward, extras)
             if answer.terminated or answer.truncated:
@@ -224,21 +167,29 @@ def play_pool(
 
 
 def _together(shown: Sequence[Answer | None]) -> tuple[FrameArray, dict[str, Any]]:
-    """Frames and info of all rows, as Gymnasium's vector environments give them."""
+    """Frames and info of all rows."""
     some = next(answer for answer in shown if answer is not None)
     answers = [answer or some for answer in shown]
-    batch: FrameVectorEnv = VectorEnv()
-    batch.num_envs = len(answers)
+    return np.stack([answer.frame for answer in answers]), _merged([answer.info for answer in answers])
+
+
+def _merged(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Infos of all rows as those of Gymnasium's vector environments, but of types that hold what every row has.
+
+    There the first row decides, and here one may have been reset while the others took a step.
+    """
     info: dict[str, Any] = {}
-    for row, answer in enumerate(answers):
-        info = batch._add_info(info, answer.info, row)
-    return np.stack([answer.frame for answer in answers]), info
-
-
-def _extras(info: Mapping[str, Any], keys: Sequence[str], row: int) -> dict[str, Any]:
-    missing = [key for key in keys if key not in info or not info[f"_{key}"][row]]
-    if missing:
-        raise InputError(
-            f"extra keys {missing} are not in info, which has {sorted(info)}: leave them out of extra_keys"
-        )
-    return {key: info[key][row] for key in keys}
+    for key in dict.fromkeys(key for each in infos for key in each):
+        has = np.array([key in each for each in infos])
+        values = [each[key] for each in infos if key in each]
+        if all(isinstance(value, Mapping) for value in values):
+            info[key] = _merged([each.get(key, {}) for each in infos])
+        else:
+            arrays = [np.asarray(value) for value in values]
+            alike = len({each.shape for each in arrays}) == 1 and all(each.dtype.kind in "biuf" for each in arrays)
+            shape, dtype = (arrays[0].shape, np.result_type(*arrays)) if alike else ((), np.dtype(object))
+            info[key] = np.zeros((len(infos), *shape), dtype) if alike else np.full(len(infos), None, dtype)
+            for row, value in zip(np.flatnonzero(has).tolist(), values, strict=True):
+                info[key][row] = value
+        info[f"_{key}"] = has
+    return info

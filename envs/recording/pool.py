@@ -97,7 +97,7 @@ class _Player:
             raise InputError(f"the environment shows {got} where its space says uint8 {self.made.frame_shape}")
         if not np.isfinite(answer.reward):
             raise InputError(f"the environment gave the reward {answer.reward}")
-        if answer.truncated and isinstance(broken := answer.info.get("error"), str):
+        if answer.truncated and isinstance(broken := answer.info.get("error"), str) and broken:
             raise RuntimeError(broken)  # this step has not happened: its frame is the one before, its reward none
         return answer
 

@@ -127,7 +127,8 @@ def check_same_world(entries: list[Entry], source: Source, store: EpisodeStore, 
         where = f"{store.root / entry.file} "
         if _name(before) != _name(now):
             raise InputError(
-                f"{where}is an episode of {before['env']['id']}, not of {now['env']['id']}: record into another folder"
+                f"{where}is an episode of {before['env']['id']}, not of {now['env']['id']}: record into another folder "
+                "(--out)"
             )
         if entry.seed in wanted:
             was = {**EnvConfig("").to_dict(), **before["env"], "id": _name(before), "policy": before["policy"]}

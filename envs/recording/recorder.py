@@ -11,7 +11,7 @@ import numpy as np
 
 from lssvwm.envs.factory import EnvConfig, maker
 from lssvwm.envs.policy import Policy
-from lssvwm.envs.recording.playing import play, play_pool
+from lssvwm.envs.recording.playing import play_pool
 from lssvwm.envs.recording.pool import open_pool
 from lssvwm.envs.recording.provenance import SEED_KEY, Entry, Source, check_same_world, listed, told
 from lssvwm.envs.recording.writing import Writers
@@ -23,7 +23,7 @@ from lssvwm.worldmodel.common.stepping import deferred_interrupts
 from lssvwm.worldmodel.episodes import EpisodeStore
 from lssvwm.worldmodel.episodes.data import FPS_KEY, INVERSE_KEY
 
-__all__ = ["SEED_KEY", "RecordSummary", "play", "record"]
+__all__ = ["SEED_KEY", "RecordSummary", "record"]
 
 _log = logging.getLogger(__name__)
 

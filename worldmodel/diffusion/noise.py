@@ -46,7 +46,8 @@ def draw(shape: tuple[int, ...], generators: Generators, like: Tensor, config: W
     chosen = uniform((batch, 2), generators, like)
     shortest, longest = frames // 2 + 1, max(frames - 1, frames // 2 + 1)
     cut = shortest + (chosen[:, 1] * (longest - shortest + 1)).floor()
-    cut = (cut / config.chunk).floor().clamp(min=1) * config.chunk  # rounded up, short clips would all be clean
+    last = max(frames // config.chunk - 1, 1) * config.chunk  # or short clips would be clean to their end
+    cut = ((cut / config.chunk).ceil() * config.chunk).clamp(max=last)
     share = config.context_prob if config.forcing == "diffusion" else 0.0
     clean = (chosen[:, :1] < share) & (torch.arange(frames, device=like.device) < cut[:, None])
     withheld = uniform((batch, frames), generators, like) < config.action_dropout

@@ -223,6 +223,9 @@ def _observed(
     chunk = model.config.chunk  # memory is written by whole ones
     longest, segment = -(-int(store.lengths[rows].max()) // chunk) * chunk, max(1, SEGMENT // chunk) * chunk
     clips = store.gather(rows, np.zeros(len(rows), np.int64), longest)
+    if chunk > 1:  # frames of a chunk see each other: what fills up the last one must not tell that nothing follows
+        for row, frames in enumerate(store.lengths[rows].tolist()):
+            clips.frames[row, frames:] = clips.frames[row, frames - 1]
     exists = clips.mask & led_here(clips.actions)
     ahead = future_rewards(clips.rewards, exists, model.config.reward_horizon)
     kind, keep = (torch.zeros(clips.mask.shape, dtype=t) for t in (torch.int64, torch.bool))
