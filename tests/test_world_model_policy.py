@@ -26,6 +26,7 @@ from lssvwm.agents.dreamer.actor_critic import ActorCritic, ActorCriticConfig, n
 from lssvwm.agents.dreamer.dreamer import STATE, Dreamer, DreamerConfig
 from lssvwm.agents.evaluation import Evaluation, evaluate, imagined_returns
 from lssvwm.agents.policies.world_model import WorldModelPolicy, load_agent
+from lssvwm.agents.running import checks
 from lssvwm.envs.factory import EnvConfig
 from lssvwm.envs.policy import FrameArray, IntArray
 from lssvwm.worldmodel.actions import ActionSpec, told
@@ -339,3 +340,12 @@ def test_a_dream_that_ended_earns_nothing_while_others_go_on(store: EpisodeStore
     assert {value for values in returns for value in values} == {0.0, 1.0}
     assert 0 < arrived[1] < 5
     assert arrived[0] <= arrived[1] <= arrived[2]
+
+
+def test_no_more_rows_are_judged_at_once_than_fit(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = WorldModelPolicy(model, ActorCritic(networks_for(model)))
+    each = model.empty(1).nbytes
+    for there, rows in ((4 * each, 1), (12 * each, 3), (10**12, 64), (1, 1)):
+        monkeypatch.setattr(checks, "memory_of", lambda device, there=there: there)
+        assert checks.fitting(64, policy) == rows
+    assert checks.fitting(64, Script((1, 0))) == 64

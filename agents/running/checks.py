@@ -7,7 +7,9 @@ import os
 import torch
 
 from lssvwm.agents.dreamer.dreamer import DreamerConfig
+from lssvwm.agents.policies.world_model import WorldModelPolicy
 from lssvwm.agents.running.settings import LoopSettings
+from lssvwm.envs.policy import Policy
 from lssvwm.worldmodel import WorldModel, WorldModelConfig
 from lssvwm.worldmodel.common.errors import InputError
 from lssvwm.worldmodel.diffusion.shortcut import halvings_of
@@ -38,6 +40,14 @@ def check_rows(dreamer: DreamerConfig, config: WorldModelConfig, device: torch.d
             f"{rows} dreams at once need {rows * each / 1e9:.1f} GB for what they remember, and {device} has "
             f"{there / 1e9:.1f}: --dreamer.rows {max(1, int(0.7 * there / each))}, or a smaller model"
         )
+
+
+def fitting(rows: int, policy: Policy) -> int:
+    """So many rows, or as many as half of the device holds what `policy` remembers of, where it has a world model."""
+    if not isinstance(policy, WorldModelPolicy):
+        return rows
+    each = 2 * policy.model.empty(1).nbytes  # the new memory stands beside the old
+    return max(1, min(rows, memory_of(policy.model.device) // 2 // each))
 
 
 def memory_of(device: torch.device) -> int:

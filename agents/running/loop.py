@@ -37,7 +37,7 @@ from lssvwm.agents.report.growing import Growing, Subject
 from lssvwm.agents.report.run import report_run
 from lssvwm.agents.running.algorithms import IN_ENVIRONMENTS, algorithm, check_algorithm, cloner_of, learned, until
 from lssvwm.agents.running.best import best_round, keep
-from lssvwm.agents.running.checks import check_dropout, check_rows, check_stages, check_steps
+from lssvwm.agents.running.checks import check_dropout, check_rows, check_stages, check_steps, fitting
 from lssvwm.agents.running.environment import Probe, probe
 from lssvwm.agents.running.run import (
     DEMONSTRATIONS,
@@ -285,7 +285,7 @@ class Loop(Run):
             policy,
             episodes=s.eval_episodes,
             seed=seed,
-            num_envs=s.eval_envs or rows_for(s.processes, s.num_envs),
+            num_envs=s.eval_envs or fitting(rows_for(s.processes, s.num_envs), policy),
             processes=s.processes,
             progress=self.progress,
         )
