@@ -183,7 +183,7 @@ CLAIMS: Mapping[str, Claim] = {
             ),
             "return",
             (("clone-dreams", "clone"), ("dreams", "random"), ("dreams", "ppo")),
-            140,
+            120,
             "",
             policies=("random", "seeker", "oracle"),
             honest=("dreams", "clone-dreams"),
