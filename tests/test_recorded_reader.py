@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 import recordings
@@ -74,24 +77,28 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
             convert(DMLAB, tmp_path / "from", tmp_path / "to", SMALL, patience=patience)
 
 
-def endless(whole: bytes) -> bytes:
-    """Texts of the first episode that lie in a heap where there is none: HDF5 looks for them for ever."""
-    heap = whole.index(b"GCOL")
-    at = whole.index(struct.pack("<IQI", 1, heap, 1))
-    return whole[:at] + bytes([255]) * 64 + whole[at + 64 :]
+def endless(stored: Path) -> None:
+    """The rewards of the first episode lie in a pipe into which nobody writes: HDF5 waits for them for ever."""
+    os.mkfifo(pipe := stored.with_name("pipe"))
+    with h5py.File(stored, "r+") as file:
+        episode = file["episode_0"]
+        count = len(episode["rewards"])
+        del episode["rewards"]
+        episode.create_dataset("rewards", (count,), np.float64, external=[(str(pipe), 0, 8 * count)])
 
 
-def crashing(whole: bytes) -> bytes:
+def crashing(stored: Path) -> None:
     """A group of the first episode whose names are a tree that begins in its own branch: HDF5 runs out of stack."""
+    whole = stored.read_bytes()
     trees = [at for at in range(len(whole)) if whole.startswith(b"TREE\0", at)]
     at = trees[2]
-    return whole[: at + 5] + b"\1" + whole[at + 6 : at + 32] + struct.pack("<Q", at) + whole[at + 40 :]
+    stored.write_bytes(whole[: at + 5] + b"\1" + whole[at + 6 : at + 32] + struct.pack("<Q", at) + whole[at + 40 :])
 
 
 @pytest.mark.parametrize(("damage", "told"), [(endless, "nothing came of it within 4 seconds"), (crashing, "SIGSEGV")])
-def test_hdf5_that_the_library_does_not_survive(damage: Callable[[bytes], bytes], told: str, tmp_path: Path) -> None:
+def test_hdf5_that_the_library_does_not_survive(damage: Callable[[Path], None], told: str, tmp_path: Path) -> None:
     stored = test_recorded_minari.dataset(tmp_path / "from") / "main_data.hdf5"
-    stored.write_bytes(damage(stored.read_bytes()))
+    damage(stored)
     summary = convert(FORMATS["minari"], tmp_path / "from", tmp_path / "to", SMALL, progress=False, patience=4)
     (broken,) = summary.broken
     assert (broken.source, summary.converted) == ("maze/walk-v0/000000", 1)

@@ -185,7 +185,8 @@ def _merged(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if all(isinstance(value, Mapping) for value in values):
             info[key] = _merged([each.get(key, {}) for each in infos])
         else:
-            arrays = [np.asarray(value) for value in values]
+            plain = all(isinstance(value, np.ndarray | np.generic | float | int) for value in values)
+            arrays = [np.asarray(value) for value in values] if plain else []
             alike = len({each.shape for each in arrays}) == 1 and all(each.dtype.kind in "biuf" for each in arrays)
             shape, dtype = (arrays[0].shape, np.result_type(*arrays)) if alike else ((), np.dtype(object))
             info[key] = np.zeros((len(infos), *shape), dtype) if alike else np.full(len(infos), None, dtype)
