@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -23,14 +23,12 @@ def play(
     seeds: Sequence[int],
     *,
     extra_keys: Sequence[str] = (),
-    between_steps: Callable[[], None] | None = None,
 ) -> Iterator[Episode]:
     """Play one episode for each of `seeds` in the rows of `envs`, and yield each when it has ended.
 
     An episode depends on its seed alone: not on the number of rows, on its row, or on the others. They come in the
     order in which they end; `extras["seed"]` tells them apart. `extra_keys` names entries of `info` to keep as extras,
-    with T + 1 entries, but a text that stays the same once. `between_steps` is called while no process is at work: the
-    place to stop.
+    with T + 1 entries, but a text that stays the same once.
 
     `envs` must not reset itself (`AutoresetMode.DISABLED`, as `make_vec` gives it). Raises InputError if it does, or
     if `info` lacks one of `extra_keys`.
@@ -62,8 +60,6 @@ def play(
                 track.add(frames[row], no_action(space), 0.0, _extras(info, extra_keys, row))
         ended = np.zeros(envs.num_envs, np.bool_)
         while not ended.any():
-            if between_steps is not None:
-                between_steps()
             actions = as_recorded(space, policy.act(frames, info), envs.num_envs)
             frames, rewards, terminated, truncated, info = envs.step(shaped(space, actions))
             for row, track in enumerate(tracks):

@@ -95,14 +95,8 @@ def judging(claim: Claim, plan: Plan, run: str) -> list[str]:
     words = ["-m", "lssvwm.agents.evaluation", f"{method.name}={plan.run(claim, method.name, seed)}"]
     if run == next(iter(runs)):
         words += ["--policies", *claim.policies]
-    words += [
-        "--out",
-        str(plan.judged(claim, run)),
-        "--episodes",
-        str(2 if plan.quick else EPISODES),
-        "--seed",
-        str(JUDGED_SEED),
-    ]
+    words += ["--out", str(plan.judged(claim, run)), "--seed", str(JUDGED_SEED)]
+    words += ["--episodes", str(2 if plan.quick else EPISODES)]
     words += ["--num-envs", str(2 if plan.quick else claim.at_once)]
     return [*words, "--no-processes", "--no-videos", "--no-progress"]
 

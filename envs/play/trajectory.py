@@ -109,15 +109,15 @@ def save_episodes(
         seed = context.number if context.seed is None else context.seed
         episode = real.episode({SEED_KEY: np.array(seed, np.int64), **_rate(side.fps)})
         episodes.append((out / "real", episode, side.config))
-    sources = [None if config is None else Source.of(config, ByHand()) for _, _, config in episodes]
-    stores = [EpisodeStore(folder, create=True) for folder, _, _ in episodes]
-    for store, source in zip(stores, sources, strict=True):
-        if source is not None:
+    checked = []  # all of them, before the first is written
+    for folder, episode, config in episodes:
+        store = EpisodeStore(folder, create=True)
+        if config is not None:
+            source = Source.of(config, ByHand())
             check_same_world(listed(store), source, store, range(0))
-    saved = [
-        store.append(episode if source is None else told(episode, source))
-        for store, source, (_, episode, _) in zip(stores, sources, episodes, strict=True)
-    ]
+            episode = told(episode, source)
+        checked.append((store, episode))
+    saved = [store.append(episode) for store, episode in checked]
     return f"Saved {' and '.join(map(str, saved))}"
 
 

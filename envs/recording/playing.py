@@ -92,7 +92,7 @@ def play_pool(
     playing: set[int] = set()
     late: set[int] = set()
     tries: Counter[int] = Counter()
-    begun, meant, disturbed = False, None, isinstance(policy, Disturbed)
+    begun, meant, disturbed = False, None, policy if isinstance(policy, Disturbed) else None
     keys, space = pool.made.extra_keys, pool.made.actions
     kept = [keys] * count
     while True:
@@ -107,7 +107,7 @@ def play_pool(
         if rows:
             frames, info = _together(shown)
             actions = as_recorded(space, policy.act(frames, info), count)
-            meant = as_recorded(space, policy.intended(), count) if disturbed else None  # type: ignore[attr-defined]
+            meant = None if disturbed is None else as_recorded(space, disturbed.intended(), count)
             for row in rows:
                 pool.step(row, actions[row])
         # A seed that has failed before is waited for: it may take as long whenever it is played.
@@ -143,7 +143,7 @@ def play_pool(
                 masked = space.count and MASK_KEY in answer.info
                 kept[row] = tuple(dict.fromkeys((*keys, MASK_KEY))) if masked else keys
             extras = {key: answer.info[key] for key in kept[row]}
-            if disturbed:
+            if disturbed is not None:
                 extras[INTENDED_KEY] = no_action(space) if meant is None or row not in playing else meant[row]
             track.add(answer.frame, took, answer.reward, extras)
             if answer.terminated or answer.truncated:
@@ -154,7 +154,7 @@ def play_pool(
                 yield Piece(track.seed, firsts[row], True, track.episode(False, True))
                 firsts[row] += longest - 1
                 tracks[row] = rest = _Track(track.seed)
-                if INTENDED_KEY in extras:
+                if disturbed is not None:
                     extras[INTENDED_KEY] = no_action(space)
                 rest.add(answer.frame, no_action(space), 0.0, extras)
         if started:
